@@ -53,10 +53,12 @@ lint: bootstrap ## Check style, types and the workflow
 lock: bootstrap ## Resolve pyproject.toml into envs/ (UPGRADE=1: newest versions)
 	@$(BOOTSTRAP)/bin/python envs/lock.py $(if $(UPGRADE),--upgrade)
 
-bench: bootstrap ## Time and weigh the measuring code
+bench: bootstrap ## Time and weigh the measuring code and the masked optimiser
 	@$(BOOTSTRAP)/bin/python envs/build.py measure --into .venvs/measure
 	@for part in measure overlap rank; do \
 		PYTHONPATH=src .venvs/measure/bin/python tests/benchmarks/measuring.py $$part; done
+	@$(BOOTSTRAP)/bin/python envs/build.py train-cpu --into .venvs/train-cpu
+	@.venvs/train-cpu/bin/python tests/benchmarks/optimiser.py
 
 clean: ## Remove environments and caches; results and downloads stay
 	rm -rf .venvs .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -48,6 +48,7 @@ class Job:
         """What the masked engine reads (`subnetworks.training.masked`)."""
         return {
             "mask": str(self.mask) if self.mask else None,
+            "optimiser_state": self.settings.optimiser_state,
             "schedule": self.settings.schedule,
             "warmup_steps": self.settings.warmup_steps,
         }

@@ -19,41 +19,39 @@ from torch.optim.lr_scheduler import LambdaLR
 from verl.workers.engine.base import EngineRegistry
 
 from subnetworks.masks import Mask
+from subnetworks.training.adamw import FORMS, CompactAdamW, DenseAdamW
 from subnetworks.training.schedule import factor
 
 VENDOR = "subnetworks"
 _WRAPPERS = ("_fsdp_wrapped_module.", "_orig_mod.", "_checkpoint_wrapped_module.")
-
-
-def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a sharded tensor, or the tensor itself."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+# What verl's value models have on top: transformers' token classifiers, and trl's.
+_VALUE_HEADS = ("score.", "classifier.", "v_head.")
 
 
 class MaskedEngineMixin:
-    """Keeps every entry outside the mask exactly as it is.
+    """Trains within the mask that its optimiser's section names, or whole where it names none.
 
-    The gradient is multiplied by the mask before it is clipped (Conjecture 1: m ⊙ ∇L just before
-    the update), so AdamW's moments outside stay 0; its decoupled weight decay, which would move
-    entries without a gradient, is applied here instead, to the entries inside only. With a mask of
-    ones this is AdamW to the bit.
+    Nothing outside the mask moves (`subnetworks.training.adamw`). The optimiser is AdamW.
     """
-
-    _masks: list[tuple[torch.nn.Parameter, Tensor]] | None = None
-    _weight_decay = 0.0
 
     def _build_optimizer(self, module: torch.nn.Module) -> torch.optim.Optimizer:
         given = self.optimizer_config
         others = dict(given.override_optimizer_config or {})
         own = dict(others.pop("subnetworks", None) or {})
-        config = dataclasses.replace(given, override_optimizer_config=others or None)
         if own.get("mask"):
             if self.engine_config.strategy != "fsdp2":
                 raise ValueError("training within a mask needs strategy fsdp2")
-            self._weight_decay = given.weight_decay
-            config = dataclasses.replace(config, weight_decay=0.0)
-            self._masks = list(_sharded_masks(module, own["mask"]))
-        self.optimizer_config = config
+            if (given.optimizer_impl, given.optimizer) != ("torch.optim", "AdamW"):
+                raise ValueError("training within a mask needs torch.optim's AdamW")
+            return FORMS[own.get("optimiser_state", "compact")](
+                module.parameters(),
+                _sharded_masks(module, own["mask"]),
+                lr=given.lr,
+                betas=tuple(given.betas),
+                weight_decay=given.weight_decay,
+                **others,
+            )
+        self.optimizer_config = dataclasses.replace(given, override_optimizer_config=others or None)
         try:
             return super()._build_optimizer(module)
         finally:
@@ -79,46 +77,29 @@ class MaskedEngineMixin:
         super().lr_scheduler_step()
         return taken
 
-    @torch.no_grad()
     def optimizer_step(self) -> float:
         """One step of AdamW inside the mask; gives the norm of the masked gradient."""
-        if self._masks is not None:
-            gradients = []
-            for parameter, mask in self._masks:
-                if parameter.grad is not None:
-                    gradient = local(parameter.grad)
-                    # Not a product: 0 · inf is nan, and an overflow outside would poison the norm.
-                    gradient.masked_fill_(~mask, 0.0)
-                    gradients.append(gradient)
-            if self._weight_decay and _all_finite(gradients):
-                shrink = 1 - self.optimizer.param_groups[0]["lr"] * self._weight_decay
-                for parameter, mask in self._masks:
-                    if parameter.grad is not None:
-                        weight = local(parameter)
-                        weight.copy_(torch.where(mask, weight * shrink, weight))
+        if isinstance(self.optimizer, DenseAdamW | CompactAdamW):
+            self.optimizer.mask_gradients()
         return super().optimizer_step()
-
-
-def _all_finite(gradients: Iterable[Tensor]) -> bool:
-    """Whether every rank's gradient is finite: otherwise verl skips the step, and so must decay."""
-    bad = sum(float(not torch.isfinite(gradient).all()) for gradient in gradients)
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        flag = torch.tensor(bad, device=next(iter(gradients)).device)
-        torch.distributed.all_reduce(flag)
-        bad = float(flag)
-    return bad == 0
 
 
 def _sharded_masks(
     module: torch.nn.Module, path: str
-) -> Iterable[tuple[torch.nn.Parameter, Tensor]]:
-    """Each parameter with this rank's part of its mask (bool, the parameter's device)."""
+) -> Iterable[tuple[torch.nn.Parameter, Tensor | None]]:
+    """Each parameter with this rank's part of its mask (bool, the parameter's device).
+
+    None, which is no mask, for the head of a value model: no language model has its like.
+    """
     mask = Mask.open(path)
     known = set(mask.names)
     inside = total = 0
     for name, parameter in module.named_parameters():
         for wrapper in _WRAPPERS:
             name = name.replace(wrapper, "")
+        if name.startswith(_VALUE_HEADS):
+            yield parameter, None
+            continue
         if name not in known or tuple(mask.shape(name)) != tuple(parameter.shape):
             raise ValueError(f"{path}: no mask of shape {tuple(parameter.shape)} for {name}")
         bits = torch.from_numpy(mask.array(name)).to(parameter.device)

@@ -18,6 +18,8 @@ class Settings:
     `steps` are optimiser steps, `batch_size` the examples of one step over all devices and
     `micro_batch_size` the sequences that go through the model at once on one device.
     `clip_gradient` bounds the global norm of the (masked) gradient; 0 leaves it unbounded.
+    `optimiser_state` of a run within a mask: AdamW's moments for its entries alone (compact) or for
+    all (dense); the weights are the same to the bit.
     """
 
     algorithm: ClassVar[str] = ""
@@ -34,6 +36,7 @@ class Settings:
     betas: tuple[float, float] = (0.9, 0.999)
     clip_gradient: float = 1.0
     save_every: int | None = None
+    optimiser_state: Literal["compact", "dense"] = "compact"
 
     def check(self) -> None:
         """Raise `UserError` for values that are of the right type and still senseless."""

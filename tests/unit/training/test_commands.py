@@ -52,7 +52,12 @@ def test_an_online_run_is_told_to_verl_in_its_own_words(kind):
     assert actor.optim.clip_grad >= 1e20
     assert (actor.use_kl_loss, actor.kl_loss_coef) == (True, 0.04)
     own = OmegaConf.to_container(actor.optim.override_optimizer_config)["subnetworks"]
-    assert own == {"mask": str(asked.mask), "schedule": "constant", "warmup_steps": 4}
+    assert own == {
+        "mask": str(asked.mask),
+        "optimiser_state": "compact",
+        "schedule": "constant",
+        "warmup_steps": 4,
+    }
     assert config.trainer.total_training_steps == 40
     assert config.trainer.resume_mode == "disable"
     assert config.trainer.device == kind

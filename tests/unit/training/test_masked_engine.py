@@ -86,8 +86,8 @@ def make_pairs(folder):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "train.parquet")
 
 
-def make_job(folder, name, ranks, mask=None, resume=0):
-    settings = parse_settings(SETTINGS)
+def make_job(folder, name, ranks, mask=None, resume=0, **changes):
+    settings = parse_settings({**SETTINGS, **changes})
     place = folder / name
     place.mkdir(exist_ok=True)
     return Job(
@@ -152,6 +152,10 @@ def trained(request, tmp_path_factory):
         "some": make_job(folder, "some", request.param, folder / "some.safetensors"),
         # The same again, as if interrupted after its second step.
         "resumed": make_job(folder, "resumed", request.param, folder / "some.safetensors", 2),
+        "again": make_job(folder, "again", request.param, folder / "some.safetensors"),
+        "dense": make_job(
+            folder, "dense", request.param, folder / "some.safetensors", optimiser_state="dense"
+        ),
     }
     launch(folder, jobs)
     return folder, kinds
@@ -211,6 +215,52 @@ def test_a_resumed_masked_run_ends_where_the_uninterrupted_one_does(trained):
         assert torch.equal(whole[name], resumed[name]), name
     again = log(folder, "resumed", attempt=2)
     assert [row["loss"] for row in again] == [row["loss"] for row in log(folder, "some")[2:]]
+
+
+def test_the_same_run_again_is_the_same_bit_for_bit(trained):
+    folder, _ = trained
+    first, second = master_weights(folder, "some"), master_weights(folder, "again")
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+    for key in ("loss", "grad_norm", "margin"):
+        assert [row[key] for row in log(folder, "some")] == [
+            row[key] for row in log(folder, "again")
+        ]
+
+
+def test_compact_and_dense_state_train_the_same_bit_for_bit(trained):
+    folder, _ = trained
+    compact, dense = master_weights(folder, "some"), master_weights(folder, "dense")
+    for name in compact:
+        assert torch.equal(compact[name], dense[name]), name
+    assert [row["grad_norm"] for row in log(folder, "some")] == [
+        row["grad_norm"] for row in log(folder, "dense")
+    ]
+
+
+def moments(folder, name):
+    """All ranks' saved moments by parameter's number and kind, flat, each a list of the ranks'."""
+    step = folder / name / f"global_step_{STEPS}"
+    found = {}
+    for file in sorted(step.glob("optim_world_size_*_rank_*.pt")):
+        saved = torch.load(file, weights_only=False)
+        for number, values in saved["state"].items():
+            for kind in ("exp_avg", "exp_avg_sq"):
+                value = values[kind]
+                value = value.to_local() if hasattr(value, "to_local") else value
+                found.setdefault((number, kind), []).append(value.reshape(-1))
+    return found
+
+
+def test_the_saved_compact_state_is_the_dense_one_inside_the_mask(trained):
+    folder, kinds = trained
+    compact, dense = moments(folder, "some"), moments(folder, "dense")
+    assert compact.keys() == dense.keys()
+    for key, parts in compact.items():
+        for mine, all_of_it in zip(parts, dense[key], strict=True):
+            assert torch.equal(mine[mine != 0], all_of_it[all_of_it != 0])
+    entries = sum(part.numel() for parts in compact.values() for part in parts)
+    assert entries == 2 * sum(int(mask.sum()) for mask in kinds["some"].values())
 
 
 def test_the_saved_steps_are_recognised_as_whole(trained):
