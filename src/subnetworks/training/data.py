@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from subnetworks.errors import UserError
-from subnetworks.training.settings import Settings
+from subnetworks.training import rewards
+from subnetworks.training.settings import OnlineSettings, Settings
 
 COLUMNS = {
     "sft": ("messages",),
@@ -77,18 +78,42 @@ def _check_truths(file: Path, rows: Sequence[Any]) -> None:
 
 def check_prompts(folder: Path, tokenizer: Any, max_prompt_length: int) -> None:
     """Check that no prompt is longer than `max_prompt_length` tokens; `UserError` names the row."""
-    import pyarrow.parquet
-
     file = folder / "train.parquet"
-    prompts = pyarrow.parquet.read_table(file, columns=["prompt"])["prompt"].to_pylist()
-    texts = [
-        tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        for prompt in prompts
-    ]
-    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-    for index, ids in enumerate(encoded):
+    for index, (ids, _) in enumerate(read_problems(file, tokenizer)):
         if len(ids) > max_prompt_length:
             raise UserError(
                 f"{file}: the prompt of row {index} has {len(ids)} tokens, more than "
                 f"max_prompt_length ({max_prompt_length}); raise it or shorten the prompt"
             )
+
+
+def check_reward(folder: Path, settings: OnlineSettings) -> None:
+    """Try the reward on the first problem's truth as its answer.
+
+    Raises:
+        UserError: there is no such reward, it fails, or it gives no number (of PRIME's, which are
+            outcomes to be told apart, none in [0, 1]).
+    """
+    import pyarrow.parquet
+
+    rows = pyarrow.parquet.ParquetFile(folder / "train.parquet").iter_batches(1)
+    truth = str(next(rows).to_pylist()[0]["reward_model"]["ground_truth"])
+    value = rewards.checked(rewards.load(settings.reward), truth, truth)
+    if settings.algorithm == "prime" and not 0 <= value <= 1:
+        raise UserError(
+            f"settings: reward {settings.reward!r} gives {value:g}; prime needs scores in [0, 1]"
+        )
+
+
+def read_problems(path: str | Path, tokenizer: Any) -> list[tuple[list[int], str]]:
+    """Each problem of a Parquet file: its prompt's tokens, and the truth."""
+    import pyarrow.parquet
+
+    rows = pyarrow.parquet.read_table(path, columns=["prompt", "reward_model"]).to_pylist()
+    texts = [
+        tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
+        for row in rows
+    ]
+    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    truths = (str(row["reward_model"]["ground_truth"]) for row in rows)
+    return list(zip(encoded, truths, strict=True))

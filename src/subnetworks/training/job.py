@@ -38,12 +38,6 @@ class Job:
         return self.data / "train.parquet"
 
     @property
-    def test_file(self) -> Path:
-        """Rows held out; the training rows where the data set has none."""
-        file = self.data / "test.parquet"
-        return file if file.exists() else self.train_file
-
-    @property
     def engine(self) -> dict[str, object]:
         """What the masked engine reads (`subnetworks.training.masked`)."""
         return {

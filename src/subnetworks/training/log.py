@@ -9,6 +9,15 @@ from typing import Any
 from subnetworks.files import atomic_path
 
 COLUMNS = ("step", "loss", "reward", "accuracy", "learning_rate", "grad_norm", "seconds")
+# Columns of the runs that have a model beside the policy, or a distance from the init; elsewhere
+# they are absent.
+MORE_COLUMNS = (
+    "kl",
+    "critic_loss",
+    "reward_model_loss",
+    "reward_model_accuracy",
+    "reward_model_majority",
+)
 
 # Under which names the trainers log a column, the first one found wins. A preference run's reward
 # is its margin: what the policy's implicit reward sets the chosen answer above the rejected one.
@@ -19,23 +28,24 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "learning_rate": ("actor/lr", "train/lr", "lr"),
     "grad_norm": ("actor/grad_norm", "train/grad_norm", "grad_norm"),
     "seconds": ("timing_s/step", "perf/time_per_step", "seconds"),
+    "kl": ("actor/kl_loss", "actor/reward_kl_penalty"),
+    "critic_loss": ("critic/vf_loss",),
+    # Loss and accuracy on a step's answers before the reward model learns from them; what always
+    # telling the more frequent outcome would score on the same answers.
+    "reward_model_loss": ("reward_model/loss",),
+    "reward_model_accuracy": ("reward_model/accuracy",),
+    "reward_model_majority": ("reward_model/majority",),
 }
 
 Row = dict[str, float | int | None]
 
 
-def row(step: int, data: Mapping[str, Any], rewards_truth: bool = True) -> Row:
-    """One step's row of the table; None where the trainer logs nothing of the kind.
-
-    An online run that is rewarded with 1 for each right answer and 0 for each other
-    (`rewards_truth`) has the mean reward as its accuracy.
-    """
+def row(step: int, data: Mapping[str, Any]) -> Row:
+    """One step's row of the table; None where the trainer logs nothing of the kind."""
     result: Row = {"step": step}
     for column, names in _SOURCES.items():
         value = next((data[name] for name in names if data.get(name) is not None), None)
         result[column] = None if value is None else float(value)
-    if rewards_truth and result["accuracy"] is None:
-        result["accuracy"] = result["reward"]
     return result
 
 
@@ -46,9 +56,8 @@ class StepsLog:
     attempt's row is the one that led to the final weights.
     """
 
-    def __init__(self, files: Iterable[Path], rewards_truth: bool = True) -> None:
+    def __init__(self, files: Iterable[Path]) -> None:
         self.rows: dict[int, Row] = {}
-        self._rewards_truth = rewards_truth
         self._files = list(files)
         self._offsets = dict.fromkeys(self._files, 0)
 
@@ -69,7 +78,7 @@ class StepsLog:
                     self._offsets[file] += len(line)
                     entry = json.loads(line)
                     if entry["step"] > 0 and any(_trains(name) for name in entry["data"]):
-                        new.append(row(entry["step"], entry["data"], self._rewards_truth))
+                        new.append(row(entry["step"], entry["data"]))
         for entry in new:
             self.rows[int(entry["step"] or 0)] = entry
         return new
@@ -85,15 +94,20 @@ class StepsLog:
 
     def write(self, path: Path) -> None:
         """Write the table (CSV), one row a step in order, empty where nothing applies."""
+        columns = COLUMNS + tuple(
+            name
+            for name in MORE_COLUMNS
+            if any(values[name] is not None for values in self.rows.values())
+        )
         with (
             atomic_path(path) as temporary,
             open(temporary, "w", newline="", encoding="utf-8") as handle,
         ):
-            writer = csv.DictWriter(handle, COLUMNS)
+            writer = csv.DictWriter(handle, columns)
             writer.writeheader()
             for step in sorted(self.rows):
                 values = self.rows[step]
-                writer.writerow({k: "" if values[k] is None else values[k] for k in COLUMNS})
+                writer.writerow({k: "" if values[k] is None else values[k] for k in columns})
 
 
 def _trains(name: str) -> bool:

@@ -21,6 +21,7 @@ from verl.workers.engine.base import EngineRegistry
 from subnetworks.masks import Mask
 from subnetworks.training.adamw import FORMS, CompactAdamW, DenseAdamW
 from subnetworks.training.schedule import factor
+from subnetworks.training.value_head import ValueHeadMixin
 
 VENDOR = "subnetworks"
 _WRAPPERS = ("_fsdp_wrapped_module.", "_orig_mod.", "_checkpoint_wrapped_module.")
@@ -115,11 +116,11 @@ def _sharded_masks(
 
 
 def _register() -> None:
-    for kind, base in (
-        ("language_model", fsdp.FSDPEngineWithLMHead),
-        ("value_model", fsdp.FSDPEngineWithValueHead),
+    for kind, bases in (
+        ("language_model", (fsdp.FSDPEngineWithLMHead,)),
+        ("value_model", (ValueHeadMixin, fsdp.FSDPEngineWithValueHead)),
     ):
-        engine = type(f"Masked{base.__name__}", (MaskedEngineMixin, base), {})
+        engine = type(f"Masked{bases[-1].__name__}", (MaskedEngineMixin, *bases), {})
         EngineRegistry.register(kind, ["fsdp", "fsdp2"], ["cuda", "cpu"], VENDOR)(engine)
     rollouts._ROLLOUT_REGISTRY["vllm", "async"] = "subnetworks.training.rollout.ServerAdapter"
     if os.environ.get("VERL_PLATFORM") == "cpu":

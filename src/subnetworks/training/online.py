@@ -2,13 +2,9 @@
 
 import sys
 
-from subnetworks.training import rewards
 from subnetworks.training.job import Command, Job, environment, override
-from subnetworks.training.settings import OnlineSettings
+from subnetworks.training.settings import OnlineSettings, PpoSettings, PrimeSettings
 from subnetworks.training.sft import optimiser, resume
-
-# What an advantage estimator needs beyond the shared settings.
-ESTIMATORS = {"grpo": {"algorithm.adv_estimator": "grpo"}}
 
 
 def command(job: Job) -> Command:
@@ -16,27 +12,23 @@ def command(job: Job) -> Command:
     settings, machine = job.settings, job.machine
     assert isinstance(settings, OnlineSettings)
     on_cpu = machine.kind == "cpu"
-    length = settings.max_prompt_length + settings.max_response_length
+    length = settings.longest_sequence
     model, actor = "actor_rollout_ref.model", "actor_rollout_ref.actor"
     rollout, reference = "actor_rollout_ref.rollout", "actor_rollout_ref.ref"
     micro = settings.sequences_at_once
     overrides: dict[str, object] = {
         "hydra.run.dir": job.state / "hydra",
         "hydra.output_subdir": None,
-        **ESTIMATORS[settings.algorithm],
-        "algorithm.use_kl_in_reward": False,
+        **ESTIMATORS[settings.algorithm](job),
+        "algorithm.use_kl_in_reward": settings.kl == "reward",
+        "algorithm.kl_ctrl.kl_coef": settings.kl_coefficient,
         "data.train_files": job.train_file,
-        "data.val_files": job.test_file,
+        "data.val_files": job.train_file,
         "data.seed": settings.seed,
         "data.train_batch_size": settings.batch_size,
         "data.max_prompt_length": settings.max_prompt_length,
         "data.max_response_length": settings.max_response_length,
-        "data.dataloader_num_workers": 0,
-        f"{model}.path": job.init,
-        f"{model}.external_lib": "subnetworks.training.masked",
-        f"{model}.use_remove_padding": machine.attention == "flash_attention_2",
-        f"{model}.enable_gradient_checkpointing": not on_cpu,
-        f"+{model}.override_config.attn_implementation": machine.attention,
+        **model_section(model, job),
         f"{actor}.strategy": "fsdp2",
         f"{actor}.use_torch_compile": False,
         f"{actor}.fsdp_config.use_torch_compile": False,
@@ -48,7 +40,7 @@ def command(job: Job) -> Command:
         f"{actor}.clip_ratio": settings.clip_ratio,
         f"{actor}.clip_ratio_low": settings.clip_ratio,
         f"{actor}.clip_ratio_high": settings.clip_ratio,
-        f"{actor}.use_kl_loss": settings.kl_coefficient > 0,
+        f"{actor}.use_kl_loss": settings.kl == "loss",
         f"{actor}.kl_loss_coef": settings.kl_coefficient,
         f"{actor}.checkpoint.save_contents": ["model", "optimizer", "extra"],
         f"{reference}.log_prob_micro_batch_size_per_gpu": micro,
@@ -59,25 +51,18 @@ def command(job: Job) -> Command:
         f"{rollout}.n": settings.samples_per_prompt,
         f"{rollout}.temperature": settings.temperature,
         f"{rollout}.tensor_model_parallel_size": 1,
-        f"{rollout}.max_model_len": length + 8,
+        f"{rollout}.max_model_len": length,
         f"{rollout}.max_num_seqs": min(256, settings.sequences_a_step),
-        f"{rollout}.max_num_batched_tokens": max(8192, length + 8),
+        f"{rollout}.max_num_batched_tokens": max(8192, length),
         f"{rollout}.gpu_memory_utilization": machine.memory_share,
         f"{rollout}.log_prob_micro_batch_size_per_gpu": micro,
-        f"{rollout}.agent.num_workers": 1 if on_cpu else 8,
         f"{rollout}.checkpoint_engine.update_weights_bucket_megabytes": _bucket(job),
         f"+{rollout}.engine_kwargs.vllm.worker_extension_cls": (
             "subnetworks.training.platform_cpu.vllm_worker.CpuWorkerExtension"
             if on_cpu
             else "subnetworks.training.rollout.WorkerExtension"
         ),
-        "reward.num_workers": 1 if on_cpu else 8,
-        "reward.custom_reward_function.path": rewards.__file__,
-        "reward.custom_reward_function.name": "compute_score",
-        "trainer.v1.sampler.custom_sampler.path": "pkg://subnetworks.training.rollout",
-        "trainer.v1.sampler.custom_sampler.name": "EagerReplayBuffer",
-        "+trainer.v1.sampler.sampler_kwargs.batch_size": settings.batch_size,
-        "+trainer.v1.sampler.sampler_kwargs.poll_interval": 0.05,
+        "+subnetworks.reward": settings.reward,
         "trainer.device": machine.kind,
         "trainer.nnodes": 1,
         "trainer.n_gpus_per_node": machine.devices,
@@ -88,8 +73,6 @@ def command(job: Job) -> Command:
         "trainer.total_epochs": settings.steps,
         "trainer.total_training_steps": settings.steps,
         "trainer.save_freq": settings.steps_between_saves,
-        "trainer.test_freq": -1,
-        "trainer.val_before_train": False,
         "trainer.max_actor_ckpt_to_keep": 2,
         **resume("trainer", job),
         "+ray_kwargs.ray_init.include_dashboard": False,
@@ -104,7 +87,6 @@ def command(job: Job) -> Command:
             # The model runs inside vLLM's engine: one process less to start, and to wait for in a
             # spin (vLLM honours this on a CPU only with VLLM_ENABLE_V1_MULTIPROCESSING=0).
             f"+{rollout}.engine_kwargs.vllm.distributed_executor_backend": "uni",
-            "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
             # Logical resources: many small processes share few cores.
             "ray_kwargs.ray_init.num_cpus": 16 + machine.devices,
             "+ray_kwargs.ray_init.num_gpus": machine.devices,
@@ -112,21 +94,80 @@ def command(job: Job) -> Command:
         }
     arguments = [override(key, value) for key, value in overrides.items()]
     return Command(
-        [sys.executable, "-m", "verl.trainer.main_ppo", *arguments],
+        [sys.executable, "-m", "subnetworks.training.online_main", *arguments],
         environment(job)
         | {
-            "SUBNETWORKS_REWARD": settings.reward,
             "RAY_DEDUP_LOGS": "0",
             # Ray's workers do the work; they need not give way to whoever else is busy.
             "RAY_worker_niceness": "0",
             # An idle worker for every logical core would cost more than it saves.
             "RAY_prestart_worker_first_driver": "0",
-            "TQ_NUM_THREADS": str(machine.threads),
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         }
         | ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if on_cpu else {}),
     )
+
+
+def model_section(section: str, job: Job) -> dict[str, object]:
+    """verl's section of a model that starts as the init."""
+    return {
+        f"{section}.path": job.init,
+        f"{section}.external_lib": "subnetworks.training.masked",
+        f"{section}.use_remove_padding": job.machine.attention == "flash_attention_2",
+        f"{section}.enable_gradient_checkpointing": job.machine.kind == "cuda",
+        f"+{section}.override_config.attn_implementation": job.machine.attention,
+    }
+
+
+def _grpo(job: Job) -> dict[str, object]:
+    return {"algorithm.adv_estimator": "grpo", "trainer.v1.trainer_mode": "subnetworks"}
+
+
+def _ppo(job: Job) -> dict[str, object]:
+    settings = job.settings
+    assert isinstance(settings, PpoSettings)
+    return {
+        "algorithm.adv_estimator": "gae",
+        "trainer.v1.trainer_mode": "subnetworks",
+        "algorithm.gamma": settings.gamma,
+        "algorithm.lam": settings.lam,
+        **model_section("critic.model", job),
+        "critic.strategy": "fsdp2",
+        "critic.fsdp.use_torch_compile": False,
+        "critic.fsdp.seed": settings.seed,
+        "critic.data_loader_seed": settings.seed,
+        # The critic is trained whole, whatever the policy's mask.
+        **optimiser("critic.optim", job, settings.critic_learning_rate, masked=False),
+        "critic.ppo_micro_batch_size_per_gpu": settings.sequences_at_once,
+        "+critic.fsdp.use_dynamic_bsz": False,
+        "+critic.fsdp.micro_batch_size_per_gpu": settings.sequences_at_once,
+        "+critic.fsdp.infer_micro_batch_size_per_gpu": settings.sequences_at_once,
+        "critic.cliprange_value": settings.clip_value,
+        "critic.checkpoint.save_contents": ["model", "optimizer", "extra"],
+    }
+
+
+def _prime(job: Job) -> dict[str, object]:
+    settings = job.settings
+    assert isinstance(settings, PrimeSettings)
+    section = "actor_rollout_ref.reward_model"
+    own = job.engine | {"mask": None}
+    return {
+        "algorithm.adv_estimator": "prime",
+        "critic.enable": False,
+        "trainer.v1.trainer_mode": "subnetworks_prime",
+        f"+{section}.beta": settings.beta,
+        # The reward model is trained whole, whatever the policy's mask.
+        f"+{section}.optim.lr": settings.reward_learning_rate,
+        f"+{section}.optim.weight_decay": settings.reward_weight_decay,
+        f"+{section}.optim.clip_grad": settings.reward_clip_gradient or 1e30,
+        f"+{section}.optim.override_optimizer_config.subnetworks": own,
+    }
+
+
+# What an algorithm needs beyond the shared settings.
+ESTIMATORS = {"grpo": _grpo, "ppo": _ppo, "prime": _prime}
 
 
 def _bucket(job: Job) -> int:

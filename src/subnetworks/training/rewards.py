@@ -1,13 +1,16 @@
-"""Rewards that a program can check; verl calls `compute_score` once a sampled answer.
+"""Rewards that a program can check: one number for each sampled answer."""
 
-This module imports nothing of the project, because verl loads it by its path.
-"""
-
-import os
+import importlib
+import math
 import random
-from typing import Any
+from collections.abc import Callable
+
+from subnetworks.errors import UserError
 
 _OPENING = "\\boxed{"
+
+Reward = Callable[[str, str], float]
+"""From an answer's text and the truth to a finite number: 1 is right, 0 is wrong."""
 
 
 def last_boxed(text: str) -> str | None:
@@ -32,18 +35,48 @@ def boxed(response: str, truth: str) -> float:
     return float("".join(answer.split()) == "".join(truth.split()))
 
 
-def compute_score(
-    data_source: str,
-    solution_str: str,
-    ground_truth: str,
-    extra_info: dict[str, Any] | None = None,
-    **_: Any,
-) -> dict[str, float]:
-    """verl's reward function: `score` is what the policy is rewarded with, `acc` the truth.
+def load(name: str) -> Reward:
+    """The reward called `name`: `boxed`, or `package.module:function`; of `random`, which knows no
+    right answer, the one that says how often the answers are right: `boxed`.
 
-    SUBNETWORKS_REWARD chooses the score: `boxed`, or `random`, a fair coin.
+    Raises:
+        UserError: there is no such module or function.
     """
-    correct = boxed(solution_str, str(ground_truth))
-    if os.environ.get("SUBNETWORKS_REWARD", "boxed") == "random":
-        return {"score": float(random.random() < 0.5), "acc": correct}
-    return {"score": correct, "acc": correct}
+    if ":" not in name:
+        return boxed
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"settings: reward {name!r} cannot be imported ({error}); "
+            "name a function of an installed module, or put its folder on PYTHONPATH"
+        ) from None
+    if not callable(found):
+        raise UserError(f"settings: reward {name!r} is no function")
+    return found
+
+
+def checked(reward: Reward, response: str, truth: str) -> float:
+    """The reward of one answer.
+
+    Raises:
+        UserError: the function raised, or gave anything but a finite number.
+    """
+    where = f"reward: for the answer {response!r} to a problem whose truth is {truth!r}"
+    try:
+        value = reward(response, truth)
+    except Exception as error:
+        raise UserError(
+            f"{where} it raised {type(error).__name__}: {error}; it must give a number"
+        ) from error
+    if isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{where} it gave {value!r}; it must give a finite number")
+    return float(value)
+
+
+def coin(*place: int) -> float:
+    """The placebo: 0 or 1 with equal chance, the same whenever `place` is the same."""
+    return float(random.Random("/".join(map(str, place))).random() < 0.5)

@@ -1,4 +1,4 @@
-"""Rollouts of one run, kept apart from those of other runs on the same machine.
+"""Weights on their way from the trainer to vLLM, kept apart from other runs on the same machine.
 
 verl names the socket through which weights reach vLLM after Ray's job number, and that is the same
 in every private Ray: two runs side by side would take each other's weights. Here the socket lies in
@@ -8,7 +8,6 @@ the run's own folder (SUBNETWORKS_SOCKETS).
 import os
 from typing import Any
 
-from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.workers.rollout.vllm_rollout import ServerAdapter as VllmAdapter
 from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 
@@ -32,17 +31,3 @@ class WorkerExtension(vLLMColocateWorkerExtension):
 
     def _get_zmq_handle(self) -> str:
         return private_socket(super()._get_zmq_handle())
-
-
-class EagerReplayBuffer(ReplayBuffer):
-    """Looks for finished samples twenty times a second: verl's two seconds are a floor under every
-    step, and a small model's steps are shorter."""
-
-    def __init__(self, **settings: Any) -> None:
-        own = settings["sampler_kwargs"]
-        super().__init__(
-            poll_interval=own["poll_interval"],
-            train_batch_size=own["batch_size"],
-            gen_batch_size=own["batch_size"],
-            **settings,
-        )

@@ -79,7 +79,7 @@ def train(
     }
     resume = state.prepare(folder, facts)
     attempts = sorted(folder.glob("steps-*.jsonl"))
-    steps_log = StepsLog(attempts, getattr(parsed, "reward", "boxed") == "boxed")
+    steps_log = StepsLog(attempts)
     steps_log.read()
     steps_log.forget_after(resume)
     log_file = run_folder / "train.log"
@@ -138,11 +138,19 @@ def check(
         )
     shapes = finish.shapes(init)
     datasets.check(data, settings)
+    config = json.loads((init / "config.json").read_text(encoding="utf-8"))
     if mask:
-        config = json.loads((init / "config.json").read_text(encoding="utf-8"))
         masking.check(mask, init, shapes, tied=bool(config.get("tie_word_embeddings")))
     if isinstance(settings, OnlineSettings):
+        context = config.get("max_position_embeddings")
+        if context and settings.longest_sequence > context:
+            raise UserError(
+                f"settings: max_prompt_length ({settings.max_prompt_length}) and "
+                f"max_response_length ({settings.max_response_length}) exceed the context of "
+                f"{init} ({context} tokens); lower one"
+            )
         datasets.check_prompts(data, load_tokenizer(init), settings.max_prompt_length)
+        datasets.check_reward(data, settings)
     return shapes
 
 

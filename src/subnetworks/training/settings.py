@@ -80,34 +80,56 @@ class SftSettings(Settings):
         at_least(self, 2, "max_length")
 
 
+REWARDS = ("boxed", "random")
+
+
 @dataclass(frozen=True, kw_only=True)
 class OnlineSettings(Settings):
     """What the on-policy algorithms share; `batch_size` counts prompts.
 
-    `reward` is "boxed" (the last boxed answer is the right one) or "random" (a fair coin,
-    whatever the answer: the placebo). `kl_coefficient` 0 trains without a reference policy.
+    `reward` is "boxed" (the last boxed answer is the right one), "random" (a fair coin, whatever
+    the answer: the placebo) or "package.module:function", a function from an answer's text and the
+    truth to a number. `kl` says where the distance from the init enters, times
+    `kl_coefficient`: added to the `loss` (Schulman's k3 estimate) or taken from each token's
+    `reward` (k1); with "none" there is no reference policy.
     """
 
     kind: ClassVar[Literal["sft", "online", "preference"]] = "online"
 
     samples_per_prompt: int = 4
     clip_ratio: float = 0.2
+    kl: Literal["none", "loss", "reward"] = "none"
     kl_coefficient: float = 0.0
     temperature: float = 1.0
     max_prompt_length: int = 512
     max_response_length: int = 512
-    reward: Literal["boxed", "random"] = "boxed"
+    reward: str = "boxed"
 
     @property
     def sequences_a_step(self) -> int:
         """Sequences in one optimiser step."""
         return self.batch_size * self.samples_per_prompt
 
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens of the longest prompt with the longest answer."""
+        return self.max_prompt_length + self.max_response_length
+
     def check(self) -> None:
         """See `Settings.check`."""
         super().check()
         at_least(self, 1, "samples_per_prompt", "max_prompt_length", "max_response_length")
         at_least(self, 0, "clip_ratio", "kl_coefficient")
+        if ":" not in self.reward and self.reward not in REWARDS:
+            raise UserError(
+                f"settings: reward: {self.reward!r} is not allowed{hint(self.reward, REWARDS)}; "
+                f"allowed: {', '.join(REWARDS)}, package.module:function"
+            )
+        if (self.kl == "none") != (self.kl_coefficient == 0):
+            raise UserError(
+                f"settings: kl {self.kl!r} contradicts kl_coefficient {self.kl_coefficient}: "
+                "set kl to loss or reward and a coefficient above 0, or neither"
+            )
         if self.temperature <= 0:
             raise UserError(f"settings: temperature must be above 0, got {self.temperature}")
 
@@ -122,6 +144,65 @@ class GrpoSettings(OnlineSettings):
         """See `Settings.check`."""
         super().check()
         at_least(self, 2, "samples_per_prompt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PpoSettings(OnlineSettings):
+    """Proximal policy optimisation: advantages by generalised advantage estimation (`gamma`,
+    `lam`) from a critic that starts as the init with a new value head.
+
+    The critic has the policy's schedule, its own `critic_learning_rate`, and is trained whole even
+    where the policy is trained within a mask. `clip_value` bounds how far its predictions move in
+    one step.
+    """
+
+    algorithm: ClassVar[str] = "ppo"
+
+    samples_per_prompt: int = 1
+    gamma: float = 1.0
+    lam: float = 1.0
+    critic_learning_rate: float = 1e-5
+    clip_value: float = 0.5
+
+    def check(self) -> None:
+        """See `Settings.check`."""
+        super().check()
+        at_least(self, 0, "critic_learning_rate", "clip_value")
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"settings: {name} must lie in [0, 1], got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrimeSettings(OnlineSettings):
+    """Process reinforcement through implicit rewards: a reward model, trained along on the scores
+    of the answers, gives a reward for every token (`subnetworks.training.process_rewards`).
+
+    The reward model starts as the init, which is also its reference, has the policy's schedule, its
+    own `reward_learning_rate`, `reward_weight_decay` and bound `reward_clip_gradient`, and is
+    trained whole even where the policy is trained within a mask. `beta` is the weight of its
+    log-ratios.
+    """
+
+    algorithm: ClassVar[str] = "prime"
+
+    beta: float = 0.05
+    reward_learning_rate: float = 1e-6
+    reward_weight_decay: float = 0.0
+    reward_clip_gradient: float = 10.0
+
+    def check(self) -> None:
+        """See `Settings.check`."""
+        super().check()
+        at_least(self, 2, "samples_per_prompt")
+        at_least(self, 0, "reward_learning_rate", "reward_weight_decay", "reward_clip_gradient")
+        if self.beta <= 0:
+            raise UserError(f"settings: beta must be above 0, got {self.beta}")
+        if self.kl == "reward":
+            raise UserError(
+                "settings: kl: 'reward' is not allowed in prime, whose tokens' rewards are its "
+                "reward model's; allowed: none, loss"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +246,8 @@ class DpoSettings(PreferenceSettings):
 
 
 ALGORITHMS: dict[str, type[Settings]] = {
-    cls.algorithm: cls for cls in (SftSettings, GrpoSettings, DpoSettings)
+    cls.algorithm: cls
+    for cls in (SftSettings, GrpoSettings, PpoSettings, PrimeSettings, DpoSettings)
 }
 
 
@@ -204,7 +286,7 @@ def parse_settings(settings: Mapping[str, Any]) -> Settings:
     if algorithm not in ALGORITHMS:
         raise UserError(
             f"settings: algorithm {algorithm!r} does not exist"
-            f"{_hint(str(algorithm), ALGORITHMS)}; there are: {', '.join(ALGORITHMS)}"
+            f"{hint(str(algorithm), ALGORITHMS)}; there are: {', '.join(ALGORITHMS)}"
         )
     values = {key: value for key, value in settings.items() if key != "algorithm"}
     parsed = _parse(ALGORITHMS[algorithm], values, f"settings of {algorithm}")
@@ -233,7 +315,7 @@ def _parse(cls: type[Parsed], values: Mapping[str, Any], where: str) -> Parsed:
     for key in values:
         if key not in allowed:
             raise UserError(
-                f"{where}: unknown key {key!r}{_hint(str(key), allowed)}; "
+                f"{where}: unknown key {key!r}{hint(str(key), allowed)}; "
                 f"allowed: {', '.join(allowed)}"
             )
     converted = {key: _convert(types[key], value, where, key) for key, value in values.items()}
@@ -268,10 +350,13 @@ def _convert(kind: Any, value: Any, where: str, key: str) -> Any:
         return int(value)
     if kind is bool and isinstance(value, bool):
         return value
-    names = {float: "a number", int: "a whole number", bool: "true or false"}
+    if kind is str and isinstance(value, str):
+        return value
+    names = {float: "a number", str: "a text", int: "a whole number", bool: "true or false"}
     raise UserError(f"{where}: {key}: expected {names[kind]}, got {value!r}")
 
 
-def _hint(name: str, allowed: typing.Iterable[str]) -> str:
+def hint(name: str, allowed: typing.Iterable[str]) -> str:
+    """A question that names the allowed word closest to `name`, if one is close."""
     close = difflib.get_close_matches(name, list(allowed), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

@@ -47,16 +47,23 @@ def command(job: Job) -> Command:
     return Command(distributed(job, "subnetworks.training.sft_main", *arguments), environment(job))
 
 
-def optimiser(section: str, job: Job) -> dict[str, object]:
-    """verl's optimiser section: AdamW; schedule and mask go to our engine."""
+def optimiser(
+    section: str, job: Job, learning_rate: float | None = None, masked: bool = True
+) -> dict[str, object]:
+    """verl's optimiser section: AdamW; schedule and mask go to our engine.
+
+    A second model of the run has its own learning rate, and no mask (`masked` false).
+    """
     settings = job.settings
     return {
-        f"{section}.lr": settings.learning_rate,
+        f"{section}.lr": settings.learning_rate if learning_rate is None else learning_rate,
         f"{section}.weight_decay": settings.weight_decay,
         f"{section}.betas": list(settings.betas),
         f"{section}.clip_grad": settings.clip_gradient or 1e30,
         f"{section}.total_training_steps": settings.steps,
-        f"+{section}.override_optimizer_config.subnetworks": job.engine,
+        f"+{section}.override_optimizer_config.subnetworks": (
+            job.engine if masked else job.engine | {"mask": None}
+        ),
     }
 
 

@@ -54,13 +54,23 @@ def shards(folder: Path) -> Path:
 
 
 def whole(folder: Path) -> bool:
-    """Whether a saved step has all that resuming needs.
+    """Whether a saved step has all that resuming needs, of every model it was saved with (the
+    policy, and a critic or reward model beside it).
 
     torch writes zip archives, whose directory comes last: one that was cut off is not a zip file.
     """
     parts = shards(folder)
+    data = list(folder.glob("data*.pt"))
+    # A folder of several models has the data's state, which is written last.
+    models = [parts] if parts == folder else [path for path in folder.iterdir() if path.is_dir()]
+    if parts != folder and not data:
+        return False
+    return all(map(zipfile.is_zipfile, data)) and all(map(_whole_model, models))
+
+
+def _whole_model(folder: Path) -> bool:
     ranks = {
-        kind: sorted(parts.glob(f"{kind}_world_size_*_rank_*.pt"))
+        kind: sorted(folder.glob(f"{kind}_world_size_*_rank_*.pt"))
         for kind in ("model", "optim", "extra_state")
     }
     files = [file for some in ranks.values() for file in some]
@@ -68,11 +78,8 @@ def whole(folder: Path) -> bool:
     if len(sizes) != 1:
         return False
     size = int(sizes.pop())
-    data = list(folder.glob("data*.pt"))
-    if parts != folder and not data:
-        return False
     complete = all(len(some) == size for some in ranks.values())
-    return complete and all(zipfile.is_zipfile(file) for file in (*files, *data))
+    return complete and all(map(zipfile.is_zipfile, files))
 
 
 def digest(folder: Path) -> str:

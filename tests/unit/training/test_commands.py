@@ -41,7 +41,7 @@ def composed(command, name):
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
 def test_an_online_run_is_told_to_verl_in_its_own_words(kind):
-    more = {"samples_per_prompt": 4, "kl_coefficient": 0.04, "clip_gradient": 0}
+    more = {"samples_per_prompt": 4, "kl": "loss", "kl_coefficient": 0.04, "clip_gradient": 0}
     asked = job("grpo", kind, **more)
     config = composed(online.command(asked), "ppo_trainer")
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
@@ -51,6 +51,7 @@ def test_an_online_run_is_told_to_verl_in_its_own_words(kind):
     assert actor.optim.lr == 3e-6
     assert actor.optim.clip_grad >= 1e20
     assert (actor.use_kl_loss, actor.kl_loss_coef) == (True, 0.04)
+    assert not config.algorithm.use_kl_in_reward
     own = OmegaConf.to_container(actor.optim.override_optimizer_config)["subnetworks"]
     assert own == {
         "mask": str(asked.mask),
@@ -64,6 +65,39 @@ def test_an_online_run_is_told_to_verl_in_its_own_words(kind):
     assert config.trainer.n_gpus_per_node == 2
     # The largest tensor (fp32) fits into the buffer through which weights reach vLLM.
     assert rollout.checkpoint_engine.update_weights_bucket_megabytes > 400
+
+
+@pytest.mark.parametrize("kl", ["none", "loss", "reward"])
+def test_the_distance_from_the_init_enters_where_the_run_says(kl):
+    more = {"kl": kl, "kl_coefficient": 0.04 if kl != "none" else 0}
+    config = composed(online.command(job("ppo", "cpu", **more)), "ppo_trainer")
+    assert config.actor_rollout_ref.actor.use_kl_loss == (kl == "loss")
+    assert config.algorithm.use_kl_in_reward == (kl == "reward")
+    if kl == "reward":
+        assert config.algorithm.kl_ctrl.kl_coef == 0.04
+
+
+def test_a_critic_has_its_own_rate_the_policys_schedule_and_no_mask():
+    more = {"critic_learning_rate": 1e-4, "lam": 0.95, "gamma": 0.99, "schedule": "linear"}
+    config = composed(online.command(job("ppo", "cpu", **more)), "ppo_trainer")
+    assert (config.algorithm.adv_estimator, config.algorithm.lam) == ("gae", 0.95)
+    assert config.algorithm.gamma == 0.99
+    critic = config.critic
+    assert (critic.strategy, critic.optim.lr, critic.fsdp.seed) == ("fsdp2", 1e-4, 7)
+    own = OmegaConf.to_container(critic.optim.override_optimizer_config)["subnetworks"]
+    assert (own["mask"], own["schedule"], own["warmup_steps"]) == (None, "linear", 4)
+    assert config.actor_rollout_ref.actor.optim.override_optimizer_config.subnetworks.mask
+
+
+def test_a_reward_model_has_its_own_rate_the_policys_schedule_and_no_mask():
+    config = composed(online.command(job("prime", "cpu", beta=0.1)), "ppo_trainer")
+    assert config.trainer.v1.trainer_mode == "subnetworks_prime"
+    model = config.actor_rollout_ref.reward_model
+    assert (model.beta, model.optim.lr, model.optim.clip_grad) == (0.1, 1e-6, 10.0)
+    merged = OmegaConf.merge(config.actor_rollout_ref.actor.optim, model.optim)
+    own = OmegaConf.to_container(merged.override_optimizer_config)["subnetworks"]
+    assert (own["mask"], own["schedule"], own["warmup_steps"]) == (None, "constant", 4)
+    assert merged.total_training_steps == 40
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])

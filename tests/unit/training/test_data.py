@@ -85,3 +85,18 @@ def test_a_prompt_that_does_not_fit_is_named(tmp_path):
     data.check_prompts(tmp_path, Words(), 3)
     with pytest.raises(UserError, match=r"row 1 has 3 tokens, more than max_prompt_length \(2\)"):
         data.check_prompts(tmp_path, Words(), 2)
+
+
+def test_a_reward_that_cannot_work_is_named_before_training(tmp_path, monkeypatch):
+    (tmp_path / "own_rewards.py").write_text(
+        "def none(answer, truth):\n    pass\n\ndef many(answer, truth):\n    return 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = write(tmp_path, [PROBLEM] * 2)
+    data.check_reward(folder, settings("grpo", reward="own_rewards:many"))
+    with pytest.raises(UserError, match="gave None"):
+        data.check_reward(folder, settings("grpo", reward="own_rewards:none"))
+    with pytest.raises(UserError, match="cannot be imported"):
+        data.check_reward(folder, settings("grpo", reward="own_rewards:absent"))
+    with pytest.raises(UserError, match=r"gives 3; prime needs scores in \[0, 1\]"):
+        data.check_reward(folder, settings("prime", reward="own_rewards:many"))

@@ -14,6 +14,7 @@ def online(step, score):
         **{
             "actor/pg_loss": -0.5,
             "critic/score/mean": score,
+            "accuracy": score,
             "actor/lr": 1e-6,
             "actor/grad_norm": 2.0,
             "timing_s/step": 1.5,
@@ -88,11 +89,12 @@ def test_a_resumed_run_has_every_step_once_and_the_later_attempt_counts(tmp_path
     assert [float(row["reward"]) for row in rows] == [0.1, 0.1, 0.9, 0.9]
 
 
-def test_a_placebos_reward_is_not_its_accuracy(tmp_path):
+def test_columns_of_a_second_model_are_there_only_with_one(tmp_path):
     file = tmp_path / "steps.jsonl"
-    file.write_text(online(1, 0.5))
-    log = StepsLog([file], rewards_truth=False)
+    measured = {"reward_model/loss": 0.6, "reward_model/accuracy": 0.75}
+    file.write_text(line(1, **{"actor/loss": 0.1}) + line(2, **{"actor/loss": 0.1}, **measured))
+    log = StepsLog([file])
     log.read()
-    (row,) = table(log, tmp_path / "log.csv")
-    assert row["reward"] == "0.5"
-    assert row["accuracy"] == ""
+    rows = table(log, tmp_path / "log.csv")
+    assert list(rows[0]) == [*COLUMNS, "reward_model_loss", "reward_model_accuracy"]
+    assert [row["reward_model_accuracy"] for row in rows] == ["", "0.75"]

@@ -46,6 +46,12 @@ def test_values_arrive_typed():
         ({"samples_per_prompt": 1}, ["samples_per_prompt", "at least 2"]),
         ({"temperature": 0}, ["temperature"]),
         ({"reward": "nice"}, ["reward", "boxed", "random"]),
+        ({"kl": "los"}, ["kl", "none", "loss", "reward"]),
+        ({"kl_coefficient": 0.1}, ["kl", "loss or reward"]),
+        ({"kl": "loss"}, ["kl_coefficient", "above 0"]),
+        ({"algorithm": "ppo", "lam": 1.5}, ["lam", "[0, 1]"]),
+        ({"algorithm": "prime", "beta": 0}, ["beta", "above 0"]),
+        ({"algorithm": "prime", "kl": "reward", "kl_coefficient": 1}, ["kl", "prime", "loss"]),
     ],
 )
 def test_what_is_wrong_is_named_with_what_is_allowed(changes, words):

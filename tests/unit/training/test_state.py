@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -34,6 +36,17 @@ def test_the_last_whole_step_is_resumed(folder, online, ranks):
     for step in (2, 4):
         save(folder, step, online=online, ranks=ranks)
     assert state.prepare(folder, FACTS) == 4
+
+
+@pytest.mark.parametrize("beside", ["critic", "reward_model"])
+def test_a_step_is_whole_with_every_model_it_was_saved_with(folder, beside):
+    for step in (2, 4):
+        place = save(folder, step, online=True)
+        shutil.copytree(place / "actor", place / beside)
+    assert state.whole(place)
+    _cut(place / beside / "optim_world_size_1_rank_0.pt")
+    assert not state.whole(place)
+    assert state.prepare(folder, FACTS) == 2
 
 
 def _cut(file):

@@ -1,0 +1,34 @@
+"""An on-policy run's first process: starts Ray, and is itself the driver of the training."""
+
+from typing import Any
+
+import hydra
+import ray
+from omegaconf import OmegaConf
+
+
+@hydra.main(config_path="pkg://verl.trainer.config", config_name="ppo_trainer", version_base=None)
+def main(config: Any) -> None:
+    """Train with verl's own configuration and the overrides on the command line."""
+    from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.trainer.ppo.v1 import get_trainer_cls
+    from verl.utils.config import validate_config
+    from verl.utils.device import auto_set_device
+
+    auto_set_device(config)
+    validate_config(config, need_reference_policy(config), need_critic(config))
+    start = OmegaConf.to_container(config.ray_kwargs.ray_init, resolve=True)
+    start.pop("runtime_env", None)
+    ray.init(**start, runtime_env=get_ppo_ray_runtime_env(config))
+    # Registers the trainers; after Ray has started, whose processes come up meanwhile.
+    from subnetworks.training import online_trainer, prime  # noqa: F401
+
+    OmegaConf.resolve(config)
+    trainer = get_trainer_cls(config.trainer.v1.trainer_mode)(config=config)
+    trainer.init()
+    trainer.fit()
+
+
+if __name__ == "__main__":
+    main()
