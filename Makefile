@@ -36,7 +36,7 @@ bootstrap: # Snakemake and uv, in an environment of their own
 	@$(PYTHON) envs/build.py snakemake --into $(BOOTSTRAP)
 
 environments: bootstrap # Every stage's, for tests; the workflow builds those it needs by itself
-	@for name in download figures measure train-cpu evaluate-cpu; do \
+	@for name in download figures measure parity train-cpu evaluate-cpu; do \
 		$(BOOTSTRAP)/bin/python envs/build.py $$name --into .venvs/$$name; done
 
 test: environments ## Run all tests, the miniature from end to end among them

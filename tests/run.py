@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # In this order: what several can run is run where it starts fastest.
-UNIT = ("measure", "figures", "download", "snakemake", "train-cpu", "evaluate-cpu")
+UNIT = ("measure", "figures", "download", "snakemake", "parity", "train-cpu", "evaluate-cpu")
 WORKFLOW = "snakemake"
 NO_TESTS_COLLECTED = 5
 

@@ -6,13 +6,15 @@ from typing import Any
 
 from subnetworks.errors import UserError
 from subnetworks.training import rewards
-from subnetworks.training.settings import OnlineSettings, Settings
+from subnetworks.training.settings import KtoSettings, OnlineSettings, Settings
 
 COLUMNS = {
     "sft": ("messages",),
     "online": ("data_source", "prompt", "reward_model"),
     "preference": ("prompt", "chosen", "rejected"),
 }
+# What KTO takes instead of pairs: single answers, desirable or not.
+LABELLED = ("prompt", "answer", "label")
 
 
 def check(folder: Path, settings: Settings) -> None:
@@ -34,18 +36,25 @@ def check(folder: Path, settings: Settings) -> None:
     except pyarrow.ArrowInvalid as error:
         raise UserError(f"{file}: not a Parquet file ({error})") from None
     wanted = COLUMNS[settings.kind]
+    labelled = isinstance(settings, KtoSettings) and "label" in names
+    if labelled:
+        wanted = LABELLED
     if absent := [name for name in wanted if name not in names]:
         raise UserError(
             f"{file}: {settings.algorithm} needs the columns {', '.join(wanted)}; "
             f"there is no {absent[0]!r} among {', '.join(names)}"
         )
     rows = table.metadata.num_rows
-    if rows < settings.batch_size:
+    # Without labels, each row gives one answer of either kind.
+    split = isinstance(settings, KtoSettings) and not labelled
+    if rows * (2 if split else 1) < settings.batch_size:
         raise UserError(
             f"{file}: {rows} rows are fewer than one step takes; make more rows or lower "
             f"batch_size ({settings.batch_size})"
         )
-    if settings.kind == "preference":
+    if labelled:
+        _check_labelled(file, table.read(columns=list(wanted)).to_pylist())
+    elif settings.kind == "preference":
         _check_pairs(file, table.read(columns=list(wanted)).to_pylist())
     if settings.kind == "online":
         _check_truths(file, table.read(columns=["reward_model"])["reward_model"].to_pylist())
@@ -65,6 +74,24 @@ def _check_pairs(file: Path, rows: Sequence[dict[str, Any]]) -> None:
             raise UserError(
                 f"{file}: row {index} prefers an answer to itself (chosen is rejected); "
                 "leave it out"
+            )
+
+
+def _check_labelled(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    for index, row in enumerate(rows):
+        if not row["prompt"]:
+            raise UserError(f"{file}: row {index} has no prompt; leave such rows out")
+        if row["answer"] is None:
+            raise UserError(f"{file}: row {index} has no answer; leave it out")
+        if not isinstance(row["label"], bool):
+            raise UserError(
+                f"{file}: row {index} has the label {row['label']!r}; allowed: true (desirable) "
+                "and false"
+            )
+    for kind, label in (("desirable", True), ("undesirable", False)):
+        if not any(row["label"] is label for row in rows):
+            raise UserError(
+                f"{file}: not one of {len(rows)} answers is {kind}: both kinds are needed; add some"
             )
 
 

@@ -28,7 +28,7 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "learning_rate": ("actor/lr", "train/lr", "lr"),
     "grad_norm": ("actor/grad_norm", "train/grad_norm", "grad_norm"),
     "seconds": ("timing_s/step", "perf/time_per_step", "seconds"),
-    "kl": ("actor/kl_loss", "actor/reward_kl_penalty"),
+    "kl": ("actor/kl_loss", "actor/reward_kl_penalty", "kl"),
     "critic_loss": ("critic/vf_loss",),
     # Loss and accuracy on a step's answers before the reward model learns from them; what always
     # telling the more frequent outcome would score on the same answers.

@@ -8,22 +8,21 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subnetworks.files import atomic_path, write_json, write_text
-from subnetworks.training.conversations import epochs, load_tokenizer, tokenise
+from subnetworks.training import examples
+from subnetworks.training.conversations import epochs, load_tokenizer
+from subnetworks.training.examples import Conversation
 from subnetworks.training.job import Command, Job, distributed, environment
-from subnetworks.training.settings import DpoSettings, PreferenceSettings, parse_settings
+from subnetworks.training.settings import KtoSettings, PreferenceSettings, parse_settings
 
 if TYPE_CHECKING:
     import numpy
     from torch import Tensor
-
-Example = tuple[list[int], list[int]]
-"""Tokens of a sequence and, for each, 1 if it belongs to the answer."""
 
 
 def command(job: Job) -> Command:
@@ -47,40 +46,11 @@ def command(job: Job) -> Command:
     return Command(distributed(job, "subnetworks.training.preference", str(file)), environment(job))
 
 
-def read_pairs(path: str | Path, tokenizer: Any, max_length: int) -> list[tuple[Example, Example]]:
-    """The chosen and the rejected conversation of every row, tokenised.
-
-    Raises:
-        UserError: a conversation is longer than `max_length` tokens.
-    """
-    import pyarrow.parquet
-
-    rows = pyarrow.parquet.read_table(path, columns=["prompt", "chosen", "rejected"]).to_pylist()
-    sides = [
-        tokenise(
-            tokenizer,
-            [[*row["prompt"], {"role": "assistant", "content": row[side]}] for row in rows],
-            max_length,
-            f"{path}: {side}",
-        )
-        for side in ("chosen", "rejected")
-    ]
-    # Only the last answer is compared, whatever the assistant said before it.
-    return list(zip(*[[_last_answer(example) for example in side] for side in sides], strict=True))
-
-
-def _last_answer(example: Example) -> Example:
-    ids, learnt = example
-    begin = len(learnt) - 1 - learnt[::-1].index(1)
-    while begin and learnt[begin - 1]:
-        begin -= 1
-    return ids, [0] * begin + learnt[begin:]
-
-
 class Trainer:
     """One rank's trainer: verl's worker, its data, and the loop over steps."""
 
     def __init__(self, job: dict[str, Any]) -> None:
+        import torch
         from verl.trainer.config import CheckpointConfig
         from verl.workers.config import (
             FSDPEngineConfig,
@@ -95,7 +65,12 @@ class Trainer:
         self.job, self.settings = job, settings
         self.state = Path(job["state"])
         packed = job["attention"] == "flash_attention_2"
-        self.at_once = settings.sequences_at_once
+        # Every rank goes through equal micro-batches of whole examples.
+        ranks = torch.distributed.get_world_size()
+        examples_at_once = settings.sequences_at_once // settings.answers
+        self.at_once = settings.answers * largest_divisor(
+            settings.batch_size // ranks, examples_at_once
+        )
         model = HFModelConfig(
             path=job["init"],
             external_lib="subnetworks.training.masked",
@@ -139,26 +114,56 @@ class Trainer:
             "global_batch_size": settings.sequences_a_step,
             "pad_token_id": model.tokenizer.pad_token_id,
         }
-        self.pairs = read_pairs(job["data"], load_tokenizer(job["init"]), settings.max_length)
+        read = (job["data"], load_tokenizer(job["init"]), settings.max_length)
+        self.desirable: list[bool] = []
+        if settings.answers == 1:
+            self.examples, self.desirable = examples.read_labelled(*read)
+        else:
+            self.examples = examples.read_pairs(*read)
 
     def train(self) -> None:
         """All steps from the one after the last saved to the end."""
+        import torch
         from verl.utils import tensordict_utils as tu
 
+        from subnetworks.training import losses, objectives
+
         settings, resume = self.settings, self.job["resume"]
-        order = epochs(len(self.pairs), settings.batch_size, settings.steps, settings.seed)
-        reference = self.reference(sorted({row for step in order for row in step}))
+        order = epochs(len(self.examples), settings.batch_size, settings.steps, settings.seed)
+        reference = divergence = None
+        if settings.needs_reference:
+            # Before the state is loaded: these are the init's.
+            reference = self.reference(sorted({row for step in order for row in step}))
+        if isinstance(settings, KtoSettings):
+            divergence = self.stored(
+                "reference_mismatched.npy",
+                lambda: self.log_probabilities(
+                    [sequence for rows in order for sequence in self.mismatched(rows)]
+                ).reshape(settings.steps, -1),
+            )
         if resume:
             self.worker.load_checkpoint(str(self.state / f"global_step_{resume}"))
-        self.worker.set_loss_fn(functools.partial(_loss, settings=settings))
+        self.worker.set_loss_fn(functools.partial(objectives.loss, settings=settings))
         for step in range(resume + 1, settings.steps + 1):
             begin = time.perf_counter()
-            rows = order[step - 1][self.rank :: self.ranks]
-            batch = self.batch(rows)
-            batch["reference"] = reference[rows].reshape(-1)
-            tu.assign_non_tensor(batch, update_lr_scheduler=True, pairs=settings.batch_size)
+            rows = order[step - 1]
+            mine = rows[self.rank :: self.ranks]
+            batch = self.batch([sequence for row in mine for sequence in self.examples[row]])
+            tu.assign_non_tensor(batch, update_lr_scheduler=True, examples=len(rows))
+            record: dict[str, float] = {}
+            if reference is not None:
+                batch["reference"] = reference[mine].reshape(-1)
+            if self.desirable:
+                batch["desirable"] = torch.tensor([self.desirable[row] for row in mine])
+            else:
+                predicted = sum(len(self.examples[row][0][0]) - 1 for row in rows)
+                tu.assign_non_tensor(batch, chosen_tokens=predicted)
+            if divergence is not None:
+                policy = self.log_probabilities(self.mismatched(rows))
+                record["kl"] = losses.reference_point(policy, divergence[step - 1])
+                tu.assign_non_tensor(batch, kl=record["kl"])
             metrics = tu.get(self.worker.train_batch(batch), "metrics")
-            record = {
+            record |= {
                 "loss": metrics["loss"],
                 "grad_norm": metrics["grad_norm"],
                 "lr": metrics["lr"],
@@ -176,13 +181,11 @@ class Trainer:
                 with open(self.job["steps_log"], "a", encoding="utf-8") as log:
                     log.write(json.dumps({"step": step, "data": record}) + "\n")
 
-    def batch(self, rows: Sequence[int]) -> Any:
-        """verl's batch of the pairs `rows`: chosen and rejected sequences in turn."""
+    def batch(self, sequences: Sequence[Conversation]) -> Any:
+        """verl's batch of these conversations; a pair's two follow each other."""
         import torch
         from verl.utils import tensordict_utils as tu
         from verl.utils.dataset.dataset_utils import DatasetPadMode
-
-        sequences = [example for row in rows for example in self.pairs[row]]
 
         def nested(values: list[list[int]]) -> Any:
             tensors = [torch.tensor(value) for value in values]
@@ -197,40 +200,70 @@ class Trainer:
             self.meta | {"pad_mode": DatasetPadMode.NO_PADDING},
         )
 
-    def reference(self, rows: Sequence[int]) -> "Tensor":
-        """Log-probabilities of both answers under the init, shape (all pairs, 2).
+    def mismatched(self, rows: Sequence[int]) -> list[Conversation]:
+        """The prompts of a step's examples, each with another's answer."""
+        return examples.mismatched(
+            [self.examples[row][0] for row in rows], self.settings.max_length
+        )
 
-        Computed once, for the pairs in `rows`, with the engine that trains; kept in the run's state
-        so that a resumed run, whose weights have moved, reads the same.
+    def reference(self, rows: Sequence[int]) -> "Tensor":
+        """Log-probabilities of all answers under the init, shape (all examples, answers).
+
+        Computed once, for the examples in `rows`, and kept.
+        """
+        import torch
+
+        def compute() -> "Tensor":
+            values = torch.zeros(len(self.examples), self.settings.answers)
+            sequences = [sequence for row in rows for sequence in self.examples[row]]
+            values[list(rows)] = self.log_probabilities(sequences).reshape(len(rows), -1)
+            return values
+
+        return self.stored("reference.npy", compute)
+
+    def stored(self, name: str, compute: Callable[[], "Tensor"]) -> "Tensor":
+        """What `compute` gives, kept in the run's state.
+
+        So a resumed run, whose weights have moved, reads the same.
         """
         import numpy
         import torch
-        from verl.utils import tensordict_utils as tu
 
-        file = self.state / "reference.npy"
+        file = self.state / name
         if not file.exists():
-            rows = list(rows)
-            values = torch.zeros(len(self.pairs), 2)
-            # Equal numbers of equal batches on every rank, because sharded weights are gathered by
-            # all ranks together.
-            size = self.at_once // 2 * self.ranks
-            for begin in range(0, len(rows), size):
-                chunk = rows[begin : begin + size]
-                padded = chunk + chunk[:1] * (size - len(chunk))
-                mine = padded[self.rank :: self.ranks]
-                batch = self.batch(mine)
-                tu.assign_non_tensor(batch, compute_loss=False)
-                output = self.worker.infer_batch(batch)
-                answers = _answers(output["log_probs"], batch["loss_mask"], self.settings)
-                values[mine] = answers.reshape(-1, 2)
-            values = self._merged(values)
+            values = compute()
             if not self.rank:
                 _save(file, values.numpy())
             torch.distributed.barrier()
         return torch.from_numpy(numpy.load(file))
 
+    def log_probabilities(self, sequences: Sequence[Conversation]) -> "Tensor":
+        """Log-probability of each conversation's answer under the weights as they are.
+
+        By the engine that trains, shared among the ranks; float32, shape (sequences,), the same on
+        every rank.
+        """
+        import torch
+        from verl.utils import tensordict_utils as tu
+
+        from subnetworks.training import objectives
+
+        values = torch.zeros(len(sequences))
+        # Equal numbers of equal batches on every rank, because sharded weights are gathered by all
+        # ranks together.
+        size = self.at_once * self.ranks
+        for begin in range(0, len(sequences), size):
+            chunk = list(range(begin, min(begin + size, len(sequences))))
+            padded = chunk + chunk[:1] * (size - len(chunk))
+            mine = padded[self.rank :: self.ranks]
+            batch = self.batch([sequences[index] for index in mine])
+            tu.assign_non_tensor(batch, compute_loss=False)
+            output = self.worker.infer_batch(batch)
+            values[mine] = objectives.answers(output["log_probs"], batch, self.settings)
+        return self._merged(values)
+
     def _merged(self, values: "Tensor") -> "Tensor":
-        """Every rank's rows in one tensor: log-probabilities are below 0, absent rows are 0."""
+        """Every rank's values in one tensor: log-probabilities are below 0, absent ones are 0."""
         import torch
 
         if self.ranks > 1:
@@ -247,46 +280,9 @@ def _save(file: Path, values: "numpy.ndarray") -> None:
         numpy.save(handle, values)
 
 
-def _answers(log_probs: Any, loss_mask: Any, settings: PreferenceSettings) -> "Tensor":
-    from subnetworks.training.losses import answer_log_probabilities
-
-    return answer_log_probabilities(
-        log_probs.values(),
-        loss_mask.values(),
-        log_probs.offsets(),
-        mean=getattr(settings, "length_normalised", False),
-    )
-
-
-def _dpo(
-    answers: "Tensor", reference: "Tensor", settings: PreferenceSettings
-) -> tuple["Tensor", "Tensor"]:
-    from subnetworks.training.losses import dpo
-
-    assert isinstance(settings, DpoSettings)
-    return dpo(answers[:, 0], answers[:, 1], reference[:, 0], reference[:, 1], settings.beta)
-
-
-# Loss and margin of each pair, shape (pairs,), from the log-probabilities of its two answers under
-# the policy and the reference, both of shape (pairs, 2).
-LOSSES = {"dpo": _dpo}
-
-
-def _loss(
-    model_output: Any, data: Any, dp_group: Any = None, *, settings: PreferenceSettings
-) -> tuple["Tensor", dict[str, float]]:
-    """The loss of one micro-batch, scaled so that micro-batches and ranks add up to the mean.
-
-    FSDP averages gradients over ranks, hence the factor `dp_size`.
-    """
-    answers = _answers(model_output["log_probs"], data["loss_mask"], settings).reshape(-1, 2)
-    reference = data["reference"].reshape(-1, 2)
-    losses, margins = LOSSES[settings.algorithm](answers, reference, settings)
-    pairs = data["pairs"]
-    return losses.sum() * data["dp_size"] / pairs, {
-        "accuracy": (margins > 0).sum().item() / pairs,
-        "margin": margins.detach().sum().item() / pairs,
-    }
+def largest_divisor(number: int, at_most: int) -> int:
+    """The largest divisor of `number` that does not exceed `at_most`."""
+    return next(part for part in range(min(number, at_most), 0, -1) if number % part == 0)
 
 
 def _flat(value: Any) -> list[float]:

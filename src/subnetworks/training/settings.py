@@ -207,21 +207,32 @@ class PrimeSettings(OnlineSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceSettings(Settings):
-    """What the preference algorithms share; `batch_size` counts pairs."""
+    """What the preference algorithms share; `batch_size` counts examples, most often pairs.
+
+    An example has `answers` answers. `needs_reference` says whether the loss compares the policy
+    with the init.
+    """
 
     kind: ClassVar[Literal["sft", "online", "preference"]] = "preference"
+    answers: ClassVar[int] = 2
+    needs_reference: ClassVar[bool] = False
 
     max_length: int = 2048
 
     @property
+    def per_token(self) -> bool:
+        """Whether an answer counts by the mean of its tokens' log-probabilities, not their sum."""
+        return False
+
+    @property
     def sequences_a_step(self) -> int:
-        """Sequences in one optimiser step: both answers of each pair."""
-        return 2 * self.batch_size
+        """Sequences in one optimiser step: all answers of each example."""
+        return self.answers * self.batch_size
 
     @property
     def sequences_at_once(self) -> int:
-        """Sequences in one forward pass on one device, always whole pairs."""
-        return 2 * max(1, super().sequences_at_once // 2)
+        """Sequences in one forward pass on one device, always whole examples."""
+        return self.answers * max(1, super().sequences_at_once // self.answers)
 
     def check(self) -> None:
         """See `Settings.check`."""
@@ -234,20 +245,101 @@ class DpoSettings(PreferenceSettings):
     """Direct preference optimisation; `length_normalised` divides by the answers' lengths."""
 
     algorithm: ClassVar[str] = "dpo"
+    needs_reference: ClassVar[bool] = True
 
     beta: float = 0.1
     length_normalised: bool = False
 
+    @property
+    def per_token(self) -> bool:
+        """As the run's own settings say."""
+        return self.length_normalised
+
     def check(self) -> None:
         """See `Settings.check`."""
         super().check()
-        if self.beta <= 0:
-            raise UserError(f"settings: beta must be above 0, got {self.beta}")
+        positive(self, "beta")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrpoSettings(PreferenceSettings):
+    """Odds ratio preference optimisation: imitate the chosen text, and widen its odds.
+
+    `odds_ratio_weight` is the paper's λ.
+    """
+
+    algorithm: ClassVar[str] = "orpo"
+
+    odds_ratio_weight: float = 0.1
+
+    @property
+    def per_token(self) -> bool:
+        """Odds are those of the mean token."""
+        return True
+
+    def check(self) -> None:
+        """See `Settings.check`."""
+        super().check()
+        at_least(self, 0, "odds_ratio_weight")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KtoSettings(PreferenceSettings):
+    """Kahneman-Tversky optimisation: single answers, each desirable or not.
+
+    `batch_size` counts answers. The weights λ_D and λ_U scale the loss of each kind.
+    """
+
+    algorithm: ClassVar[str] = "kto"
+    answers: ClassVar[int] = 1
+    needs_reference: ClassVar[bool] = True
+
+    beta: float = 0.1
+    desirable_weight: float = 1.0
+    undesirable_weight: float = 1.0
+
+    def check(self) -> None:
+        """See `Settings.check`."""
+        super().check()
+        # The reference point comes from prompts paired with other prompts' answers.
+        at_least(self, 2, "batch_size")
+        at_least(self, 0, "desirable_weight", "undesirable_weight")
+        positive(self, "beta")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimpoSettings(PreferenceSettings):
+    """Simple preference optimisation: no reference, a margin `gamma` between the answers."""
+
+    algorithm: ClassVar[str] = "simpo"
+
+    beta: float = 2.0
+    gamma: float = 1.0
+
+    @property
+    def per_token(self) -> bool:
+        """The reward is the mean token's."""
+        return True
+
+    def check(self) -> None:
+        """See `Settings.check`."""
+        super().check()
+        at_least(self, 0, "gamma")
+        positive(self, "beta")
 
 
 ALGORITHMS: dict[str, type[Settings]] = {
     cls.algorithm: cls
-    for cls in (SftSettings, GrpoSettings, PpoSettings, PrimeSettings, DpoSettings)
+    for cls in (
+        SftSettings,
+        GrpoSettings,
+        PpoSettings,
+        PrimeSettings,
+        DpoSettings,
+        OrpoSettings,
+        KtoSettings,
+        SimpoSettings,
+    )
 }
 
 
@@ -307,6 +399,13 @@ def at_least(value: object, bound: float, *names: str, where: str = "settings") 
         number = getattr(value, name)
         if number is not None and number < bound:
             raise UserError(f"{where}: {name} must be at least {bound}, got {number}")
+
+
+def positive(value: object, *names: str) -> None:
+    """Raise `UserError` if one of the named settings is not above 0."""
+    for name in names:
+        if getattr(value, name) <= 0:
+            raise UserError(f"settings: {name} must be above 0, got {getattr(value, name)}")
 
 
 def _parse(cls: type[Parsed], values: Mapping[str, Any], where: str) -> Parsed:

@@ -15,6 +15,7 @@ PROBLEM = {
     "prompt": [{"role": "user", "content": "1+1="}],
     "reward_model": {"style": "rule", "ground_truth": "2"},
 }
+ANSWER = {"prompt": PAIR["prompt"], "answer": "2", "label": True}
 TALK = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
 
 
@@ -33,6 +34,21 @@ def test_good_rows_pass(tmp_path, algorithm, row):
     data.check(write(tmp_path, [row] * 2), settings(algorithm))
 
 
+@pytest.mark.parametrize("algorithm", ["orpo", "simpo", "kto"])
+def test_all_preference_algorithms_take_pairs(tmp_path, algorithm):
+    data.check(write(tmp_path, [PAIR] * 2), settings(algorithm))
+
+
+def test_kto_takes_single_answers_too(tmp_path):
+    data.check(write(tmp_path, [ANSWER, {**ANSWER, "label": False}]), settings("kto"))
+
+
+def test_for_kto_a_pair_is_two_answers(tmp_path):
+    data.check(write(tmp_path, [PAIR]), settings("kto"))
+    with pytest.raises(UserError, match="1 rows are fewer"):
+        data.check(tmp_path, settings("kto", batch_size=3))
+
+
 def test_an_answer_that_ends_at_once_is_an_answer(tmp_path):
     data.check(write(tmp_path, [PAIR, {**PAIR, "rejected": ""}]), settings("dpo"))
 
@@ -47,6 +63,14 @@ def test_an_answer_that_ends_at_once_is_an_answer(tmp_path):
         ("dpo", [{**PAIR, "chosen": None}, PAIR], ["row 0", "no chosen answer"]),
         ("dpo", [PAIR, {**PAIR, "rejected": "2"}], ["row 1", "itself"]),
         ("dpo", [PAIR, {**PAIR, "prompt": []}], ["row 1", "no prompt"]),
+        ("kto", [TALK] * 2, ["prompt, chosen, rejected"]),
+        ("kto", [ANSWER, ANSWER], ["2 answers", "undesirable", "both kinds"]),
+        ("kto", [{**ANSWER, "label": False}] * 2, ["2 answers is desirable", "both kinds"]),
+        ("kto", [ANSWER, {**ANSWER, "label": None}], ["row 1", "None", "true"]),
+        ("kto", [ANSWER, {**ANSWER, "answer": None}], ["row 1", "no answer"]),
+        ("kto", [], ["prompt, chosen, rejected"]),
+        ("dpo", [], ["prompt, chosen, rejected"]),
+        ("orpo", [PAIR], ["1 rows", "batch_size (2)"]),
         (
             "grpo",
             [PROBLEM, {**PROBLEM, "reward_model": {"style": "rule", "ground_truth": ""}}],

@@ -4,7 +4,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from subnetworks.training.losses import answer_log_probabilities, dpo  # noqa: E402
+from subnetworks.training.losses import (  # noqa: E402
+    answer_log_probabilities,
+    dpo,
+    kto,
+    log1mexp,
+    odds_ratio,
+    simpo,
+    text_log_probabilities,
+)
 
 
 def test_dpo_is_the_published_formula():
@@ -42,3 +50,43 @@ def test_answers_are_summed_over_their_own_tokens_only(mean):
         terms = [per_token[index][t - 1].item() for t in range(p, length)]
         expected = sum(terms) / (len(terms) if mean else 1)
         assert got[index].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_log1mexp_keeps_its_digits_at_both_ends():
+    x = torch.tensor([-1e-6, -0.5, -0.7, -30.0], requires_grad=True)
+    values = log1mexp(x)
+    for value, at in zip(values.tolist(), x.tolist(), strict=True):
+        exact = math.log(-math.expm1(at)) if at > -0.7 else math.log1p(-math.exp(at))
+        assert value == pytest.approx(exact, rel=1e-6)
+    values.sum().backward()
+    assert x.grad.isfinite().all()
+    for slope, at in zip(x.grad.tolist(), x.tolist(), strict=True):
+        assert slope == pytest.approx(1 / (1 - math.exp(-at)), rel=1e-5, abs=1e-12)
+
+
+def test_the_odds_ratio_is_one_of_odds():
+    chosen, rejected = torch.tensor([0.8, 0.2]), torch.tensor([0.5, 0.6])
+    losses, ratios = odds_ratio(chosen.log(), rejected.log())
+    odds = (chosen / (1 - chosen)) / (rejected / (1 - rejected))
+    torch.testing.assert_close(ratios, odds.log())
+    torch.testing.assert_close(losses, (1 + 1 / odds).log())
+
+
+def test_simpo_wants_a_lead():
+    losses, margins = simpo(torch.tensor([-1.0]), torch.tensor([-1.5]), beta=2.0, gamma=1.0)
+    assert margins.item() == pytest.approx(1.0)
+    assert losses.item() == pytest.approx(math.log(2))  # σ(1 - γ) = 1/2
+
+
+def test_kto_weighs_gains_and_losses_apart():
+    answers, reference = torch.tensor([-1.0, -1.0]), torch.tensor([-3.0, -3.0])
+    losses, margins = kto(answers, reference, torch.tensor([True, False]), 0.5, 0.1, 2.0, 3.0)
+    gain = 0.1 * (2.0 - 0.5)
+    assert margins.tolist() == pytest.approx([gain, -gain])
+    assert losses[0].item() == pytest.approx(2 * (1 - 1 / (1 + math.exp(-gain))))
+    assert losses[1].item() == pytest.approx(3 * (1 - 1 / (1 + math.exp(gain))))
+
+
+def test_texts_count_from_their_second_token_on():
+    got = text_log_probabilities(torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0]), torch.tensor([0, 3, 5]))
+    assert got.tolist() == [3.0, 8.0]

@@ -1,11 +1,6 @@
 """verl's real engine on a tiny model: full, within masks, over one and two ranks, resumed."""
 
 import json
-import os
-import random
-import subprocess
-from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 
@@ -13,14 +8,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("verl")
 
 import numpy  # noqa: E402
-import pyarrow  # noqa: E402
-import pyarrow.parquet  # noqa: E402
+import tiny  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
+from tiny import launch, log, make_init, make_pairs, master_weights  # noqa: E402
 
 from subnetworks import masks  # noqa: E402
 from subnetworks.training import finish, state  # noqa: E402
-from subnetworks.training.job import Job, distributed, environment  # noqa: E402
-from subnetworks.training.settings import parse_accelerator, parse_settings  # noqa: E402
 
 STEPS = 4
 SETTINGS = {
@@ -37,98 +30,8 @@ SETTINGS = {
 }
 
 
-def make_init(folder):
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-
-    letters = ["<pad>", "<|im_end|>", "<user>", "<assistant>", *"0123456789+=", "\u010a", "\u0120"]
-    vocabulary = {letter: index for index, letter in enumerate(letters)}
-    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        eos_token="<|im_end|>",
-        pad_token="<pad>",
-        additional_special_tokens=["<user>", "<assistant>"],
-    )
-    tokenizer.chat_template = (
-        "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}"
-        "{% if m['role'] == 'assistant' %}<|im_end|>{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}<assistant>{% endif %}"
-    )
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=len(letters),
-        hidden_size=20,  # not a multiple of the ranks' part of every matrix: shards are uneven
-        intermediate_size=25,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        tie_word_embeddings=False,
-        eos_token_id=1,
-        pad_token_id=0,
-        bos_token_id=None,
-        dtype="bfloat16",
-    )
-    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def make_pairs(folder):
-    source = random.Random(0)
-    rows = []
-    for _ in range(12):
-        a, b = source.randint(0, 9), source.randint(0, 99)
-        prompt = [{"role": "user", "content": f"{a}+{b}="}]
-        rows.append({"prompt": prompt, "chosen": str(a + b), "rejected": str(a + b + 1)})
-    folder.mkdir()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "train.parquet")
-
-
 def make_job(folder, name, ranks, mask=None, resume=0, **changes):
-    settings = parse_settings({**SETTINGS, **changes})
-    place = folder / name
-    place.mkdir(exist_ok=True)
-    return Job(
-        settings=settings,
-        machine=parse_accelerator({"kind": "cpu", "devices": ranks}),
-        init=folder / "init",
-        data=folder / "data",
-        mask=mask,
-        state=place,
-        scratch=folder,
-        steps_log=place / f"steps-{resume}.jsonl",
-        resume=resume,
-        largest_tensor=1,
-    )
-
-
-def described(job):
-    """What `subnetworks.training.preference.command` writes for the trainer's processes."""
-    return {
-        "settings": {"algorithm": "dpo", **asdict(job.settings)},
-        "init": str(job.init),
-        "data": str(job.train_file),
-        "state": str(job.state),
-        "steps_log": str(job.steps_log),
-        "resume": job.resume,
-        "attention": "sdpa",
-        "device": "cpu",
-        "engine": job.engine,
-    }
-
-
-def launch(folder, jobs):
-    some = next(iter(jobs.values()))
-    (folder / "jobs.json").write_text(
-        json.dumps({name: described(job) for name, job in jobs.items()})
-    )
-    command = distributed(some, "engine_steps", str(folder))
-    variables = os.environ | environment(some)
-    variables["PYTHONPATH"] += os.pathsep + str(Path(__file__).parent)
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return tiny.make_job(folder, name, {**SETTINGS, **changes}, ranks, mask, resume)
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks"])
@@ -161,20 +64,9 @@ def trained(request, tmp_path_factory):
     return folder, kinds
 
 
-def master_weights(folder, name):
-    """The fp32 weights after the last step."""
-    weights = finish._Weights(state.shards(folder / name / f"global_step_{STEPS}"))
-    return {key: weights[key] for key in weights}
-
-
-def log(folder, name, attempt=0):
-    lines = (folder / name / f"steps-{attempt}.jsonl").read_text().splitlines()
-    return [json.loads(line)["data"] for line in lines]
-
-
 def test_a_mask_of_ones_is_plain_adamw_bit_for_bit(trained):
     folder, _ = trained
-    full, ones = master_weights(folder, "full"), master_weights(folder, "ones")
+    full, ones = master_weights(folder, STEPS, "full"), master_weights(folder, STEPS, "ones")
     init = load_file(folder / "init" / "model.safetensors")
     for name, before in init.items():
         assert torch.equal(full[name], ones[name]), name
@@ -187,7 +79,7 @@ def test_a_mask_of_ones_is_plain_adamw_bit_for_bit(trained):
 
 def test_nothing_outside_the_mask_moves_and_all_inside_does(trained):
     folder, kinds = trained
-    after = master_weights(folder, "some")
+    after = master_weights(folder, STEPS, "some")
     for name, before in load_file(folder / "init" / "model.safetensors").items():
         inside = torch.from_numpy(kinds["some"][name])
         moved = after[name].view(torch.int32) != before.float().view(torch.int32)
@@ -210,7 +102,7 @@ def test_the_learning_rate_logged_is_the_one_each_step_took(trained):
 
 def test_a_resumed_masked_run_ends_where_the_uninterrupted_one_does(trained):
     folder, _ = trained
-    whole, resumed = master_weights(folder, "some"), master_weights(folder, "resumed")
+    whole, resumed = master_weights(folder, STEPS, "some"), master_weights(folder, STEPS, "resumed")
     for name in whole:
         assert torch.equal(whole[name], resumed[name]), name
     again = log(folder, "resumed", attempt=2)
@@ -219,7 +111,7 @@ def test_a_resumed_masked_run_ends_where_the_uninterrupted_one_does(trained):
 
 def test_the_same_run_again_is_the_same_bit_for_bit(trained):
     folder, _ = trained
-    first, second = master_weights(folder, "some"), master_weights(folder, "again")
+    first, second = master_weights(folder, STEPS, "some"), master_weights(folder, STEPS, "again")
     for name in first:
         assert torch.equal(first[name], second[name]), name
     for key in ("loss", "grad_norm", "margin"):
@@ -230,7 +122,7 @@ def test_the_same_run_again_is_the_same_bit_for_bit(trained):
 
 def test_compact_and_dense_state_train_the_same_bit_for_bit(trained):
     folder, _ = trained
-    compact, dense = master_weights(folder, "some"), master_weights(folder, "dense")
+    compact, dense = master_weights(folder, STEPS, "some"), master_weights(folder, STEPS, "dense")
     for name in compact:
         assert torch.equal(compact[name], dense[name]), name
     assert [row["grad_norm"] for row in log(folder, "some")] == [
@@ -277,7 +169,7 @@ def test_the_checkpoint_is_bf16_and_the_inits_own_outside_the_mask(trained, tmp_
     finish.write_checkpoint(last, folder / "init", output, folder / "some.safetensors")
     init = load_file(folder / "init" / "model.safetensors")
     end = load_file(output / "model.safetensors")
-    masters = master_weights(folder, "some")
+    masters = master_weights(folder, STEPS, "some")
     assert list(end) == list(init)
     for name, before in init.items():
         inside = torch.from_numpy(kinds["some"][name])

@@ -79,6 +79,30 @@ def test_a_preference_micro_batch_holds_whole_pairs():
 
 
 @pytest.mark.parametrize(
+    ("algorithm", "changes", "words"),
+    [
+        ("dpo", {"beta": 0}, ["beta", "above 0"]),
+        ("kto", {"beta": -1}, ["beta", "above 0"]),
+        ("kto", {"batch_size": 1}, ["batch_size", "at least 2"]),
+        ("kto", {"undesirable_weight": -1}, ["undesirable_weight", "at least 0"]),
+        ("simpo", {"gamma": -1}, ["gamma", "at least 0"]),
+        ("simpo", {"length_normalised": True}, ["length_normalised", "allowed", "gamma"]),
+        ("orpo", {"beta": 0.1}, ["beta", "allowed", "odds_ratio_weight"]),
+    ],
+)
+def test_what_is_wrong_with_a_preference_run_is_named(algorithm, changes, words):
+    with pytest.raises(UserError) as caught:
+        parse_settings({"algorithm": algorithm, **BASE, **changes})
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_kto_counts_answers():
+    settings = parse_settings({"algorithm": "kto", **BASE, "batch_size": 6, "micro_batch_size": 3})
+    assert (settings.sequences_a_step, settings.sequences_at_once) == (6, 3)
+
+
+@pytest.mark.parametrize(
     ("values", "word"),
     [
         ({"kind": "tpu"}, "cuda"),

@@ -1,0 +1,90 @@
+"""Preference data as tokens: pairs of answers, or single answers and whether they are desirable."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from subnetworks.training.conversations import tokenise
+
+Conversation = tuple[list[int], list[int]]
+"""Tokens of a conversation and, for each, 1 if it belongs to the last answer."""
+Row = dict[str, Any]
+
+
+def read_pairs(path: str | Path, tokenizer: Any, max_length: int) -> list[tuple[Conversation, ...]]:
+    """The chosen and the rejected conversation of every row, tokenised.
+
+    Raises:
+        UserError: a conversation is longer than `max_length` tokens.
+    """
+    rows = _rows(path)
+    sides = [
+        _conversations(rows, side, tokenizer, max_length, f"{path}: {side}")
+        for side in ("chosen", "rejected")
+    ]
+    return list(zip(*sides, strict=True))
+
+
+def read_labelled(
+    path: str | Path, tokenizer: Any, max_length: int
+) -> tuple[list[tuple[Conversation, ...]], list[bool]]:
+    """Single conversations and whether each one's answer is desirable.
+
+    Rows with a `label` are taken as they are; rows of pairs give a desirable and an undesirable
+    answer each.
+
+    Raises:
+        UserError: a conversation is longer than `max_length` tokens.
+    """
+    rows = _rows(path)
+    if rows and "label" in rows[0]:
+        single = _conversations(rows, "answer", tokenizer, max_length, str(path))
+        return [(sequence,) for sequence in single], [row["label"] for row in rows]
+    pairs = read_pairs(path, tokenizer, max_length)
+    return [(sequence,) for pair in pairs for sequence in pair], [True, False] * len(pairs)
+
+
+def mismatched(batch: Sequence[Conversation], max_length: int) -> list[Conversation]:
+    """Each prompt of a batch with the answer to the one before it (the first with the last's).
+
+    A conversation that becomes longer than `max_length` tokens loses its end.
+    """
+    found = []
+    for (ids, answer), (other, others_answer) in zip(batch, [batch[-1], *batch[:-1]], strict=True):
+        prompt = ids[: answer.index(1)]
+        reply = other[others_answer.index(1) :]
+        marks = [0] * len(prompt) + others_answer[others_answer.index(1) :]
+        found.append(((prompt + reply)[:max_length], marks[:max_length]))
+    return found
+
+
+def _rows(path: str | Path) -> list[Row]:
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(path).to_pylist()
+
+
+def _conversations(
+    rows: Sequence[Row], side: str, tokenizer: Any, max_length: int, source: str
+) -> list[Conversation]:
+    """Every prompt with one of its answers.
+
+    Only the last answer is marked, whatever the assistant said before it.
+    """
+    return [
+        _last_answer(sequence)
+        for sequence in tokenise(
+            tokenizer,
+            [[*row["prompt"], {"role": "assistant", "content": row[side]}] for row in rows],
+            max_length,
+            source,
+        )
+    ]
+
+
+def _last_answer(sequence: Conversation) -> Conversation:
+    ids, learnt = sequence
+    begin = len(learnt) - 1 - learnt[::-1].index(1)
+    while begin and learnt[begin - 1]:
+        begin -= 1
+    return ids, [0] * begin + learnt[begin:]

@@ -1,0 +1,123 @@
+"""A tiny model with a chat tokenizer, data for it, and runs of the real trainer; not a test."""
+
+import json
+import os
+import random
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import torch
+
+from subnetworks.training import finish, state
+from subnetworks.training.job import Job, distributed, environment
+from subnetworks.training.settings import parse_accelerator, parse_settings
+
+
+def make_init(folder):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    letters = ["<pad>", "<|im_end|>", "<user>", "<assistant>", *"0123456789+=", "\u010a", "\u0120"]
+    vocabulary = {letter: index for index, letter in enumerate(letters)}
+    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        eos_token="<|im_end|>",
+        pad_token="<pad>",
+        additional_special_tokens=["<user>", "<assistant>"],
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}"
+        "{% if m['role'] == 'assistant' %}<|im_end|>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(letters),
+        hidden_size=20,  # not a multiple of the ranks' part of every matrix: shards are uneven
+        intermediate_size=25,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=False,
+        eos_token_id=1,
+        pad_token_id=0,
+        bos_token_id=None,
+        dtype="bfloat16",
+    )
+    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def make_pairs(folder):
+    source = random.Random(0)
+    rows = []
+    for _ in range(12):
+        a, b = source.randint(0, 9), source.randint(0, 99)
+        prompt = [{"role": "user", "content": f"{a}+{b}="}]
+        rows.append({"prompt": prompt, "chosen": str(a + b), "rejected": str(a + b + 1)})
+    folder.mkdir()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "train.parquet")
+
+
+def make_job(folder, name, settings, ranks=1, mask=None, resume=0, data=None):
+    """A job on the folder's `init` and `data` (or `data`), with its state in the folder `name`."""
+    place = folder / name
+    place.mkdir(exist_ok=True)
+    return Job(
+        settings=parse_settings(settings),
+        machine=parse_accelerator({"kind": "cpu", "devices": ranks}),
+        init=folder / "init",
+        data=data or folder / "data",
+        mask=mask,
+        state=place,
+        scratch=folder,
+        steps_log=place / f"steps-{resume}.jsonl",
+        resume=resume,
+        largest_tensor=1,
+    )
+
+
+def described(job):
+    """What `subnetworks.training.preference.command` writes for the trainer's processes."""
+    return {
+        "settings": {"algorithm": job.settings.algorithm, **asdict(job.settings)},
+        "init": str(job.init),
+        "data": str(job.train_file),
+        "state": str(job.state),
+        "steps_log": str(job.steps_log),
+        "resume": job.resume,
+        "attention": "sdpa",
+        "device": "cpu",
+        "engine": job.engine,
+    }
+
+
+def launch(folder, jobs):
+    """Train preference jobs one after the other, in one start of the trainer's processes."""
+    some = next(iter(jobs.values()))
+    (folder / "jobs.json").write_text(
+        json.dumps({name: described(job) for name, job in jobs.items()})
+    )
+    command = distributed(some, "engine_steps", str(folder))
+    variables = os.environ | environment(some)
+    variables["PYTHONPATH"] += os.pathsep + str(Path(__file__).parent)
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def master_weights(folder, step, name):
+    """The fp32 weights that a job saved after a step."""
+    weights = finish._Weights(state.shards(folder / name / f"global_step_{step}"))
+    return {key: weights[key] for key in weights}
+
+
+def log(folder, name, attempt=0):
+    """What a job logged at each step."""
+    lines = (folder / name / f"steps-{attempt}.jsonl").read_text().splitlines()
+    return [json.loads(line)["data"] for line in lines]
