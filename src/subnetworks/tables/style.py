@@ -26,7 +26,8 @@ class Column:
         header: its heading; `under` is a heading shared with its neighbours.
         digits: decimals of a float.
         error: a column with the standard error, shown behind ±.
-        upper: a column with the upper end, shown as `low–high` where the two differ.
+        upper: a column with the upper end, shown as `low–high` where the two differ, or as
+            `low to high` if signed.
         signed: whether positive numbers carry a plus sign.
     """
 
@@ -52,7 +53,7 @@ class Column:
         if self.error is not None and row.get(self.error) is not None:
             shown += f" ± {row[self.error]:.{self.digits}f}"
         if self.upper is not None and row.get(self.upper) not in (None, value):
-            shown += f"–{self._number(row[self.upper])}"
+            shown += f"{' to ' if self.signed else '–'}{self._number(row[self.upper])}"
         return shown
 
     def _number(self, value: Any) -> str:

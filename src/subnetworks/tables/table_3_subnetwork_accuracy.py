@@ -7,8 +7,9 @@ from typing import Any
 
 import polars
 
+from subnetworks.evaluation.statistics import Z_95
 from subnetworks.results import Context
-from subnetworks.tables.pairing import difference_of
+from subnetworks.tables.pairing import LEVEL, difference_of, holm
 from subnetworks.tables.shared import difference, frame, percent, remark_on
 from subnetworks.tables.style import Column, text
 
@@ -23,7 +24,9 @@ COLUMNS = (
     Column("subnetwork", "subnetwork", error="subnetwork_stderr"),
     Column("gain", "full − start", error="gain_stderr", signed=True),
     Column("difference", "subnetwork − full", error="difference_stderr", signed=True),
-    Column("p", "p", digits=2),
+    Column("difference_low", "95 % interval", upper="difference_high", signed=True),
+    Column("p", "p", digits=3),
+    Column("beyond_noise", "beyond noise", digits=-1),
     Column("published_full", "full", "paper"),
     Column("published_subnetwork", "subnetwork", "paper"),
     Column("published_difference", "difference", "paper", signed=True),
@@ -32,8 +35,11 @@ NOTES = (
     "± one standard error over the questions; it knows nothing of the scatter between training "
     "seeds. Differences are in percentage points and paired by question where the answers were "
     "kept, which makes their standard errors smaller than those of the scores suggest.",
-    "p: two-sided exact sign test on the questions that only one of the two, full or subnetwork, "
-    "gets right (McNemar). Average: unweighted, over the benchmarks.",
+    "95 % interval of subnetwork − full: paired bootstrap over the questions (10,000 draws); of "
+    "the average, normal. p: two-sided exact test on the questions that only one of the two gets "
+    "right (McNemar); for answers that count by share, its randomisation form.",
+    "Beyond noise: p below 0.05 after Holm's correction for the number of benchmarks in the table, "
+    "or of levels and categories. Average: unweighted, over the benchmarks.",
 )
 _MEASURES = ("init", "full", "subnetwork", "gain", "difference")
 SCHEMA = {
@@ -44,7 +50,11 @@ SCHEMA = {
     "group": polars.String,
     "n": polars.Int64,
     **{f"{m}{suffix}": polars.Float64 for m in _MEASURES for suffix in ("", "_stderr")},
+    "difference_low": polars.Float64,
+    "difference_high": polars.Float64,
     "p": polars.Float64,
+    "p_corrected": polars.Float64,
+    "beyond_noise": polars.Boolean,
     "paired": polars.Boolean,
     "published_full": polars.Float64,
     "published_subnetwork": polars.Float64,
@@ -72,6 +82,8 @@ def build(context: Context) -> polars.DataFrame:
                     wholes.append(row)
         if len(wholes) > 1:
             rows.append(_average(pair, wholes))
+    for whole in (True, False):
+        _correct([row for row in rows if (row["group"] == "all") is whole])
     reproduced = set()
     for row in rows:
         pair = next(p for p in context.rows("pairs") if p["algorithm"] == row["algorithm"])
@@ -87,6 +99,12 @@ def build(context: Context) -> polars.DataFrame:
             first = {key: theirs[key] for key in ("algorithm", "benchmark")}
             rows.append({"source": "paper", **first, **_published(context, theirs)})
     return frame(rows, SCHEMA)
+
+
+def _correct(rows: list[dict[str, Any]]) -> None:
+    """Say of each row whether its difference is beyond noise, given how many are tested."""
+    for row, p in zip(rows, holm([row.get("p") for row in rows]), strict=True):
+        row |= {"p_corrected": p, "beyond_noise": None if p is None else p < LEVEL}
 
 
 def _published(context: Context, theirs: dict[str, Any]) -> dict[str, Any]:
@@ -124,6 +142,8 @@ def _benchmark(context: Context, pair: dict[str, Any], benchmark: str) -> Iterat
                 found = difference_of(members[later], members[earlier], *answers)
                 row |= {key: percent(found.value), f"{key}_stderr": percent(found.stderr)}
                 if key == "difference":
+                    low, high = found.interval_95 or (None, None)
+                    row |= {"difference_low": percent(low), "difference_high": percent(high)}
                     row |= {"p": found.p, "paired": found.paired}
         yield row
 
@@ -157,6 +177,10 @@ def _average(pair: dict[str, Any], wholes: list[dict[str, Any]]) -> dict[str, An
             row[measure] = sum(values) / len(values)
         if None not in errors:
             row[f"{measure}_stderr"] = math.hypot(*errors) / len(errors)
+    if "difference" in row and "difference_stderr" in row:
+        half = Z_95 * row["difference_stderr"]
+        row["difference_low"] = row["difference"] - half
+        row["difference_high"] = row["difference"] + half
     return row
 
 

@@ -23,6 +23,10 @@ def build(context: Any, name: str, **changes: Any) -> list[dict[str, Any]]:
     return tables.load(name).build(context(name, **changes)).to_dicts()
 
 
+def build_from(results: Path, name: str, made_up: Any) -> list[dict[str, Any]]:
+    return tables.load(name).build(Context(results, PUBLISHED, made_up.SPECS[name])).to_dicts()
+
+
 def tensors(results: Path, update: str) -> list[dict[str, Any]]:
     return polars.read_parquet(results / "updates" / f"{update}.parquet").to_dicts()
 
@@ -175,9 +179,31 @@ def test_table_3_levels_are_paired_within_the_level(context, results):
     assert row["gain_stderr"] == pytest.approx(100 * error)
 
 
-@pytest.mark.parametrize(("up", "down", "p"), [(0, 0, 1.0), (5, 0, 2 / 32), (1, 3, 10 / 16)])
-def test_sign_test(up, down, p):
-    assert pairing.sign_test(up, down) == pytest.approx(p)
+def test_table_3_says_which_differences_are_beyond_noise(context, results, made_up, tmp_path):
+    copy = made_up.make(tmp_path / "mini")
+    made_up.score(copy, "grpo_subnetwork", "math500", 0.0)  # far below full GRPO's + 0.2
+    rows = build_from(copy, "table_3_subnetwork_accuracy", made_up)
+    wholes = [r for r in rows if r["group"] == "all"]
+    worse = next(r for r in wholes if (r["algorithm"], r["task"]) == ("GRPO", "math500"))
+    full, masked = (answers(copy, c, "math500") for c in ("grpo", "grpo_subnetwork"))
+    moved = [b - a for a, b in zip(full, masked, strict=True)]
+    p = pairing.sign_test(moved.count(1), moved.count(-1))
+    assert worse["p"] == p
+    assert worse["p_corrected"] == pytest.approx(len(wholes) * p)
+    assert worse["beyond_noise"] is True
+    assert worse["difference_low"] < worse["difference"] < worse["difference_high"] < 0
+    same = next(r for r in wholes if (r["algorithm"], r["task"]) == ("DPO", "math500"))
+    assert (same["beyond_noise"], same["p_corrected"]) == (False, 1.0)
+    average = next(r for r in rows if r["group"] == "average")
+    half = 1.96 * average["difference_stderr"]
+    assert average["difference_high"] == pytest.approx(average["difference"] + half, abs=1e-3)
+    assert average["beyond_noise"] is None
+    name = "table_3_subnetwork_accuracy"
+    module = tables.load(name)
+    frame = module.build(Context(copy, PUBLISHED, made_up.SPECS[name]))
+    shown = style.to_markdown(style.sheet(frame, module.TITLE, module.COLUMNS, module.NOTES))
+    line = next(line for line in shown.splitlines() if line.startswith("| GRPO | math500 |"))
+    assert re.search(r"\| −\d+\.\d to −\d+\.\d \| 0\.000 \| yes \|", line), line
 
 
 def test_table_4_sets_overlap_against_every_chance(context):
