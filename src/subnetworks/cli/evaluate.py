@@ -18,6 +18,10 @@ def evaluate(
     accelerator: Annotated[
         str, typer.Option(help="The machine, as JSON: kind (cpu or cuda), devices, threads, …")
     ] = '{"kind": "cpu", "devices": 1, "threads": 1}',
+    backend: Annotated[
+        str | None,
+        typer.Option(help="served (default), vllm (in this process) or hf (transformers)."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of few-shot choice and sampling.")] = 0,
     redo: Annotated[bool, typer.Option("--redo", help="Score anew what is there.")] = False,
 ) -> None:
@@ -43,6 +47,7 @@ def evaluate(
         },
         output,
         json_object(accelerator, "--accelerator"),
+        backend=backend,
         seed=seed,
         redo=redo,
     )

@@ -23,11 +23,11 @@ from rich.progress import (
 )
 
 from subnetworks.errors import UserError
+from subnetworks.evaluation import backends
 from subnetworks.evaluation import checkpoint as checkpoints
 from subnetworks.evaluation import settings as benchmark_settings
 from subnetworks.evaluation.answers import Answers
 from subnetworks.evaluation.checkpoint import Checkpoint
-from subnetworks.evaluation.server import Server
 from subnetworks.evaluation.settings import Settings
 from subnetworks.evaluation.statistics import Estimate, estimate, pass_at_k
 from subnetworks.evaluation.tasks import definitions, rows
@@ -63,6 +63,7 @@ def evaluate(
     output: Path,
     accelerator: Mapping[str, Any],
     *,
+    backend: str | None = None,
     seed: int = 0,
     redo: bool = False,
 ) -> dict[str, Any]:
@@ -77,7 +78,9 @@ def evaluate(
         checkpoint: a Hugging Face folder.
         benchmarks: settings by benchmark name; see `settings.Settings`.
         output: the folder for the results.
-        accelerator: see `server.Server`; also `max_model_len`, `sequences`.
+        accelerator: see `server.Server`; also `max_model_len`, `sequences`, and `backend` and
+            `batch_size` as in `backends.opened`.
+        backend: one of `backends.BACKENDS` instead of the accelerator's (`served`).
         seed: of few-shot choice and sampling.
         redo: score anew what is there.
 
@@ -93,6 +96,10 @@ def evaluate(
         raise UserError("no benchmarks asked for")
     if accelerator.get("kind") not in SEQUENCES:
         raise UserError(f"accelerator: kind must be one of {', '.join(SEQUENCES)}")
+    accelerator = {
+        **accelerator,
+        "backend": backends.check(backend or accelerator.get("backend", "served")),
+    }
     parsed = {name: benchmark_settings.parse(name, entry) for name, entry in benchmarks.items()}
     inspected = checkpoints.inspect(checkpoint, any(s.chat for s in parsed.values()))
     wanted = [
@@ -146,6 +153,7 @@ def _benchmark(
         "data": files.sha256() if files else None,
         "dtype": accelerator.get("dtype", "bfloat16"),
         "kind": accelerator["kind"],
+        "backend": accelerator["backend"],
         "seed": seed,
         "versions": versions(["lm_eval", "math-verify", "transformers", "vllm"]),
     }
@@ -177,8 +185,8 @@ def _score(
     output: Path,
     accelerator: Mapping[str, Any],
     seed: int,
-) -> float | None:
-    """Serve the checkpoint and write the scores; returns the seconds until the server answered."""
+) -> float:
+    """Load the checkpoint and write the scores; returns the seconds until it answered."""
     sequences = int(accelerator.get("sequences", SEQUENCES[accelerator["kind"]]))
     longest = max(benchmark.longest for benchmark in pending)
     context = int(accelerator.get("max_model_len", ROOM_FOR_PROMPTS + longest))
@@ -193,34 +201,38 @@ def _score(
         TimeElapsedColumn(),
         console=console,
     )
-    log = output / "server.log"
     folder = output / ".tasks"  # a kill leaves it, the next start replaces it
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    _quieten(all(benchmark.files is not None for benchmark in pending))
     with (
-        Server(checkpoint.path, accelerator, context, sequences, log) as server,
         progress,
+        backends.opened(
+            accelerator["backend"],
+            checkpoint.path,
+            accelerator,
+            context,
+            sequences,
+            seed,
+            output / "server.log",
+        ) as opened,
     ):
-        starting = progress.add_task(f"server for {checkpoint.path.name}", total=None)
-        _quieten(all(benchmark.files is not None for benchmark in pending))
-        from subnetworks.evaluation.served import ServedModel
-
-        model = ServedModel(checkpoint.path, server, context, sequences, seed)
+        starting = progress.add_task(f"loading {checkpoint.path.name}", total=None)
         for benchmark in pending:
-            _prepare(benchmark, model, folder, context, seed)
-        server.wait()
-        model.attach(server)
+            _prepare(benchmark, opened.model, folder, context, seed)
+        seconds = opened.ready()
         progress.update(starting, total=1, completed=1)
         for benchmark in pending:
             bar = progress.add_task(benchmark.name, total=benchmark.requests)
+            advance = partial(progress.advance, bar)
             try:
-                _run(benchmark, model, checkpoint, output, seed, partial(progress.advance, bar))
+                _run(benchmark, opened.model, checkpoint, output, accelerator, seed, advance)
             except Exception as error:
-                if not server.alive():
-                    raise server.failure(f"the server died during {benchmark.name}") from error
+                if (died := opened.died(benchmark.name)) is not None:
+                    raise died from error
                 raise
         shutil.rmtree(folder, ignore_errors=True)
-        return server.seconds_to_ready
+        return seconds
 
 
 def _quieten(local: bool) -> None:
@@ -264,12 +276,12 @@ def _prepare(benchmark: Benchmark, model: Any, folder: Path, context: int, seed:
             for request in task.instances
         ]
         benchmark.requests += len(texts)
-        for request, tokens in zip(task.instances, model.tok_encode(texts), strict=True):
+        for request, tokens in zip(task.instances, model.lengths(texts), strict=True):
             digest.update(canonical_json(list(request.args)).encode() + b"\n")
-            if len(tokens) > room:
+            if tokens > room:
                 raise UserError(
                     f"benchmark {benchmark.name}: question {request.doc_id} of {name} takes "
-                    f"{len(tokens)} tokens, but a prompt may have {room} (context {context}, less "
+                    f"{tokens} tokens, but a prompt may have {room} (context {context}, less "
                     f"max_tokens); lower max_tokens or shots, or raise the accelerator's "
                     "max_model_len"
                 )
@@ -290,6 +302,7 @@ def _run(
     model: Any,
     checkpoint: Checkpoint,
     output: Path,
+    accelerator: Mapping[str, Any],
     seed: int,
     done: Any,
 ) -> None:
@@ -336,6 +349,7 @@ def _run(
                 "definition": "ours" if task.definitions[0][1].startswith("./") else "lm_eval",
                 **versions(["lm_eval", "math-verify"]),
             },
+            "backend": accelerator["backend"],
             "prompts_sha256": benchmark.prompts_sha256,
             "fingerprint": benchmark.fingerprint,
             "requests": benchmark.requests,

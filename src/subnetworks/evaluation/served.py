@@ -1,14 +1,13 @@
 """lm-eval's view of the server: its completions model, with kept answers and progress."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lm_eval.api.instance import Instance
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from subnetworks.evaluation.answers import Answers
+from subnetworks.evaluation.keeping import Keeping, encode
 from subnetworks.evaluation.server import Server
 
 REQUEST_TIMEOUT_S = 6 * 3600
@@ -23,10 +22,10 @@ class _Keeper:
         self._model = model
 
     def add_partial(self, kind: str, arguments: Any, answer: Any) -> None:
-        self._model.keep(kind, arguments, answer)
+        self._model.keep(Answers.key(kind, arguments), answer)
 
 
-class ServedModel(LocalCompletionsAPI):
+class ServedModel(Keeping, LocalCompletionsAPI):
     """A checkpoint behind a `Server`.
 
     Prompts are tokenised here, with the checkpoint's tokenizer, and sent as tokens; generation and
@@ -55,8 +54,6 @@ class ServedModel(LocalCompletionsAPI):
             seed=seed,
         )
         self._sequences = sequences
-        self._answers: Answers | None = None
-        self._done: Callable[[int], None] = lambda count: None
         self.cache_hook = _Keeper(self)  # type: ignore[assignment]
 
     def attach(self, server: Server) -> None:
@@ -64,52 +61,13 @@ class ServedModel(LocalCompletionsAPI):
         self.base_url = f"{server.url}/v1/completions"
 
     def begin(self, answers: Answers, longest: int, done: Callable[[int], None]) -> None:
-        """Start on a benchmark.
-
-        Args:
-            answers: where answers are looked up and kept.
-            longest: tokens of the longest answer; short ones are asked for in batches.
-            done: called with the number of requests that have been answered.
-        """
-        self._answers = answers
-        self._done = done
+        """Start on a benchmark; short answers are asked for in batches."""
+        super().begin(answers, longest, done)
         self._batch_size = BATCH if longest <= LONG_ANSWER else 1
         self._concurrent = max(2, self._sequences // self._batch_size)
 
-    def keep(self, kind: str, arguments: Any, answer: Any) -> None:
-        """Note an answer that has just come."""
-        assert self._answers is not None
-        self._answers.add(Answers.key(kind, arguments), answer)
-        self._done(1)
-
-    def _ask(
-        self, kind: str, requests: list[Instance], ask: Callable[[list[Instance]], list[Any]]
-    ) -> list[Any]:
-        assert self._answers is not None
-        keys = [Answers.key(kind, request.args) for request in requests]
-        kept = {key: answer for key in keys if (answer := self._answers.get(key)) is not None}
-        self._done(sum(key in kept for key in keys))
-        # The same question twice is asked once.
-        asked = {
-            key: request for key, request in zip(keys, requests, strict=True) if key not in kept
-        }
-        if asked:
-            fresh = ask(list(asked.values()))
-            kept.update(zip(asked, fresh, strict=True))
-            self._done(sum(key in asked for key in keys) - len(asked))
-        return [kept[key] for key in keys]
-
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Answers to prompts; those kept from before are not asked for again."""
-        ask = partial(super().generate_until, disable_tqdm=True)
-        return self._ask("generate_until", requests, ask)
-
-    def loglikelihood(
-        self, requests: list[Instance], disable_tqdm: bool = False
-    ) -> list[tuple[float, bool]]:
-        """(log-likelihood, greedy) of continuations; those kept from before are not asked again."""
-        ask = partial(super().loglikelihood, disable_tqdm=True)
-        return [
-            (float(value), bool(greedy))
-            for value, greedy in self._ask("loglikelihood", requests, ask)
-        ]
+    def tok_encode(self, string: Any, *_: object, **__: object) -> Any:
+        """One text, or several, as tokens; see `encode`."""
+        one = isinstance(string, str)
+        tokens = encode(self.tokenizer, [string] if one else list(string))
+        return tokens[0] if one else tokens

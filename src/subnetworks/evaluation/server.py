@@ -1,5 +1,6 @@
 """A vLLM server for one checkpoint, as a context manager that leaves nothing behind."""
 
+import fcntl
 import json
 import os
 import secrets
@@ -14,10 +15,10 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from subnetworks.errors import UserError
-from subnetworks.evaluation import watchdog
+from subnetworks.evaluation import engine, watchdog
 
 READY_WITHIN_S = {"cpu": 600.0, "cuda": 1800.0}
 _ATTEMPTS = 3
@@ -60,6 +61,7 @@ class Server:
         self._key = secrets.token_urlsafe(32)
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
+        self._reserved: IO[str] | None = None
         self._started = 0.0
         self._attempts = 0
 
@@ -88,7 +90,7 @@ class Server:
 
     def _start(self) -> None:
         self._attempts += 1
-        self._port = free_port()
+        self._port, self._reserved = reserve_port()
         folder = Path(tempfile.mkdtemp(prefix="subnetworks-server-"))
         self._log.parent.mkdir(parents=True, exist_ok=True)
         watch = [sys.executable, "-I", watchdog.__file__, "--remove", str(folder), "--"]
@@ -101,13 +103,13 @@ class Server:
                     stderr=subprocess.STDOUT,
                     env=self._environment(folder),
                     start_new_session=True,
+                    pass_fds=[self._reserved.fileno()],  # reserved until the last of it is gone
                 )
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
     def _command(self) -> list[str]:
-        accelerator = self._accelerator
         command = [
             sys.executable,
             "-m",
@@ -115,49 +117,27 @@ class Server:
             "serve",
             str(self._checkpoint),
         ]
-        options: dict[str, Any] = {
-            "served-model-name": self.name,
+        arguments = {
+            "served_model_name": self.name,
             "host": "127.0.0.1",
             "port": self._port,
-            "dtype": accelerator.get("dtype", "bfloat16"),
-            "max-model-len": self._context,
-            "max-num-seqs": self._sequences,
-            "seed": 0,
             # A checkpoint may ask for its own sampling (top-p, repetition penalty): not in a test.
-            "override-generation-config": json.dumps(
+            "override_generation_config": json.dumps(
                 {"repetition_penalty": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
             ),
+            "disable_uvicorn_access_log": True,
+            **engine.options(self._accelerator, self._context, self._sequences),
         }
-        if accelerator["kind"] == "cuda":
-            options["tensor-parallel-size"] = accelerator.get("devices", 1)
-            options["gpu-memory-utilization"] = accelerator.get("memory_share", 0.9)
-        else:
-            command.append("--enforce-eager")
-        command.append("--disable-uvicorn-access-log")
-        for option, value in options.items():
-            command += [f"--{option}", str(value)]
-        return command
+        return command + engine.command_line(arguments)
 
     def _environment(self, folder: Path) -> dict[str, str]:
-        environment = {
+        return {
             **os.environ,
+            **engine.environment(self._accelerator, folder),
             "VLLM_API_KEY": self._key,
-            "VLLM_NO_USAGE_STATS": "1",
-            "VLLM_RPC_BASE_PATH": str(folder),
-            "DO_NOT_TRACK": "1",
             "HF_HUB_OFFLINE": "1",
             "TRANSFORMERS_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "OMP_NUM_THREADS": str(self._accelerator.get("threads", 1)),
         }
-        if self._accelerator["kind"] == "cpu":
-            environment |= {
-                "VLLM_CPU_KVCACHE_SPACE": str(self._accelerator.get("kv_cache_gb", 1)),
-                "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-                "VLLM_CACHE_ROOT": str(folder),
-                "CUDA_VISIBLE_DEVICES": "",
-            }
-        return environment
 
     def wait(self, tick: Callable[[float], None] = lambda seconds: None) -> None:
         """Block until the server answers for this checkpoint.
@@ -204,15 +184,18 @@ class Server:
     def stop(self) -> None:
         """End the server and all its processes; returns when they are gone."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        assert process.stdin is not None
-        process.stdin.close()
-        try:
-            process.wait(timeout=watchdog.GRACE_S + 10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if process is not None:
+            assert process.stdin is not None
+            process.stdin.close()
+            try:
+                process.wait(timeout=watchdog.GRACE_S + 10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        reserved, self._reserved = self._reserved, None
+        if reserved is not None:
+            Path(reserved.name).unlink(missing_ok=True)
+            reserved.close()
 
     def failure(self, what: str) -> UserError:
         """An error that says what happened and ends with the server's last words."""
@@ -235,3 +218,25 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def reserve_port() -> tuple[int, IO[str]]:
+    """A free port that no other server of ours will take while the returned file is open.
+
+    Two vLLM servers can listen at one port (SO_REUSEPORT) and share its requests unnoticed, so it
+    does not do to look whether it is free.
+    """
+    while True:
+        port = free_port()
+        path = Path(tempfile.gettempdir()) / f"subnetworks-port-{port}.lock"
+        try:
+            file = open(path, "w")  # noqa: SIM115 (closed when the server has stopped)
+        except PermissionError:  # another user's
+            continue
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                return port, file
+        except OSError:
+            pass
+        file.close()

@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -70,6 +72,35 @@ def save_checkpoint(folder: Path, positions: int = 16384) -> Path:
     Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def processes_with(word: str) -> list[int]:
+    """Processes started with `word` on their command line, but this one."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            try:
+                if word.encode() in (folder / "cmdline").read_bytes() and running(int(folder.name)):
+                    found.append(int(folder.name))
+            except OSError:
+                continue
+    return found
+
+
+def gone(pids: list[int], within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if not any(running(pid) for pid in pids):
+            return True
+        time.sleep(0.1)
+    return False
 
 
 @pytest.fixture(scope="session")
@@ -177,8 +208,8 @@ def stand_in(rule: Rule) -> type:
 
 @pytest.fixture
 def rule(monkeypatch: pytest.MonkeyPatch) -> Rule:
-    from subnetworks.evaluation import harness
+    from subnetworks.evaluation import backends
 
     rule = Rule()
-    monkeypatch.setattr(harness, "Server", stand_in(rule))
+    monkeypatch.setattr(backends, "Server", stand_in(rule))
     return rule

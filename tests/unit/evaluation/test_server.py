@@ -1,18 +1,15 @@
 """Servers: nothing outlives whoever started it, and what is served is the checkpoint."""
 
-import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import needs_evaluation
+from conftest import gone, running
 
 from subnetworks.errors import UserError
 from subnetworks.evaluation import server, watchdog
@@ -23,35 +20,6 @@ STUBBORN = (
     "import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
     "os.fork(); os.write(1, b'%d\\n' % os.getpid()); time.sleep(600)"
 )
-
-
-def running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def processes_with(word: str) -> list[int]:
-    """Processes started with `word` on their command line, but this one."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
-            try:
-                if word.encode() in (folder / "cmdline").read_bytes() and running(int(folder.name)):
-                    found.append(int(folder.name))
-            except OSError:
-                continue
-    return found
-
-
-def gone(pids: list[int], within_s: float) -> bool:
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        if not any(running(pid) for pid in pids):
-            return True
-        time.sleep(0.1)
-    return False
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -97,23 +65,61 @@ def test_a_server_that_dies_says_its_last_words(
         serving.wait()
 
 
+# A server of one answer: which model it serves.
+SMALL = """
+import http.server, json, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"data": [{"id": sys.argv[2]}]}).encode())
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def small(self: server.Server) -> list[str]:
+    return [sys.executable, "-c", SMALL, self.url.rpartition(":")[2], self.name]
+
+
 def test_a_port_in_use_is_tried_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = [
-        sys.executable,
-        "-c",
-        "print('OSError: Address already in use'); raise SystemExit(1)",
-    ]
-    ports = []
+    monkeypatch.setattr(server.Server, "_command", small)
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        free, tried = server.free_port, iter([holder.getsockname()[1]])
+        monkeypatch.setattr(server, "free_port", lambda: next(tried, None) or free())
+        serving = server.Server(tmp_path, CPU, 128, 4, tmp_path / "server.log")
+        with serving:
+            taken = serving.url
+            serving.wait()
+            assert serving.url != taken
+            assert serving.alive()
 
-    def note(self: server.Server) -> list[str]:
-        ports.append(self.url)
-        return command
 
-    monkeypatch.setattr(server.Server, "_command", note)
-    serving = server.Server(tmp_path, CPU, 128, 4, tmp_path / "server.log")
-    with serving, pytest.raises(UserError, match="Address already in use"):
+def test_ports_that_are_all_in_use_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.Server, "_command", small)
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        monkeypatch.setattr(server, "free_port", lambda: holder.getsockname()[1])
+        serving = server.Server(tmp_path, CPU, 128, 4, tmp_path / "server.log")
+        with serving, pytest.raises(UserError, match=r"(?s)ended while starting.*already in use"):
+            serving.wait()
+
+
+def test_a_stranger_at_the_port_is_not_taken_for_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stranger(self: server.Server) -> list[str]:
+        return [*small(self)[:-1], "another"]
+
+    monkeypatch.setattr(server.Server, "_command", stranger)
+    patience = {**CPU, "ready_within_s": 2}
+    serving = server.Server(tmp_path, patience, 128, 4, tmp_path / "server.log")
+    with serving, pytest.raises(UserError, match="not ready within 2 s"):
         serving.wait()
-    assert len(ports) == 3
 
 
 def test_a_server_that_hangs_is_ended_in_time(
@@ -127,82 +133,17 @@ def test_a_server_that_hangs_is_ended_in_time(
         serving.wait()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_real_server(checkpoint_for_serving: Path, tmp_path: Path) -> None:
-    """It answers as the model does, only to its key; and a killed client leaves nothing of it."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    client = (
-        "import json, sys, time\n"
-        "from pathlib import Path\n"
-        "from subnetworks.evaluation.server import Server\n"
-        f"log = Path({str(tmp_path / 'server.log')!r})\n"
-        f"with Server(Path({str(checkpoint_for_serving)!r}), {CPU!r}, 256, 16, log) as server:\n"
-        "    server.wait()\n"
-        "    print(json.dumps([server.url, server.name, server.headers]), flush=True)\n"
-        "    time.sleep(600)\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", client], stdout=subprocess.PIPE, text=True)
-    pids: list[int] = []
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, (tmp_path / "server.log").read_text()[-2000:]
-        url, name, headers = json.loads(line)
-        pids = [pid for pid in processes_with(name) if pid != process.pid]
-        assert pids
-
-        def ask(body: dict[str, Any], key: dict[str, str]) -> Any:
-            request = urllib.request.Request(
-                f"{url}/v1/completions",
-                json.dumps({"model": name, **body}).encode(),
-                {"Content-Type": "application/json", **key},
-            )
-            with urllib.request.urlopen(request, timeout=60) as response:
-                return json.load(response)["choices"][0]
-
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint_for_serving)
-        tokens = tokenizer("What is 2+3?", add_special_tokens=False).input_ids
-        body = {"prompt": [tokens], "temperature": 0, "max_tokens": 1, "logprobs": 1, "echo": True}
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            ask(body, {})
-        assert refused.value.code == 401
-        served = ask(body, headers)["logprobs"]["token_logprobs"][1 : len(tokens)]
-        model = AutoModelForCausalLM.from_pretrained(checkpoint_for_serving, dtype=torch.float32)
-        with torch.no_grad():
-            logits = model(torch.tensor([tokens])).logits[0].log_softmax(-1)
-        expected = [logits[i, token].item() for i, token in enumerate(tokens[1:])]
-        assert served == pytest.approx(expected, abs=0.1)  # bf16 against fp32
-        key = headers["Authorization"].removeprefix("Bearer ")
-        assert key not in (tmp_path / "server.log").read_text()
-        assert processes_with(key) == []
-
-        # All in the server's process group, workers too, whatever they call themselves.
-        groups = {os.getpgid(pid) for pid in pids} - {os.getpgid(process.pid)}
-        pids += [
-            int(folder.name)
-            for folder in Path("/proc").iterdir()
-            if folder.name.isdigit() and _group(int(folder.name)) in groups
-        ]
-        process.kill()
-        process.wait()
-        assert gone(pids, watchdog.GRACE_S + 30)
-    finally:
-        process.kill()
-        process.wait()
-        gone(pids, 30)
-
-
-def _group(pid: int) -> int | None:
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return None
-
-
-@pytest.fixture(scope="session")
-def checkpoint_for_serving(request: pytest.FixtureRequest) -> Path:
-    needs_evaluation()
-    path: Path = request.getfixturevalue("checkpoint")
-    return path
+def test_no_two_servers_take_the_same_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What the system offers twice is taken once; given back, it may be taken again.
+    ports = iter([50001, 50001, 50002, 50001])
+    monkeypatch.setattr(server, "free_port", lambda: next(ports))
+    first, held = server.reserve_port()
+    second, other = server.reserve_port()
+    assert (first, second) == (50001, 50002)
+    Path(held.name).unlink()
+    held.close()
+    third, again = server.reserve_port()
+    assert third == 50001
+    for file in (other, again):
+        Path(file.name).unlink()
+        file.close()

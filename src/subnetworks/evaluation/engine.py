@@ -1,0 +1,67 @@
+"""What vLLM is told of the machine: the same for a server and for an engine in this process."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def options(accelerator: Mapping[str, Any], context: int, sequences: int) -> dict[str, Any]:
+    """vLLM's engine arguments by name.
+
+    Args:
+        accelerator: see `server.Server`.
+        context: the longest prompt and answer together, in tokens.
+        sequences: how many are worked on at the same time.
+    """
+    found: dict[str, Any] = {
+        "dtype": accelerator.get("dtype", "bfloat16"),
+        "max_model_len": context,
+        "max_num_seqs": sequences,
+        "seed": 0,
+    }
+    if accelerator["kind"] == "cuda":
+        found["tensor_parallel_size"] = accelerator.get("devices", 1)
+        found["gpu_memory_utilization"] = accelerator.get("memory_share", 0.9)
+    else:
+        found["enforce_eager"] = True
+    return found
+
+
+def environment(accelerator: Mapping[str, Any], scratch: Path) -> dict[str, str]:
+    """The environment's variables that vLLM needs to find when it is imported.
+
+    Args:
+        accelerator: see `server.Server`.
+        scratch: a folder of this engine alone, for its sockets and caches.
+    """
+    found = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_RPC_BASE_PATH": str(scratch),
+        "DO_NOT_TRACK": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": str(accelerator.get("threads", 1)),
+    }
+    if accelerator["kind"] == "cpu":
+        found |= {
+            "VLLM_CPU_KVCACHE_SPACE": str(accelerator.get("kv_cache_gb", 1)),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "VLLM_CACHE_ROOT": str(scratch),
+            "CUDA_VISIBLE_DEVICES": "",
+        }
+    return found
+
+
+def command_line(arguments: Mapping[str, Any]) -> list[str]:
+    """Arguments as `vllm serve` takes them: a switch for True, otherwise a word and its value."""
+    words = []
+    for name, value in arguments.items():
+        words.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            words.append(str(value))
+    return words
+
+
+def apply(variables: Mapping[str, str]) -> None:
+    """Set the variables in this process, before vLLM is imported."""
+    os.environ.update(variables)

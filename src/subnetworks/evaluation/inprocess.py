@@ -1,0 +1,71 @@
+"""Models that run in this process: vLLM's engine, and transformers where there is no vLLM."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from subnetworks.evaluation import engine
+from subnetworks.evaluation.keeping import Keeping
+
+HF_BATCH = 8
+
+
+def vllm_model(
+    checkpoint: Path, accelerator: Mapping[str, Any], context: int, sequences: int
+) -> Any:
+    """lm-eval's model over vLLM's engine in this process; `engine.environment` is set already."""
+    from lm_eval.models.vllm_causallms import VLLM
+
+    class EngineModel(Keeping, VLLM):
+        chunk = 4 * sequences
+
+    # With a batch of its own choosing lm-eval has vLLM draw a bar that cannot be turned off.
+    return EngineModel(
+        pretrained=str(checkpoint),
+        batch_size=EngineModel.chunk,
+        **engine.options(accelerator, context, sequences),
+    )
+
+
+def hf_model(checkpoint: Path, accelerator: Mapping[str, Any], context: int) -> Any:
+    """lm-eval's model over transformers.
+
+    `batch_size` prompts (8) run side by side, of similar length and padded. Log-probabilities are
+    taken in float32, as vLLM's are.
+    """
+    import torch
+    from lm_eval.models.huggingface import HFLM
+
+    batch = int(accelerator.get("batch_size", HF_BATCH))
+    cuda = accelerator["kind"] == "cuda"
+    if not cuda:
+        torch.set_num_threads(int(accelerator.get("threads", 1)))
+
+    class TransformersModel(Keeping, HFLM):
+        chunk = 16 * batch
+
+        def _model_generate(self, context: Any, *arguments: Any, **settings: Any) -> Any:
+            seed = settings.pop("seed", None)
+            # A checkpoint may ask for its own sampling (top-k, repetition penalty): not in a test.
+            settings["repetition_penalty"] = 1.0
+            if settings.get("do_sample"):
+                settings |= {"top_k": 0, "top_p": 1.0}
+            if seed is not None:
+                # transformers draws a batch from one generator: seeded by what is asked.
+                asked = hashlib.sha256(f"{seed} {context.tolist()}".encode()).digest()
+                torch.manual_seed(int.from_bytes(asked[:8], "big", signed=True))
+            return super()._model_generate(context, *arguments, **settings)
+
+    model = TransformersModel(
+        pretrained=str(checkpoint),
+        dtype=accelerator.get("dtype", "bfloat16"),
+        device="cuda" if cuda else "cpu",
+        parallelize=cuda and int(accelerator.get("devices", 1)) > 1,
+        max_length=context,
+        batch_size=batch,
+        softmax_dtype="float32",
+    )
+    for name in ("min_p", "temperature", "top_k", "top_p"):
+        setattr(model.model.generation_config, name, None)
+    return model

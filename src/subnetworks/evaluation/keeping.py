@@ -1,0 +1,103 @@
+"""What every backend's model does alike: kept answers, progress, and the same tokens for a text."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from lm_eval.api.instance import Instance
+
+from subnetworks.evaluation.answers import Answers
+
+
+def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Texts as tokens, with what the tokenizer itself puts first unless the text has it already.
+
+    lm-eval's own models for transformers and vLLM do this; its model for servers leaves a Llama's
+    first token out, which costs such a checkpoint points. A chat template writes that token itself.
+    """
+    first = tokenizer.bos_token
+    found: list[list[int]] = [[]] * len(texts)
+    for special in (False, True):
+        chosen = [
+            i
+            for i, text in enumerate(texts)
+            if (not first or text[: len(first)] != first) is special
+        ]
+        if chosen:
+            chosen_texts = [texts[i] for i in chosen]
+            encoded = tokenizer(chosen_texts, add_special_tokens=special).input_ids
+            for i, tokens in zip(chosen, encoded, strict=True):
+                found[i] = tokens
+    return found
+
+
+class Keeping:
+    """Comes before one of lm-eval's models among a class's bases.
+
+    Attributes:
+        chunk: so many requests are handed to the model at once, and their answers kept when all
+            have come; 0 hands over all, for a model that calls `keep` for each.
+    """
+
+    chunk = 0
+    _answers: Answers | None = None
+    _done: Callable[[int], None] = staticmethod(lambda count: None)
+    tokenizer: Any
+
+    def begin(self, answers: Answers, longest: int, done: Callable[[int], None]) -> None:
+        """Start on a benchmark.
+
+        Args:
+            answers: where answers are looked up and kept.
+            longest: tokens of the longest answer.
+            done: called with the number of requests that have been answered.
+        """
+        self._answers = answers
+        self._done = done
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """The number of tokens of each text."""
+        return [len(tokens) for tokens in encode(self.tokenizer, texts)]
+
+    def keep(self, key: str, answer: Any) -> None:
+        """Note an answer that has just come."""
+        assert self._answers is not None
+        self._answers.add(key, answer)
+        self._done(1)
+
+    def _ask(
+        self, kind: str, requests: list[Instance], ask: Callable[[list[Instance]], list[Any]]
+    ) -> list[Any]:
+        assert self._answers is not None
+        keys = [Answers.key(kind, request.args) for request in requests]
+        kept = {key: answer for key in keys if (answer := self._answers.get(key)) is not None}
+        self._done(sum(key in kept for key in keys))
+        # The same question twice is asked once.
+        asked = {
+            key: request for key, request in zip(keys, requests, strict=True) if key not in kept
+        }
+        waiting = list(asked)
+        step = self.chunk or max(1, len(waiting))
+        for start in range(0, len(waiting), step):
+            part = waiting[start : start + step]
+            for key, answer in zip(part, ask([asked[key] for key in part]), strict=True):
+                kept[key] = answer
+                if self._answers.get(key) is None:
+                    self.keep(key, answer)
+        self._done(sum(key in asked for key in keys) - len(asked))
+        return [kept[key] for key in keys]
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Answers to prompts; those kept from before are not asked for again."""
+        ask = partial(super().generate_until, disable_tqdm=True)  # type: ignore[misc]
+        return self._ask("generate_until", requests, ask)
+
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """(log-likelihood, greedy) of continuations; those kept from before are not asked again."""
+        ask = partial(super().loglikelihood, disable_tqdm=True)  # type: ignore[misc]
+        return [
+            (float(value), bool(greedy))
+            for value, greedy in self._ask("loglikelihood", requests, ask)
+        ]
