@@ -124,6 +124,8 @@ def _register() -> None:
         EngineRegistry.register(kind, ["fsdp", "fsdp2"], ["cuda", "cpu"], VENDOR)(engine)
     rollouts._ROLLOUT_REGISTRY["vllm", "async"] = "subnetworks.training.rollout.ServerAdapter"
     if os.environ.get("VERL_PLATFORM") == "cpu":
+        sender = "subnetworks.training.platform_cpu.weights.WeightSender"
+        rollouts._ROLLOUT_REGISTRY["vllm", "async"] = sender
         # verl keeps the reference policy in pinned memory, which needs an accelerator.
         offload = fsdp.CPUOffloadPolicy
         fsdp.CPUOffloadPolicy = lambda pin_memory=True: offload(pin_memory=False)

@@ -5,8 +5,6 @@ costs more than the training. Here the driver samples a step in one call, scores
 same batch to verl's workers; models, losses, estimators, optimisers and checkpoints are verl's.
 """
 
-import asyncio
-import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -39,7 +37,7 @@ from subnetworks.training.conversations import epochs, load_tokenizer
 from subnetworks.training.data import read_problems
 from subnetworks.training.online_workers import CriticWorker
 from subnetworks.training.sampling import requests, score
-from subnetworks.training.server import Replica
+from subnetworks.training.server import Launch, Replica, in_process
 
 Metrics = dict[str, Any]
 
@@ -64,8 +62,16 @@ class Trainer(PPOTrainerSync):
         self.order = epochs(len(self.problems), config.data.train_batch_size, self.steps, self.seed)
         self._init_resource_pool_mgr()
         self.resource_pool_manager.create_resource_pool()
+        # Models are loaded while vLLM starts: neither needs the other yet.
+        rollout = self._rollout()
+        launch = Launch(rollout) if in_process() else None
         self._start_workers()
-        replicas = self._start_rollout()
+        launch = launch or Launch(rollout, self.actor_rollout_wg)
+        if self.use_critic:
+            self.critic_wg.reset()
+            self.critic_wg.set_loss_fn(partial(value_loss, config=self.critic_config))
+        self.actor_rollout_wg.init_model()
+        replicas = launch.replicas
         self.checkpoint_manager = CheckpointEngineManager(
             config=omega_conf_to_dataclass(config.actor_rollout_ref.rollout.checkpoint_engine),
             actor_wg=self.actor_rollout_wg,
@@ -111,43 +117,18 @@ class Trainer(PPOTrainerSync):
         self.critic_wg = groups.get(str(Role.Critic))
         self.critic_config = critic
 
-    def _start_rollout(self) -> list[Replica]:
-        """Load the models while vLLM starts: neither needs the other yet."""
+    def _rollout(self) -> list[Replica]:
         config = self.config.actor_rollout_ref
-        replicas = [
+        devices = self.config.trainer.n_gpus_per_node
+        return [
             Replica(
                 replica_rank=rank,
                 config=config.rollout,
                 model_config=config.model,
-                gpus_per_node=self.config.trainer.n_gpus_per_node,
+                gpus_per_node=devices,
             )
-            for rank in range(
-                self.actor_rollout_wg.world_size // config.rollout.tensor_model_parallel_size
-            )
+            for rank in range(devices // config.rollout.tensor_model_parallel_size)
         ]
-        failures: list[BaseException] = []
-
-        def start() -> None:
-            async def every() -> None:
-                await asyncio.gather(
-                    *(replica.init_hybrid(self.actor_rollout_wg) for replica in replicas)
-                )
-
-            try:
-                asyncio.run(every())
-            except BaseException as error:
-                failures.append(error)
-
-        thread = threading.Thread(target=start)
-        thread.start()
-        if self.use_critic:
-            self.critic_wg.reset()
-            self.critic_wg.set_loss_fn(partial(value_loss, config=self.critic_config))
-        self.actor_rollout_wg.init_model()
-        thread.join()
-        if failures:
-            raise failures[0]
-        return replicas
 
     def fit(self) -> None:
         """All steps from the one after the last saved to the end."""

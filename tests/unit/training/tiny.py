@@ -16,7 +16,7 @@ from subnetworks.training.job import Job, distributed, environment
 from subnetworks.training.settings import parse_accelerator, parse_settings
 
 
-def make_init(folder):
+def make_init(folder, hidden_size=20):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
@@ -39,7 +39,8 @@ def make_init(folder):
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=len(letters),
-        hidden_size=20,  # not a multiple of the ranks' part of every matrix: shards are uneven
+        # 20 is not a multiple of the ranks' part of every matrix: shards are uneven.
+        hidden_size=hidden_size,
         intermediate_size=25,
         num_hidden_layers=2,
         num_attention_heads=2,

@@ -1,0 +1,137 @@
+"""Whole on-policy runs of a tiny model through Ray, vLLM and verl, within a mask.
+
+What GRPO does within a mask is seen in the miniature; here are the runs that train a second model.
+"""
+
+import csv
+import json
+import shutil
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("verl")
+pytest.importorskip("vllm")
+
+import numpy  # noqa: E402
+import pyarrow  # noqa: E402
+import pyarrow.parquet  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from tiny import make_init  # noqa: E402
+
+from subnetworks import masks  # noqa: E402
+from subnetworks.training import finish  # noqa: E402
+from subnetworks.training.run import train  # noqa: E402
+
+STEPS = 4
+SETTINGS = {
+    "steps": STEPS,
+    "save_every": 2,
+    "batch_size": 4,
+    "samples_per_prompt": 2,
+    "learning_rate": 1e-3,
+    "weight_decay": 0.5,
+    "max_prompt_length": 16,
+    "max_response_length": 8,
+    "reward": "random",  # the tiny model knows nothing, so no answer is right
+}
+PRIME = {"algorithm": "prime", "reward_learning_rate": 1e-3, **SETTINGS}
+PPO = {"algorithm": "ppo", "critic_learning_rate": 1e-3, **SETTINGS}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("online")
+    make_init(folder / "init", hidden_size=64)  # vLLM wants heads of 32
+    (folder / "data").mkdir()
+    rows = [
+        {
+            "data_source": "tiny",
+            "prompt": [{"role": "user", "content": f"{a}+{a}="}],
+            "reward_model": {"style": "rule", "ground_truth": str(2 * a)},
+        }
+        for a in range(10)
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "data/train.parquet")
+    generator = numpy.random.default_rng(0)
+    shapes = finish.shapes(folder / "init")
+    arrays = {name: generator.random(shape) < 0.3 for name, shape in shapes.items()}
+    masks.write(folder / "mask.safetensors", arrays, rule="test")
+    return folder
+
+
+def run(folder, name, settings):
+    train(
+        settings,
+        init=folder / "init",
+        data=folder / "data",
+        output=folder / f"{name}_end",
+        run_folder=folder / name,
+        mask=folder / "mask.safetensors",
+        keep_state=True,
+    )
+
+
+def weights(folder, name, model):
+    """The fp32 weights of a model after the last step."""
+    found = finish._Weights(folder / name / "state" / f"global_step_{STEPS}" / model)
+    return {key: found[key] for key in found}
+
+
+def log(folder, name):
+    with (folder / name / "log.csv").open(newline="") as handle:
+        return [
+            {key: value for key, value in row.items() if key != "seconds"}
+            for row in csv.DictReader(handle)
+        ]
+
+
+def assert_masked(folder, name, beside):
+    """The policy kept to the mask, the model beside it did not."""
+    mask = masks.Mask.open(folder / "mask.safetensors")
+    policy, second = weights(folder, name, "actor"), weights(folder, name, beside)
+    for tensor, before in load_file(folder / "init/model.safetensors").items():
+        outside = ~torch.from_numpy(mask.array(tensor))
+        bits = before.float().view(torch.int32)
+        assert torch.equal(policy[tensor].view(torch.int32)[outside], bits[outside]), tensor
+        if tensor in second and "embed" not in tensor:
+            assert (second[tensor].view(torch.int32) != bits)[outside].float().mean() > 0.9, tensor
+    assert any((policy[name] != second[name]).any() for name in policy if name in second)
+    end = load_file(folder / f"{name}_end/model.safetensors")
+    assert torch.equal(end["model.norm.weight"], policy["model.norm.weight"].bfloat16())
+
+
+@pytest.fixture(scope="module")
+def prime(folder):
+    run(folder, "prime", PRIME)
+    return folder
+
+
+def test_prime_trains_the_policy_within_the_mask_and_its_reward_model_whole(prime):
+    assert_masked(prime, "prime", "reward_model")
+    rows = log(prime, "prime")
+    assert float(rows[0]["reward_model_loss"]) == pytest.approx(0.693147, abs=1e-6)
+    assert {"reward_model_accuracy", "reward_model_majority"} <= rows[0].keys()
+    # The placebo pays, and the truth is logged beside it.
+    assert any(float(row["reward"]) > 0 for row in rows)
+    assert all(float(row["accuracy"]) == 0 for row in rows)
+
+
+def test_a_resumed_run_repeats_the_uninterrupted_one_to_the_bit(prime):
+    """Answers, rewards, both models and the log: all follow the seed and the saved step."""
+    shutil.copytree(prime / "prime", prime / "resumed")
+    shutil.rmtree(prime / "resumed/state" / f"global_step_{STEPS}")
+    run(prime, "resumed", PRIME)
+    meta = json.loads((prime / "resumed/log.csv.meta.json").read_text())
+    assert meta["resumed_from_step"] == 2
+    assert log(prime, "resumed") == log(prime, "prime")
+    for model in ("actor", "reward_model"):
+        once, again = (weights(prime, name, model) for name in ("prime", "resumed"))
+        for name in once:
+            assert torch.equal(once[name], again[name]), (model, name)
+
+
+def test_ppo_trains_the_policy_within_the_mask_and_its_critic_whole(folder):
+    run(folder, "ppo", PPO)
+    assert_masked(folder, "ppo", "critic")
+    assert all(float(row["critic_loss"]) > 0 for row in log(folder, "ppo"))
