@@ -16,7 +16,7 @@ def write_manifest(folder: str | os.PathLike[str], *, name: str, kind: str, **fa
         folder: the checkpoint; all its files (links followed, hidden ones and old manifests not)
             are hashed.
         name: the checkpoint's name.
-        kind: where it comes from: `make`, `hub`, `path` or `run`.
+        kind: where it comes from: `make`, `hub`, `path`, `run` or `delta`.
         facts: anything else worth keeping, as JSON values.
     """
     root = Path(folder)

@@ -94,12 +94,19 @@ def open(source: str | os.PathLike[str]) -> Checkpoint:
     Args:
         source: a folder, a `.safetensors` file, or `hub:owner/name@revision` (which is fetched into
             the Hub's cache first). A folder is read as its index says; without an index all its
-            files are read, and, where it holds none itself, those of the folders within it.
+            files are read, and, where it holds none itself, those of the folders within it. A file
+            that is a delta (`subnetworks.checkpoints.deltas`) stands for the checkpoint it makes of
+            its base, which is looked for where it lay, or named: `delta:FILE@BASE`.
 
     Raises:
         UserError: there is no such checkpoint, or it is damaged, incomplete or a pickle.
     """
     text = os.fspath(source)
+    if text.startswith("delta:"):
+        from subnetworks.checkpoints.deltas import open_delta
+
+        file, _, base = text.removeprefix("delta:").partition("@")
+        return open_delta(Path(file), base or None)
     if text.startswith("hub:"):
         from subnetworks.checkpoints.fetching import download
 
@@ -114,6 +121,10 @@ def open(source: str | os.PathLike[str]) -> Checkpoint:
         raise UserError(f"{path}: no such file or folder")
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: not a .safetensors file, nor a folder of them")
+    from subnetworks.checkpoints.deltas import is_delta, open_delta
+
+    if is_delta(path):
+        return open_delta(path)
     return _read(text, path.parent, [path], {})
 
 
@@ -207,8 +218,13 @@ def _read(
         for path in files:
             inner = path.relative_to(folder).parent.as_posix()
             prefix = f"{inner}/" if qualify and inner != "." else ""
-            file, tensors, _ = read_tensors(path, prefix)
+            file, tensors, metadata = read_tensors(path, prefix)
             checkpoint._open.append(file)
+            if str(metadata.get("format")).startswith("subnetworks-"):
+                raise UserError(
+                    f"{path}: a {metadata['format'].split('-')[1]}, not a part of a checkpoint; "
+                    "name one file, not its folder"
+                )
             for name, tensor in tensors.items():
                 if only is not None and only.get(name) != path.relative_to(folder).as_posix():
                     checkpoint.excluded.setdefault(name, f"in {path.name} but not in the index")

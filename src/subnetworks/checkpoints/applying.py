@@ -1,0 +1,69 @@
+"""A delta and its base as a checkpoint of its own."""
+
+import os
+import shutil
+from pathlib import Path
+
+from subnetworks.checkpoints.deltas import open_delta
+from subnetworks.checkpoints.manifest import write_manifest
+from subnetworks.checkpoints.reading import Checkpoint
+from subnetworks.checkpoints.reading import open as open_checkpoint
+from subnetworks.checkpoints.storage import Tensor
+from subnetworks.checkpoints.writing import write_file, write_index
+from subnetworks.files import atomic_folder
+
+_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"}
+
+
+def apply(
+    base: str | os.PathLike[str], delta: str | os.PathLike[str], output: str | os.PathLike[str]
+) -> int:
+    """Write the checkpoint that `delta` makes of `base` as the folder `output`, atomically.
+
+    Every tensor lies in the file in which it lies in the base (a new one in the first); the base's
+    configuration, tokenizer and other small files are copied. Returns the number of tensors.
+
+    Raises:
+        UserError: as `subnetworks.checkpoints.open`.
+    """
+    with (
+        open_checkpoint(base) as before,
+        open_delta(Path(delta), os.fspath(base)) as after,
+        atomic_folder(output) as folder,
+    ):
+        files = _files(before, after)
+        for name, tensors in files.items():
+            write_file(folder / name, tensors, {"format": "pt"})
+        if len(files) > 1:
+            write_index(folder, files)
+        for path in _beside(before):
+            shutil.copy2(path, folder / path.name)
+        write_manifest(folder, name=Path(output).name, kind="delta")
+        return len(after.tensors)
+
+
+def _files(before: Checkpoint, after: Checkpoint) -> dict[str, list[Tensor]]:
+    """File name → tensors, as in the base."""
+    names = sorted({Path(tensor.source).name for tensor in before.tensors.values()})
+    if len(names) == 1:
+        return {"model.safetensors": list(after.tensors.values())}
+    files: dict[str, list[Tensor]] = {name: [] for name in names}
+    for name, tensor in after.tensors.items():
+        known = before.tensors.get(name)
+        files[Path(known.source).name if known else names[0]].append(tensor)
+    return {name: tensors for name, tensors in files.items() if tensors}
+
+
+def _beside(before: Checkpoint) -> list[Path]:
+    """What lies beside the base's weights, if they are a folder."""
+    folder = before.files[0].parent
+    if not (folder / "config.json").exists():
+        return []
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+        and path.suffix not in _WEIGHTS
+        and path.name != "manifest.json"
+        and not path.name.endswith((".meta.json", ".index.json"))
+    ]

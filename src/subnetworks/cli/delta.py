@@ -1,0 +1,71 @@
+"""`delta BEFORE AFTER` and `apply BASE DELTA`: ship what changed instead of the whole."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def delta(
+    before: Annotated[
+        str, typer.Argument(help="The base: folder, .safetensors file, or hub:owner/name@revision.")
+    ],
+    after: Annotated[str, typer.Argument(help="The same, after the update.")],
+    output: Annotated[Path, typer.Option(help="The delta to write (.safetensors).")],
+) -> None:
+    """Write what differs, bit for bit, between two checkpoints: lossless, checksummed.
+
+    The delta stands for AFTER wherever a checkpoint is asked for. Its base is looked for where it
+    lay when the delta was written; if it has moved, name it: delta:FILE@BASE. Another base than the
+    one it was made for is refused.
+
+    Examples:
+
+    python -m subnetworks delta base/ tuned/ --output tuned.safetensors
+
+    python -m subnetworks measure base/ tuned.safetensors
+    """
+    from subnetworks import checkpoints
+    from subnetworks.checkpoints.deltas import write
+    from subnetworks.provenance import recorded
+    from subnetworks.updates.digests import digest
+
+    with (
+        recorded(output, settings={"before": before, "after": after}) as facts,
+        checkpoints.open(before) as first,
+        checkpoints.open(after) as second,
+    ):
+        base = digest(first)
+        facts["checkpoint_digests"] = {"before": base}
+        written = write(output, first, second.tensors, base=base)
+    typer.echo(
+        f"{output}: {written.changed:,} of {written.n:,} entries stored, {written.size:,} bytes "
+        f"({written.size / max(written.whole, 1):.1%} of a whole copy)"
+    )
+
+
+def apply(
+    base: Annotated[str, typer.Argument(help="The checkpoint that the delta was made for.")],
+    delta: Annotated[Path, typer.Argument(help="The delta (.safetensors).")],
+    output: Annotated[Path, typer.Option(help="Folder to write the checkpoint to.")],
+) -> None:
+    """Write the whole checkpoint that a delta makes of its base, to the bit.
+
+    Configuration, tokenizer and the layout of files are the base's.
+
+    Examples:
+
+    python -m subnetworks apply base/ tuned.safetensors --output tuned/
+    """
+    from subnetworks.checkpoints.applying import apply as run
+    from subnetworks.provenance import recorded
+
+    with recorded(output / "manifest.json", settings={"base": base, "delta": str(delta)}):
+        tensors = run(base, delta, output)
+    typer.echo(f"{output}: {tensors} tensors")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register both verbs."""
+    app.command(name="delta")(delta)
+    app.command(name="apply")(apply)
