@@ -27,6 +27,7 @@ runs:
     samples_per_prompt: 2
     learning_rate: 1.0e-6
     save_every: 2
+    trajectory_every: 2
     max_prompt_length: 32
     max_response_length: 8
 """
@@ -92,3 +93,7 @@ def test_a_killed_run_resumes_and_nothing_half_written_counts(copy: Path) -> Non
     # It went on: the steps before the kill were not trained a second time.
     meta = json.loads((copy / "results/resume/runs/killed/log.csv.meta.json").read_text())
     assert meta["resumed_from_step"] >= 2
+    trajectory = copy / "results" / "resume" / "runs" / "killed" / "trajectory"
+    listed = json.loads((trajectory / "manifest.json").read_text())["steps"]
+    assert [row["step"] for row in listed] == [2, 4, 6, 8]
+    assert {path.name for path in trajectory.glob("*step*")} == {row["file"] for row in listed}

@@ -38,8 +38,9 @@ rule make_dataset:
 rule train:
     """Train one run with verl; if it names a mask, within that subnetwork only.
 
-    Needs: the run's init, its data, its mask. Gives: the checkpoint at its end (bf16) and its log
-    as a table. A killed run goes on from its last saved step (runs/<run>/state).
+    Needs: the run's init, its data, its mask. Gives: the checkpoint at its end (bf16), its log as a
+    table, and its trajectory: the deltas that the manifest lists (none unless the run asks for
+    them). A killed run goes on from its last saved step (runs/<run>/state).
     """
     input:
         environment("train"),
@@ -49,6 +50,7 @@ rule train:
     output:
         manifest="<results>/checkpoints/{run}/manifest.json",
         log="<results>/runs/{run}/log.csv",
+        trajectory="<results>/runs/{run}/trajectory/manifest.json",
     log:
         "<results>/logs/runs/{run}.log",
     benchmark:

@@ -4,7 +4,7 @@ import importlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from subnetworks.training.state import shards
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from subnetworks.checkpoints import Checkpoint, storage
 
 _LEFT_BEHIND = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"}
 
@@ -51,7 +53,7 @@ def write_checkpoint(saved: Path, init: Path, output: Path, mask: Path | None) -
     from safetensors.torch import save_file
 
     weights = _Weights(shards(saved))
-    config = json.loads((init / "config.json").read_text(encoding="utf-8"))
+    config = _config(init)
     outside = _Outside(mask) if mask else None
     with atomic_folder(output) as folder:
         for file in sorted(init.glob("*.safetensors")):
@@ -59,11 +61,9 @@ def write_checkpoint(saved: Path, init: Path, output: Path, mask: Path | None) -
             with safe_open(file, "pt") as before:
                 for name in before.keys():  # noqa: SIM118 (not a mapping)
                     first = before.get_tensor(name)
-                    tied = name not in weights and _tied(config, name)
-                    value = weights[_embedding(weights) if tied else name]
                     tensors[name] = (
-                        value.to(torch.bfloat16) if first.is_floating_point() else first
-                    ).contiguous()
+                        weights.rounded(name, config) if first.is_floating_point() else first
+                    )
                     if outside:
                         outside.check(name, first.to(torch.bfloat16), tensors[name])
             save_file(tensors, folder / file.name, metadata={"format": "pt"})
@@ -77,6 +77,42 @@ def write_checkpoint(saved: Path, init: Path, output: Path, mask: Path | None) -
         importlib.import_module("subnetworks.checkpoints").write_manifest(
             folder, name=output.name, kind="run"
         )
+
+
+def rounded(saved: Path, init: "Checkpoint") -> dict[str, "storage.Tensor"]:
+    """The weights of the saved step `saved`, as `write_checkpoint` writes them, read on demand.
+
+    One tensor at a time is held in memory. `init` must stay open meanwhile.
+    """
+    import torch
+
+    from subnetworks.checkpoints import storage
+    from subnetworks.numbers import FLOATS
+
+    weights = _Weights(shards(saved))
+    held: dict[str, memoryview] = {}
+
+    def reading(name: str) -> Callable[[Any, int], None]:
+        def read(buffer: Any, offset: int) -> None:
+            if name not in held:
+                held.clear()
+                bits = weights.rounded(name, init.config).view(torch.int16)
+                held[name] = memoryview(bits.reshape(-1).numpy()).cast("B")
+            view = memoryview(buffer).cast("B")
+            view[:] = held[name][offset : offset + len(view)]
+
+        return read
+
+    return {
+        name: storage.Tensor(name, "BF16", tensor.shape, reading(name), str(saved))
+        if tensor.dtype in FLOATS
+        else tensor
+        for name, tensor in init.tensors.items()
+    }
+
+
+def _config(init: Path) -> dict[str, Any]:
+    return json.loads((init / "config.json").read_text(encoding="utf-8"))
 
 
 class _Weights:
@@ -111,6 +147,16 @@ class _Weights:
         if isinstance(placement, Shard):
             return torch.cat(parts, dim=placement.dim)
         return parts[0]
+
+    def rounded(self, name: str, config: dict[str, Any]) -> "Tensor":
+        """One tensor in bf16 (to nearest, ties to even), contiguous; a tied head is the embedding.
+
+        `config` is the init's.
+        """
+        import torch
+
+        tied = name not in self and _tied(config, name)
+        return self[_embedding(self) if tied else name].to(torch.bfloat16).contiguous()
 
 
 class _Outside:

@@ -18,7 +18,8 @@ class Job:
     `state` holds the trainer's own checkpoints, `scratch` is a folder with a short path for
     sockets that is gone after the run, `steps_log` the file of one JSON object a step that the
     trainer writes, `resume` the saved step to go on from (0: from the start), `largest_tensor` the
-    number of entries of the init's largest tensor.
+    number of entries of the init's largest tensor, `trajectory` the folder of the trajectory and
+    `base` the init's digest where one is kept.
     """
 
     settings: Settings
@@ -31,6 +32,8 @@ class Job:
     steps_log: Path
     resume: int
     largest_tensor: int
+    trajectory: Path | None = None
+    base: str = ""
 
     @property
     def train_file(self) -> Path:
@@ -45,6 +48,14 @@ class Job:
             "optimiser_state": self.settings.optimiser_state,
             "schedule": self.settings.schedule,
             "warmup_steps": self.settings.warmup_steps,
+            "trajectory": {
+                "every": self.settings.trajectory_every,
+                "folder": str(self.trajectory),
+                "init": str(self.init),
+                "base": self.base,
+            }
+            if self.trajectory
+            else None,
         }
 
     def saved(self, step: int) -> Path:

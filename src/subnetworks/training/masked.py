@@ -7,7 +7,9 @@ the vendor "subnetworks" (VERL_ENGINE_VENDOR), on CPU and CUDA alike. The settin
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,12 +21,15 @@ from torch.optim.lr_scheduler import LambdaLR
 from verl.workers.engine.base import EngineRegistry
 
 from subnetworks.masks import Mask
+from subnetworks.training import trajectory
 from subnetworks.training.adamw import FORMS, CompactAdamW, DenseAdamW
 from subnetworks.training.schedule import factor
 from subnetworks.training.value_head import ValueHeadMixin
 
 VENDOR = "subnetworks"
 _WRAPPERS = ("_fsdp_wrapped_module.", "_orig_mod.", "_checkpoint_wrapped_module.")
+# The policy's folder of a saved step.
+_STEP = re.compile(r"/global_step_(\d+)(?:/actor)?/?$")
 # What verl's value models have on top: transformers' token classifiers, and trl's.
 _VALUE_HEADS = ("score.", "classifier.", "v_head.")
 
@@ -59,10 +64,9 @@ class MaskedEngineMixin:
             self.optimizer_config = given
 
     def _build_lr_scheduler(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
-        config = self.optimizer_config
-        own = dict((config.override_optimizer_config or {}).get("subnetworks") or {})
+        own = _own(self.optimizer_config)
         schedule, warmup = own.get("schedule", "constant"), own.get("warmup_steps", 0)
-        steps = config.total_training_steps
+        steps = self.optimizer_config.total_training_steps
         return LambdaLR(optimizer, lambda step: factor(step, steps, warmup, schedule))
 
     def prepare_model_outputs(self, output: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -83,6 +87,30 @@ class MaskedEngineMixin:
         if isinstance(self.optimizer, DenseAdamW | CompactAdamW):
             self.optimizer.mask_gradients()
         return super().optimizer_step()
+
+    def save_checkpoint(self, local_path: str, *args: Any, **kwargs: Any) -> None:
+        """Save as verl does; then, if it is a step of the trajectory, write its delta.
+
+        Before training goes on, so that no later save removes what is read here.
+        """
+        super().save_checkpoint(local_path, *args, **kwargs)
+        asked = _own(self.optimizer_config).get("trajectory")
+        saved = Path(local_path)
+        # A critic or a reward model beside the policy is saved under a name of its own.
+        if not asked or not (step := _STEP.search(str(saved))):
+            return
+        number = int(step[1])
+        if number % asked["every"] == 0:
+            if not torch.distributed.get_rank():
+                trajectory.write(
+                    saved, Path(asked["init"]), Path(asked["folder"]), number, asked["base"]
+                )
+            torch.distributed.barrier()
+
+
+def _own(config: Any) -> dict[str, Any]:
+    """What the optimiser's section has for this engine."""
+    return dict(((config and config.override_optimizer_config) or {}).get("subnetworks") or {})
 
 
 def _sharded_masks(

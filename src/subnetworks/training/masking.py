@@ -8,11 +8,13 @@ from subnetworks.errors import UserError
 
 
 def check(mask: Path, init: Path, shapes: Mapping[str, tuple[int, ...]], tied: bool) -> None:
-    """Check names, shapes and content of a mask against the init's tensors (name -> shape).
+    """Check a mask against the init: names and shapes of its tensors (name -> shape), and its base.
+
+    A mask that names no base (a random one of no update, say) is judged by names and shapes.
 
     Raises:
         UserError: the first tensor that the mask lacks, that it has too many, or that has another
-            shape; or a mask without a single entry to train.
+            shape; a mask made for another base; or one without a single entry to train.
     """
     from subnetworks.masks import Mask
 
@@ -35,8 +37,23 @@ def check(mask: Path, init: Path, shapes: Mapping[str, tuple[int, ...]], tied: b
             raise UserError(
                 f"{mask}: has a tensor {name!r}, which {init} lacks: use a mask made for this init"
             )
+    base = opened.metadata.get("before")
+    if base and base != (found := digest(init)):
+        raise UserError(
+            f"{mask}: made for a base with digest {base}, but {init} has {found}: use a mask made "
+            "for this init"
+        )
     if not any(opened.array(name).any() for name in opened.names):
         entries = sum(math.prod(shape) for shape in shapes.values())
         raise UserError(
             f"{mask}: freezes all {entries} entries, so there is nothing to train; use another mask"
         )
+
+
+def digest(init: Path) -> str:
+    """The digest of a checkpoint's content, which masks and deltas name their base by."""
+    from subnetworks import checkpoints
+    from subnetworks.updates import digests
+
+    with checkpoints.open(init) as opened:
+        return digests.digest(opened)

@@ -15,7 +15,16 @@ from subnetworks.errors import UserError
 from subnetworks.files import sha256
 from subnetworks.provenance import recorded
 from subnetworks.training import data as datasets
-from subnetworks.training import finish, masking, online, preference, process, sft, state
+from subnetworks.training import (
+    finish,
+    masking,
+    online,
+    preference,
+    process,
+    sft,
+    state,
+    trajectory,
+)
 from subnetworks.training.conversations import load_tokenizer
 from subnetworks.training.job import Command, Job
 from subnetworks.training.log import StepsLog
@@ -47,10 +56,11 @@ def train(
 ) -> None:
     """Train `init` on `data`, within `mask` if one is given, and write its end as `output`.
 
-    Writes `output` (bf16 checkpoint, its manifest last), `run_folder`/log.csv (one row a step) and
-    `run_folder`/train.log (the trainer's own words). Unfinished state lies in `run_folder`/state:
-    the same call again resumes from its last step that was saved whole. It is removed at the end
-    unless `keep_state`.
+    Writes `output` (bf16 checkpoint, its manifest last), `run_folder`/log.csv (one row a step),
+    `run_folder`/trajectory (deltas against `init`, if `trajectory_every` asks for them, and their
+    manifest) and `run_folder`/train.log (the trainer's own words). Unfinished state lies in
+    `run_folder`/state: the same call again resumes from its last step that was saved whole. It is
+    removed at the end unless `keep_state`.
 
     Args:
         settings: `algorithm` and that algorithm's keys (`subnetworks.training.settings`).
@@ -86,7 +96,15 @@ def train(
     if not resume:
         log_file.unlink(missing_ok=True)
 
-    results = (output / "manifest.json", run_folder / "log.csv")
+    deltas = run_folder / trajectory.NAME
+    trajectory.resume(deltas, resume)
+    every = parsed.trajectory_every
+    base = masking.digest(init) if every else None
+    if base and resume and resume % every == 0 and not trajectory.file_of(deltas, resume).exists():
+        # The run was stopped between saving this step and writing its delta.
+        trajectory.write(folder / f"global_step_{resume}", init, deltas, resume, base)
+
+    results = (output / "manifest.json", run_folder / "log.csv", deltas / trajectory.MANIFEST)
     with recorded(*results, seed=parsed.seed, **facts) as meta:
         meta["accelerator"] = asdict(machine)
         meta["resumed_from_step"] = resume
@@ -103,6 +121,8 @@ def train(
                 steps_log=folder / f"steps-{len(attempts):03d}-{time.time_ns()}.jsonl",
                 resume=resume,
                 largest_tensor=max(math.prod(shape) for shape in shapes.values()),
+                trajectory=deltas if base else None,
+                base=base or "",
             )
             steps_log.follow(job.steps_log)
             try:
@@ -117,6 +137,7 @@ def train(
                 f"{log_file}: the trainer ended without saving step {parsed.steps}; run again to "
                 "resume"
             )
+        trajectory.complete(deltas, every, parsed.steps, base)
         finish.write_checkpoint(last, init, output, mask)
         steps_log.write(run_folder / "log.csv")
     if not keep_state:

@@ -1,6 +1,7 @@
 """What a run may be told: one typed class an algorithm, checked before anything heavy starts."""
 
 import difflib
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -19,7 +20,8 @@ class Settings:
     `micro_batch_size` the sequences that go through the model at once on one device.
     `clip_gradient` bounds the global norm of the (masked) gradient; 0 leaves it unbounded.
     `optimiser_state` of a run within a mask: AdamW's moments for its entries alone (compact) or for
-    all (dense); the weights are the same to the bit.
+    all (dense); the weights are the same to the bit. Every `trajectory_every` steps the weights are
+    kept as a delta against the init (0: never).
     """
 
     algorithm: ClassVar[str] = ""
@@ -37,11 +39,17 @@ class Settings:
     clip_gradient: float = 1.0
     save_every: int | None = None
     optimiser_state: Literal["compact", "dense"] = "compact"
+    trajectory_every: int = 0
 
     def check(self) -> None:
         """Raise `UserError` for values that are of the right type and still senseless."""
         at_least(self, 1, "steps", "batch_size", "micro_batch_size", "save_every")
         at_least(self, 0, "seed", "warmup_steps", "weight_decay", "clip_gradient", "learning_rate")
+        at_least(self, 0, "trajectory_every")
+        if self.trajectory_every > self.steps:
+            raise UserError(
+                f"settings: trajectory_every ({self.trajectory_every}) exceeds steps ({self.steps})"
+            )
         if self.warmup_steps > self.steps:
             raise UserError(
                 f"settings: warmup_steps ({self.warmup_steps}) exceeds steps ({self.steps})"
@@ -61,7 +69,12 @@ class Settings:
 
     @property
     def steps_between_saves(self) -> int:
-        """The trainer's state is saved this often: five times a run unless told otherwise."""
+        """The trainer's state is saved this often: five times a run unless told otherwise.
+
+        The trajectory is read from saved states, so each of its steps is one of them.
+        """
+        if self.trajectory_every:
+            return math.gcd(self.trajectory_every, self.save_every or self.trajectory_every)
         return self.save_every or max(1, -(-self.steps // 5))
 
 

@@ -58,6 +58,7 @@ def test_an_online_run_is_told_to_verl_in_its_own_words(kind):
         "optimiser_state": "compact",
         "schedule": "constant",
         "warmup_steps": 4,
+        "trajectory": None,
     }
     assert config.trainer.total_training_steps == 40
     assert config.trainer.resume_mode == "disable"

@@ -12,8 +12,9 @@ import tiny  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from tiny import launch, log, make_init, make_pairs, master_weights  # noqa: E402
 
-from subnetworks import masks  # noqa: E402
-from subnetworks.training import finish, state  # noqa: E402
+from subnetworks import checkpoints, masks  # noqa: E402
+from subnetworks.training import finish, masking, state, trajectory  # noqa: E402
+from subnetworks.updates import digests  # noqa: E402
 
 STEPS = 4
 SETTINGS = {
@@ -55,7 +56,14 @@ def trained(request, tmp_path_factory):
         "some": make_job(folder, "some", request.param, folder / "some.safetensors"),
         # The same again, as if interrupted after its second step.
         "resumed": make_job(folder, "resumed", request.param, folder / "some.safetensors", 2),
-        "again": make_job(folder, "again", request.param, folder / "some.safetensors"),
+        "again": make_job(
+            folder,
+            "again",
+            request.param,
+            folder / "some.safetensors",
+            save_every=4,
+            trajectory_every=1,
+        ),
         "dense": make_job(
             folder, "dense", request.param, folder / "some.safetensors", optimiser_state="dense"
         ),
@@ -118,6 +126,27 @@ def test_the_same_run_again_is_the_same_bit_for_bit(trained):
         assert [row[key] for row in log(folder, "some")] == [
             row[key] for row in log(folder, "again")
         ]
+
+
+def test_the_trajectory_holds_every_steps_weights(trained, tmp_path):
+    """Also of those whose saved states are gone; the last is the run's checkpoint."""
+    folder, _ = trained
+    run = folder / "again"
+    assert set(state.saved_steps(run)) == {STEPS - 1, STEPS}
+    trajectory.complete(run / "trajectory", 1, STEPS, "base")
+    listed = json.loads((run / "trajectory" / "manifest.json").read_text())["steps"]
+    assert [row["step"] for row in listed] == [1, 2, 3, 4]
+    # Steps that the run without a trajectory saved too.
+    for step in (2, 4):
+        with checkpoints.open(run / "trajectory" / f"step_{step:06d}.safetensors") as delta:
+            whole = finish._Weights(folder / "some" / f"global_step_{step}")
+            for name in delta.names:
+                found = torch.from_numpy(delta[name].raw().view(numpy.int16))
+                wanted = whole[name].to(torch.bfloat16).view(torch.int16).reshape(-1)
+                assert torch.equal(found, wanted), name
+    finish.write_checkpoint(run / f"global_step_{STEPS}", folder / "init", tmp_path / "end", None)
+    with checkpoints.open(tmp_path / "end") as end:
+        assert digests.digest(end) == masking.digest(run / "trajectory" / "step_000004.safetensors")
 
 
 def test_compact_and_dense_state_train_the_same_bit_for_bit(trained):

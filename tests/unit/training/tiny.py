@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import torch
 
-from subnetworks.training import finish, state
+from subnetworks.training import finish, masking, state
 from subnetworks.training.job import Job, distributed, environment
 from subnetworks.training.settings import parse_accelerator, parse_settings
 
@@ -70,6 +70,7 @@ def make_job(folder, name, settings, ranks=1, mask=None, resume=0, data=None):
     """A job on the folder's `init` and `data` (or `data`), with its state in the folder `name`."""
     place = folder / name
     place.mkdir(exist_ok=True)
+    kept = settings.get("trajectory_every")
     return Job(
         settings=parse_settings(settings),
         machine=parse_accelerator({"kind": "cpu", "devices": ranks}),
@@ -81,6 +82,8 @@ def make_job(folder, name, settings, ranks=1, mask=None, resume=0, data=None):
         steps_log=place / f"steps-{resume}.jsonl",
         resume=resume,
         largest_tensor=1,
+        trajectory=place / "trajectory" if kept else None,
+        base=masking.digest(folder / "init") if kept else "",
     )
 
 

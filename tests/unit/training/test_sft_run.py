@@ -1,0 +1,131 @@
+"""Whole SFT runs, within a mask: repeated, and stopped half-way; both end in the same bits."""
+
+import json
+import random
+import shutil
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("verl")
+
+import numpy  # noqa: E402
+import pyarrow  # noqa: E402
+import pyarrow.parquet  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from tiny import make_init  # noqa: E402
+
+from subnetworks import checkpoints, masks  # noqa: E402
+from subnetworks.errors import UserError  # noqa: E402
+from subnetworks.training import finish, masking, run  # noqa: E402
+
+SETTINGS = {
+    "algorithm": "sft",
+    "seed": 3,
+    "steps": 4,
+    "batch_size": 4,
+    "learning_rate": 1e-2,
+    "schedule": "cosine",
+    "weight_decay": 0.5,
+    "max_length": 32,
+    "trajectory_every": 2,
+}
+
+
+def train(folder, name, **how):
+    run.train(
+        SETTINGS,
+        init=folder / "init",
+        data=folder / "data",
+        output=folder / "checkpoints" / name,
+        run_folder=folder / "runs" / name,
+        mask=folder / "mask.safetensors",
+        **how,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sft")
+    make_init(folder / "init")
+    source = random.Random(0)
+    rows = []
+    for _ in range(12):
+        a, b = source.randint(0, 99), source.randint(0, 99)
+        question = {"role": "user", "content": f"{a}+{b}="}
+        rows.append({"messages": [question, {"role": "assistant", "content": str(a + b)}]})
+    (folder / "data").mkdir()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "data" / "train.parquet")
+    generator = numpy.random.default_rng(0)
+    masks.write(
+        folder / "mask.safetensors",
+        {n: generator.random(s) < 0.2 for n, s in finish.shapes(folder / "init").items()},
+        before=masking.digest(folder / "init"),
+    )
+    train(folder, "first", keep_state=True)
+    train(folder, "second")
+    # As if stopped when step 2 was saved but not yet in the trajectory, and step 3 had been.
+    stopped = folder / "runs" / "stopped"
+    shutil.copytree(folder / "runs" / "first", stopped)
+    shutil.rmtree(stopped / "state" / "global_step_4")
+    trajectory = stopped / "trajectory"
+    (trajectory / "step_000002.safetensors").unlink()
+    (trajectory / "manifest.json").unlink()
+    (trajectory / ".step_000004.safetensors.1.part").write_bytes(b"half")
+    train(folder, "stopped")
+    return folder
+
+
+@pytest.mark.parametrize("other", ["second", "stopped"])
+def test_it_ends_in_the_same_bits(trained, other):
+    ends = [load_file(trained / "checkpoints" / n / "model.safetensors") for n in ("first", other)]
+    for name, value in ends[0].items():
+        assert torch.equal(value.view(torch.int16), ends[1][name].view(torch.int16)), name
+    logs = [(trained / "runs" / n / "log.csv").read_text().splitlines() for n in ("first", other)]
+    # All columns but the seconds.
+    assert [line.rpartition(",")[0] for line in logs[0]] == [
+        line.rpartition(",")[0] for line in logs[1]
+    ]
+
+
+def test_the_stopped_run_went_on(trained):
+    meta = json.loads((trained / "runs" / "stopped" / "log.csv.meta.json").read_text())
+    assert meta["resumed_from_step"] == 2
+
+
+@pytest.mark.parametrize("name", ["first", "second", "stopped"])
+def test_each_has_its_whole_trajectory(trained, name):
+    folder = trained / "runs" / name / "trajectory"
+    listed = json.loads((folder / "manifest.json").read_text())
+    assert [row["file"] for row in listed["steps"]] == [
+        "step_000002.safetensors",
+        "step_000004.safetensors",
+    ]
+    assert {file.name for file in folder.glob("*step*")} == {row["file"] for row in listed["steps"]}
+    with (
+        checkpoints.open(folder / "step_000004.safetensors") as last,
+        checkpoints.open(trained / "checkpoints" / name) as end,
+    ):
+        for tensor in end.names:
+            assert numpy.array_equal(last[tensor].raw(), end[tensor].raw()), tensor
+    first = json.loads((trained / "runs" / "first" / "trajectory" / "manifest.json").read_text())
+    assert listed == first
+
+
+def test_a_mask_of_another_base_is_refused_before_training(trained, tmp_path):
+    base, init = masking.digest(trained / "checkpoints" / "first"), masking.digest(trained / "init")
+    other = tmp_path / "other.safetensors"
+    shapes = finish.shapes(trained / "init")
+    masks.write(other, {n: numpy.ones(s, bool) for n, s in shapes.items()}, before=base)
+    with pytest.raises(UserError) as caught:
+        run.train(
+            SETTINGS,
+            init=trained / "init",
+            data=trained / "data",
+            output=tmp_path / "out",
+            run_folder=tmp_path / "run",
+            mask=other,
+        )
+    for word in ("other.safetensors", base, init):
+        assert word in str(caught.value)
+    assert not (tmp_path / "run").exists()
