@@ -260,6 +260,16 @@ def metadata(path: Path) -> dict[str, str]:
     return found
 
 
+def base_of(source: str | os.PathLike[str]) -> str:
+    """The base of a delta (FILE or `delta:FILE@BASE`), as `subnetworks.checkpoints.open` takes it.
+
+    Raises:
+        UserError: the file is no delta, or its base is not where it was.
+    """
+    text, _, base = os.fspath(source).removeprefix("delta:").partition("@")
+    return base or _recorded(Path(text), metadata(Path(text))["base_path"])
+
+
 def open_delta(path: Path, base: str | None = None) -> Checkpoint:
     """Open a delta as the checkpoint it stands for.
 

@@ -46,11 +46,23 @@ def rotation(
     k = min(k, *before.shape)
     if exact is None:
         exact = min(before.shape) <= EXACT
-    triplets = [_exact(w, k) if exact else _randomised(w, k) for w in (before, after)]
-    (u0, s0, v0, r0), (u1, s1, v1, r1) = triplets
+    (u0, s0, v0, r0), (u1, s1, v1, r1) = (leading(w, k, exact) for w in (before, after))
     scale = float(np.linalg.norm(s0))
     drift = float(np.linalg.norm(s1 - s0)) / scale if scale else 0.0
     return Rotation(_angles(u0, u1), _angles(v0, v1), drift, exact, max(r0, r1))
+
+
+def leading(
+    matrix: np.ndarray, k: int, exact: bool | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """The k largest singular triplets of a matrix, and their residual (see `Rotation`).
+
+    Returns left vectors (rows, k), singular values (all of them if `exact`, else k), right vectors
+    (columns, k), float64. Arguments as for `rotation`.
+    """
+    if exact is None:
+        exact = min(matrix.shape) <= EXACT
+    return _exact(matrix, k) if exact else _randomised(matrix, k)
 
 
 def _angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
