@@ -12,6 +12,8 @@ import yaml
 from subnetworks.errors import UserError
 
 Section = dict[str, dict[str, Any]]
+# Masks that a checkpoint's own weights choose.
+BY_WEIGHTS = ("magnitude", "principal")
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,29 @@ class Experiment:
         """The checkpoint that a mask's update starts from (the weights it is drawn on)."""
         if mask in self.updates:
             return str(self.updates[mask]["before"])
-        return self.before_of_mask(mask_sources(self.masks[mask])[0])
+        entry = self.masks[mask]
+        if "early" in entry:
+            return str(self.runs[entry["early"]["run"]]["init"])
+        if weights := mask_checkpoint(entry):
+            return weights
+        return self.before_of_mask(mask_sources(entry)[0])
+
+
+def mask_checkpoint(entry: Mapping[str, Any]) -> str | None:
+    """The checkpoint by whose weights a mask is chosen, if it is."""
+    for key in BY_WEIGHTS:
+        if key in entry:
+            return str(entry[key]["checkpoint"])
+    return None
 
 
 def mask_sources(entry: Mapping[str, Any]) -> list[str]:
     """The masks that a derived mask is made from, in order."""
+    for key in BY_WEIGHTS:
+        if key in entry:
+            return [str(entry[key]["like"])] if "like" in entry[key] else []
+    if "early" in entry:
+        return []
     for key in ("complement", "random"):
         if key in entry:
             return [str(entry[key])]
@@ -241,6 +261,11 @@ def _check_references(experiment: Experiment, path: Path) -> None:
     for name, entry in experiment.masks.items():
         for source in mask_sources(entry):
             check(f"masks.{name}", source, masks, "mask")
+        if weights := mask_checkpoint(entry):
+            check(f"masks.{name}", weights, ends, "checkpoint")
+        if "early" in entry:
+            check(f"masks.{name}.early.run", entry["early"]["run"], experiment.runs, "run")
+            _check_early(f"{path}: masks.{name}.early", entry["early"], experiment.runs)
     for name, entry in experiment.overlaps.items():
         for mask in entry["masks"]:
             check(f"overlaps.{name}.masks", mask, masks, "mask")
@@ -250,6 +275,18 @@ def _check_references(experiment: Experiment, path: Path) -> None:
             check(f"evaluation.{name}.benchmarks", benchmark, experiment.benchmarks, "benchmark")
     _check_artefacts(experiment, check)
     _check_cycles(experiment, path)
+
+
+def _check_early(where: str, early: Mapping[str, Any], runs: Section) -> None:
+    """The run keeps its weights at that step."""
+    run, step = runs[early["run"]], early["steps"]
+    every = run.get("trajectory_every", 0)
+    kept = list(range(every, run["steps"] + 1, every)) if every else []
+    if step not in kept:
+        raise UserError(
+            f"{where}.steps: the run {early['run']!r} keeps no step {step}; there are: "
+            f"{', '.join(map(str, kept)) or 'none (trajectory_every)'}"
+        )
 
 
 def _check_artefacts(experiment: Experiment, check: Any) -> None:
@@ -309,6 +346,10 @@ def _check_cycles(experiment: Experiment, path: Path) -> None:
         ]
     for name, entry in experiment.masks.items():
         needs[f"masks.{name}"] = [f"masks.{source}" for source in mask_sources(entry)]
+        if "early" in entry:
+            needs[f"masks.{name}"].append(f"checkpoints.{entry['early']['run']}")
+        if weights := mask_checkpoint(entry):
+            needs[f"masks.{name}"].append(f"checkpoints.{weights}")
 
     done: set[str] = set()
 

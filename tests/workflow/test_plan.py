@@ -48,6 +48,46 @@ def test_a_single_figure_plans_only_what_it_needs(copy: Path) -> None:
     assert not {"evaluate", "overlap", "rank", "table_1_update_sparsity"} & jobs.keys()
 
 
+MASKS = """
+checkpoints:
+  start: { make: base }
+datasets:
+  demonstrations: { make: demonstrations }
+runs:
+  sft:
+    algorithm: sft
+    init: start
+    data: demonstrations
+    steps: 4
+    learning_rate: 1.0e-4
+    trajectory_every: 2
+masks:
+  small: { magnitude: { checkpoint: start, like: sft } }
+  principal: { principal: { checkpoint: start, density: 0.1, rank: 4 } }
+  early: { early: { run: sft, steps: 2 } }
+  both: { union: [small, early] }
+"""
+
+
+def test_a_mask_is_made_of_what_the_experiment_says(copy: Path) -> None:
+    (copy / "experiments" / "masked.yaml").write_text(MASKS)
+    folder = "results/masked"
+    done = run_snakemake(
+        *("-n", "-p", "--cores", "1", "--config", "experiment=masked"),
+        *("--", f"{folder}/masks/both.safetensors", f"{folder}/masks/principal.safetensors"),
+        folder=copy,
+    )
+    jobs = planned(done)
+    assert (jobs["derive_mask"], jobs["train"], jobs["measure"]) == (4, 1, 1)
+    for arguments in (
+        f"magnitude {folder}/checkpoints/start --like {folder}/masks/sft.safetensors",
+        f"principal {folder}/checkpoints/start --density 0.1 --rank 4",
+        f"early {folder}/runs/sft/trajectory/step_000002.safetensors",
+        f"union {folder}/masks/small.safetensors {folder}/masks/early.safetensors",
+    ):
+        assert f"subnetworks mask {arguments} --output" in done.stdout, arguments
+
+
 def test_changed_pins_rebuild_the_environment_and_plan_all_that_runs_in_it(copy: Path) -> None:
     (copy / "results").unlink(missing_ok=True)
     lock = copy / "envs" / "locks" / "measure.txt"

@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT / "src"))
 from subnetworks import experiment as experiments
 from subnetworks.errors import UserError
 from subnetworks.files import canonical_json, sha256
+from subnetworks.training import trajectory
 
 SCHEMAS = ROOT / "workflow" / "schemas"
 try:
@@ -117,9 +118,37 @@ def hub_source(entry):
     return f"hub:{entry['hub']}@{entry.get('revision', 'main')}"
 
 
-def mask_operation(entry):
-    """The operation (complement, random, union, …) that derives a mask."""
-    return next(key for key in entry if key != "seed")
+def mask_inputs(wildcards):
+    """What a derived mask is made of: masks, and a checkpoint or a run's trajectory."""
+    entry = EXPERIMENT.masks[wildcards.mask]
+    inputs = {
+        "sources": [
+            f"<results>/masks/{name}.safetensors" for name in experiments.mask_sources(entry)
+        ]
+    }
+    if weights := experiments.mask_checkpoint(entry):
+        inputs["checkpoint"] = checkpoint(weights)
+    if "early" in entry:
+        inputs["trajectory"] = f"<results>/runs/{entry['early']['run']}/trajectory/manifest.json"
+    return inputs
+
+
+def mask_arguments(wildcards, input):
+    """The operation that derives a mask, and what it is made of, as the command line takes them."""
+    entry = EXPERIMENT.masks[wildcards.mask]
+    operation = next(key for key in entry if key != "seed")
+    match operation:
+        case "magnitude" | "principal":
+            given = entry[operation]
+            options = [
+                f"--like {input.sources}" if "like" in given else f"--density {given['density']}"
+            ]
+            if "rank" in given:
+                options.append(f"--rank {given['rank']}")
+            return " ".join([operation, str(Path(input.checkpoint).parent), *options])
+        case "early":
+            return f"early {trajectory.file_of(Path(input.trajectory).parent, entry['early']['steps'])}"
+    return f"{operation} {input.sources}"
 
 
 def expanded(spec):

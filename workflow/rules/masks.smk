@@ -1,20 +1,19 @@
-"""Masks made of other masks: complements, random controls, unions, intersections, differences.
+"""Masks made of other masks (complements, random controls, unions, intersections, differences), of
+a checkpoint's weights (lowest magnitude, principal), of a trajectory (early).
 
 The mask of an update itself is extracted while it is measured (updates.smk).
 """
 
 
 rule derive_mask:
-    """Derive a mask from others.
+    """Derive a mask.
 
-    Needs: the masks it is made of. Gives: a bit map in the same format.
+    Needs: the masks it is made of, the checkpoint whose weights choose, or the run's trajectory.
+    Gives: a bit map in the same format.
     """
     input:
         environment("measure"),
-        sources=lambda wildcards: [
-            f"<results>/masks/{name}.safetensors"
-            for name in experiments.mask_sources(EXPERIMENT.masks[wildcards.mask])
-        ],
+        unpack(mask_inputs),
     output:
         mask="<results>/masks/{mask}.safetensors",
     log:
@@ -22,12 +21,12 @@ rule derive_mask:
     conda:
         conda("measure")
     resources:
-        mem_mb=1000,
+        mem_mb=lambda wildcards: 8000 if "principal" in EXPERIMENT.masks[wildcards.mask] else 1000,
     params:
-        operation=lambda wildcards: mask_operation(EXPERIMENT.masks[wildcards.mask]),
+        made_of=mask_arguments,
         seed=lambda wildcards: EXPERIMENT.masks[wildcards.mask].get("seed", 0),
     message:
         "Deriving the mask {wildcards.mask}"
     shell:
-        "in_stage measure python -m subnetworks mask {params.operation} {input.sources}"
+        "in_stage measure python -m subnetworks mask {params.made_of}"
         " --output {output.mask} --seed {params.seed} 2> >(tee {log} >&2)"

@@ -84,6 +84,23 @@ def test_the_weights_of_a_derived_mask_are_those_of_its_source(tmp_path: Path) -
     assert experiment.before_of_mask("both") == "sft"
 
 
+def test_a_mask_by_weights_or_of_a_trajectory_is_drawn_on_its_own_checkpoint(
+    tmp_path: Path,
+) -> None:
+    masks = {
+        "small": {"magnitude": {"checkpoint": "base", "like": "dpo"}},
+        "principal": {"principal": {"checkpoint": "sft", "density": 0.1, "rank": 4}},
+        "early": {"early": {"run": "dpo", "steps": 1}},
+        "either": {"union": ["early", "small"]},
+    }
+    change = {"masks": masks, "runs.dpo.trajectory_every": 1}
+    experiment = load(written(tmp_path, change), SCHEMA)
+    assert mask_sources(experiment.masks["small"]) == ["dpo"]
+    assert mask_sources(experiment.masks["principal"]) == []
+    weights = {name: experiment.before_of_mask(name) for name in masks}
+    assert weights == {"small": "base", "principal": "sft", "early": "sft", "either": "sft"}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -102,6 +119,22 @@ def test_the_weights_of_a_derived_mask_are_those_of_its_source(tmp_path: Path) -
             ["runs.dpo_sub.like", "'gpo'", "there are: dpo, dpo_sub, sft"],
         ),
         ({"runs.dpo.mask": "dpo"}, ["cycle", "masks.dpo", "checkpoints.dpo"]),
+        ({"masks.m.magnitude": {"checkpoint": "bse", "density": 0.1}}, ["masks.m", "'bse'"]),
+        ({"masks.m.magnitude": {"checkpoint": "base"}}, ["masks.m.magnitude", "like | density"]),
+        ({"masks.m.principal": {"checkpoint": "base", "density": 0.1}}, ["masks.m", "'rank'"]),
+        ({"masks.m.early": {"run": "dpo", "steps": 1}}, ["keeps no step 1", "trajectory_every"]),
+        (
+            {"masks.m.early": {"run": "sft", "steps": 1}, "runs.sft.trajectory_every": 2},
+            ["masks.m.early", "'sft'", "there are: 2"],
+        ),
+        (
+            {
+                "masks.m.early": {"run": "dpo", "steps": 2},
+                "runs.dpo.trajectory_every": 2,
+                "runs.dpo.mask": "m",
+            },
+            ["cycle", "masks.m", "checkpoints.dpo"],
+        ),
         ({"runs.dpo.like": "dpo_sub"}, ["cycle", "like"]),
         ({"datasets.pairs.policy": "dpo"}, ["cycle", "datasets.pairs", "checkpoints.dpo"]),
         ({"checkpoints.sft": {"path": "x"}}, ["checkpoints.sft", "run of that name"]),
