@@ -105,6 +105,8 @@ def test_changed_pins_rebuild_the_environment_and_plan_all_that_runs_in_it(copy:
         ("config.yaml", "accelerator: cpu", "accelerator: tpu", "there are: cpu, cuda"),
         ("config.yaml", "experiment: mini", "experiment: mimi", "there are: mini"),
         ("experiments/mini.yaml", "init: sft", "init: stf", "runs.grpo.init"),
+        ("experiments/mini.yaml", "task: math500", "task: math50", "did you mean 'math500'"),
+        ("experiments/mini.yaml", "chat: true", "temperature: 1", "has no 'temperature'"),
     ],
 )
 def test_a_mistake_in_the_configuration_is_one_clear_line(

@@ -11,6 +11,7 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from subnetworks import experiment as experiments
 from subnetworks.errors import UserError
+from subnetworks.evaluation.settings import parse as parse_benchmark
 from subnetworks.files import canonical_json, sha256
 from subnetworks.training import trajectory
 
@@ -110,7 +111,12 @@ def settings_of(entry, *without):
     return canonical_json({key: value for key, value in entry.items() if key not in without})
 
 
-ACCELERATOR_JSON = canonical_json(ACCELERATOR)
+# What training reads of the machine, and what evaluation reads: neither reruns the other.
+ACCELERATOR_JSON = settings_of(ACCELERATOR, "evaluation")
+EVALUATION_JSON = canonical_json(
+    {key: ACCELERATOR[key] for key in ("kind", "devices", "threads")}
+    | ACCELERATOR.get("evaluation", {})
+)
 
 
 def hub_source(entry):
@@ -254,16 +260,27 @@ def rows_of(wildcards):
     ]
 
 
+def asked(name):
+    """How a benchmark is asked, with the folder of its rows where they are made here."""
+    entry = dict(EXPERIMENT.benchmarks[name])
+    if "make" in entry:
+        entry = {key: value for key, value in entry.items() if key not in MADE_KEYS}
+        entry["data"] = f"results/{config['experiment']}/benchmarks/{name}"
+    return entry
+
+
 def benchmark_settings(wildcards):
-    """Settings by benchmark, with the folder of its rows where they are made here."""
-    settings = {}
-    for name in EXPERIMENT.evaluation[wildcards.checkpoint]["benchmarks"]:
-        entry = dict(EXPERIMENT.benchmarks[name])
-        if "make" in entry:
-            entry = {key: value for key, value in entry.items() if key not in MADE_KEYS}
-            entry["data"] = f"results/{config['experiment']}/benchmarks/{name}"
-        settings[name] = entry
-    return canonical_json(settings)
+    """Settings by benchmark of a checkpoint's evaluation."""
+    wanted = EXPERIMENT.evaluation[wildcards.checkpoint]["benchmarks"]
+    return canonical_json({name: asked(name) for name in wanted})
+
+
+try:
+    # A task that is not known should not be found out after a week of training.
+    for name in EXPERIMENT.benchmarks:
+        parse_benchmark(name, asked(name))
+except UserError as error:
+    raise WorkflowError(f"experiments/{config['experiment']}.yaml: {error}") from None
 
 
 wildcard_constraints:

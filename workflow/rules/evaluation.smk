@@ -57,7 +57,7 @@ rule evaluate:
         checkpoint=subpath(input.checkpoint, parent=True),
         folder=subpath(output.index, parent=True),
         benchmarks=benchmark_settings,
-        accelerator=ACCELERATOR_JSON,
+        accelerator=EVALUATION_JSON,
     message:
         "Evaluating {wildcards.checkpoint}"
     shell:

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +11,8 @@ from typing import Any
 
 from subnetworks.errors import UserError
 from subnetworks.evaluation import engine
+from subnetworks.evaluation.machine import Machine
 from subnetworks.evaluation.server import Server
-
-BACKENDS = ("served", "vllm", "hf")
 
 
 @dataclass
@@ -31,41 +30,29 @@ class Opened:
     died: Callable[[str], UserError | None]
 
 
-def check(backend: str) -> str:
-    """The backend's name, if there is one of that name; `UserError` lists them otherwise."""
-    if backend not in BACKENDS:
-        raise UserError(f"no backend {backend!r}; there are: {', '.join(BACKENDS)}")
-    return backend
-
-
 @contextmanager
 def opened(
-    backend: str,
     checkpoint: Path,
-    accelerator: Mapping[str, Any],
+    machine: Machine,
     context: int,
-    sequences: int,
     seed: int,
     log: Path,
 ) -> Iterator[Opened]:
-    """Load a checkpoint by one of `BACKENDS`; nothing of it is left on leaving.
+    """Load a checkpoint by the machine's backend; nothing of it is left on leaving.
 
     Args:
-        backend: `served` (vLLM as a server of its own), `vllm` (in this process), `hf`
-            (transformers).
         checkpoint: a Hugging Face folder.
-        accelerator: see `server.Server`; `hf` also reads `batch_size`.
+        machine: what it runs on.
         context: the longest prompt and answer together, in tokens.
-        sequences: how many vLLM works on at the same time.
         seed: the seed of requests that name none.
         log: where a server's own output goes.
     """
     started = time.monotonic()
-    if backend == "served":
-        with Server(checkpoint, accelerator, context, sequences, log) as server:
+    if machine.backend == "served":
+        with Server(checkpoint, machine, context, log) as server:
             from subnetworks.evaluation.served import ServedModel
 
-            served = ServedModel(checkpoint, server, context, sequences, seed)
+            served = ServedModel(checkpoint, server, context, machine.sequences, seed)
 
             def ready() -> float:
                 server.wait()
@@ -81,17 +68,17 @@ def opened(
         return
     scratch = Path(tempfile.mkdtemp(prefix="subnetworks-engine-"))
     try:
-        if backend == "vllm":
+        if machine.backend == "vllm":
             # No second process that could outlive this one.
             quiet = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
-            engine.apply({**engine.environment(accelerator, scratch), **quiet})
+            engine.apply({**engine.environment(machine, scratch), **quiet})
             from subnetworks.evaluation.inprocess import vllm_model
 
-            model = vllm_model(checkpoint, accelerator, context, sequences)
+            model = vllm_model(checkpoint, machine, context)
         else:
             from subnetworks.evaluation.inprocess import hf_model
 
-            model = hf_model(checkpoint, accelerator, context)
+            model = hf_model(checkpoint, machine, context)
         seconds = time.monotonic() - started
         yield Opened(model, lambda: seconds, lambda during: None)
     finally:

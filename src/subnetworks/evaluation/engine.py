@@ -5,34 +5,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from subnetworks.evaluation.machine import Machine
 
-def options(accelerator: Mapping[str, Any], context: int, sequences: int) -> dict[str, Any]:
+
+def options(machine: Machine, context: int) -> dict[str, Any]:
     """vLLM's engine arguments by name.
 
     Args:
-        accelerator: see `server.Server`.
+        machine: what it runs on.
         context: the longest prompt and answer together, in tokens.
-        sequences: how many are worked on at the same time.
     """
     found: dict[str, Any] = {
-        "dtype": accelerator.get("dtype", "bfloat16"),
+        "dtype": machine.dtype,
         "max_model_len": context,
-        "max_num_seqs": sequences,
+        "max_num_seqs": machine.sequences,
         "seed": 0,
     }
-    if accelerator["kind"] == "cuda":
-        found["tensor_parallel_size"] = accelerator.get("devices", 1)
-        found["gpu_memory_utilization"] = accelerator.get("memory_share", 0.9)
+    if machine.kind == "cuda":
+        found["tensor_parallel_size"] = machine.devices
+        found["gpu_memory_utilization"] = machine.memory_share
     else:
         found["enforce_eager"] = True
     return found
 
 
-def environment(accelerator: Mapping[str, Any], scratch: Path) -> dict[str, str]:
+def environment(machine: Machine, scratch: Path) -> dict[str, str]:
     """The environment's variables that vLLM needs to find when it is imported.
 
     Args:
-        accelerator: see `server.Server`.
+        machine: what it runs on.
         scratch: a folder of this engine alone, for its sockets and caches.
     """
     found = {
@@ -40,11 +41,11 @@ def environment(accelerator: Mapping[str, Any], scratch: Path) -> dict[str, str]
         "VLLM_RPC_BASE_PATH": str(scratch),
         "DO_NOT_TRACK": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        "OMP_NUM_THREADS": str(accelerator.get("threads", 1)),
+        "OMP_NUM_THREADS": str(machine.threads),
     }
-    if accelerator["kind"] == "cpu":
+    if machine.kind == "cpu":
         found |= {
-            "VLLM_CPU_KVCACHE_SPACE": str(accelerator.get("kv_cache_gb", 1)),
+            "VLLM_CPU_KVCACHE_SPACE": str(machine.kv_cache_gb),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "VLLM_CACHE_ROOT": str(scratch),
             "CUDA_VISIBLE_DEVICES": "",

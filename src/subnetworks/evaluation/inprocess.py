@@ -1,46 +1,41 @@
 """Models that run in this process: vLLM's engine, and transformers where there is no vLLM."""
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from subnetworks.evaluation import engine
 from subnetworks.evaluation.keeping import Keeping
+from subnetworks.evaluation.machine import Machine
 
-HF_BATCH = 8
 
-
-def vllm_model(
-    checkpoint: Path, accelerator: Mapping[str, Any], context: int, sequences: int
-) -> Any:
+def vllm_model(checkpoint: Path, machine: Machine, context: int) -> Any:
     """lm-eval's model over vLLM's engine in this process; `engine.environment` is set already."""
     from lm_eval.models.vllm_causallms import VLLM
 
     class EngineModel(Keeping, VLLM):
-        chunk = 4 * sequences
+        chunk = 4 * machine.sequences
 
     # With a batch of its own choosing lm-eval has vLLM draw a bar that cannot be turned off.
     return EngineModel(
         pretrained=str(checkpoint),
         batch_size=EngineModel.chunk,
-        **engine.options(accelerator, context, sequences),
+        **engine.options(machine, context),
     )
 
 
-def hf_model(checkpoint: Path, accelerator: Mapping[str, Any], context: int) -> Any:
+def hf_model(checkpoint: Path, machine: Machine, context: int) -> Any:
     """lm-eval's model over transformers.
 
-    `batch_size` prompts (8) run side by side, of similar length and padded. Log-probabilities are
+    `batch_size` prompts run side by side, of similar length and padded. Log-probabilities are
     taken in float32, as vLLM's are.
     """
     import torch
     from lm_eval.models.huggingface import HFLM
 
-    batch = int(accelerator.get("batch_size", HF_BATCH))
-    cuda = accelerator["kind"] == "cuda"
+    batch, cuda = machine.batch_size, machine.kind == "cuda"
     if not cuda:
-        torch.set_num_threads(int(accelerator.get("threads", 1)))
+        torch.set_num_threads(machine.threads)
 
     class TransformersModel(Keeping, HFLM):
         chunk = 16 * batch
@@ -59,9 +54,9 @@ def hf_model(checkpoint: Path, accelerator: Mapping[str, Any], context: int) -> 
 
     model = TransformersModel(
         pretrained=str(checkpoint),
-        dtype=accelerator.get("dtype", "bfloat16"),
+        dtype=machine.dtype,
         device="cuda" if cuda else "cpu",
-        parallelize=cuda and int(accelerator.get("devices", 1)) > 1,
+        parallelize=cuda and machine.devices > 1,
         max_length=context,
         batch_size=batch,
         softmax_dtype="float32",

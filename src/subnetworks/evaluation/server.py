@@ -12,15 +12,15 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 
 from subnetworks.errors import UserError
 from subnetworks.evaluation import engine, watchdog
+from subnetworks.evaluation.machine import Machine
 
-READY_WITHIN_S = {"cpu": 600.0, "cuda": 1800.0}
 _ATTEMPTS = 3
 _TAIL = 12
 
@@ -35,28 +35,23 @@ class Server:
 
     Args:
         checkpoint: a Hugging Face folder.
-        accelerator: `kind` (cpu or cuda), `devices` (tensor parallel size on cuda), `threads`;
-            optional `dtype` (bfloat16), `memory_share` (share of a GPU, 0.9), `kv_cache_gb` (on a
-            CPU, 1), `ready_within_s`.
+        machine: what it runs on.
         context: the longest prompt and answer together, in tokens.
-        sequences: how many are worked on at the same time.
         log: where the server's own output goes.
     """
 
     def __init__(
         self,
         checkpoint: Path,
-        accelerator: Mapping[str, Any],
+        machine: Machine,
         context: int,
-        sequences: int,
         log: Path,
     ) -> None:
         self.name = f"{checkpoint.resolve().name}-{secrets.token_hex(4)}"
         self.seconds_to_ready: float | None = None
         self._checkpoint = checkpoint.resolve()
-        self._accelerator = accelerator
+        self._machine = machine
         self._context = context
-        self._sequences = sequences
         self._log = log
         self._key = secrets.token_urlsafe(32)
         self._process: subprocess.Popen[bytes] | None = None
@@ -126,14 +121,14 @@ class Server:
                 {"repetition_penalty": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
             ),
             "disable_uvicorn_access_log": True,
-            **engine.options(self._accelerator, self._context, self._sequences),
+            **engine.options(self._machine, self._context),
         }
         return command + engine.command_line(arguments)
 
     def _environment(self, folder: Path) -> dict[str, str]:
         return {
             **os.environ,
-            **engine.environment(self._accelerator, folder),
+            **engine.environment(self._machine, folder),
             "VLLM_API_KEY": self._key,
             "HF_HUB_OFFLINE": "1",
             "TRANSFORMERS_OFFLINE": "1",
@@ -148,8 +143,7 @@ class Server:
         Raises:
             UserError: it ended, or was not ready in time; with the last lines of its log.
         """
-        kind = self._accelerator["kind"]
-        patience = float(self._accelerator.get("ready_within_s", READY_WITHIN_S[kind]))
+        patience = self._machine.ready_within_s
         deadline = self._started + patience
         while not self._answers():
             tick(time.monotonic() - self._started)

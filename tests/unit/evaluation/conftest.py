@@ -128,9 +128,7 @@ def stand_in(rule: Rule) -> type:
     """A class with the face of `server.Server`."""
 
     class StandIn:
-        def __init__(
-            self, checkpoint: Path, accelerator: Any, context: int, sequences: int, log: Path
-        ) -> None:
+        def __init__(self, checkpoint: Path, machine: Any, context: int, log: Path) -> None:
             from transformers import AutoTokenizer
 
             self.name = "stand-in"

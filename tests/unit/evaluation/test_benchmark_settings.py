@@ -8,7 +8,7 @@ import pytest
 from conftest import shared, write_rows
 
 from subnetworks.errors import UserError
-from subnetworks.evaluation import settings, tasks
+from subnetworks.evaluation import machine, settings, tasks
 from subnetworks.evaluation.tasks import rows
 
 MATH = {"task": "math500", "data": "x.jsonl"}
@@ -132,3 +132,35 @@ def test_the_label_is_the_printed_letter(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "test.jsonl", [row])
     (read,) = rows.read(path, tasks.TASKS["agieval_logiqa_en"])
     assert read["choices"][read["gold"][0]] == "(C)Qian on Tuesday."
+
+
+def test_a_machine_has_defaults_of_its_kind() -> None:
+    cpu, cuda = machine.parse({"kind": "cpu"}), machine.parse({"kind": "cuda", "sequences": 7})
+    assert (cpu.backend, cpu.dtype, cpu.sequences, cpu.ready_within_s) == (
+        "served",
+        "bfloat16",
+        128,
+        600,
+    )
+    assert (cuda.sequences, cuda.ready_within_s) == (7, 1800)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({}, ["missing key 'kind'"]),
+        ({"kind": "tpu"}, ["no kind 'tpu'", "cpu, cuda"]),
+        ({"kind": "cpu", "backend": "vlm"}, ["no backend 'vlm'", "served, vllm, hf"]),
+        ({"kind": "cpu", "dtype": "fp16"}, ["no dtype 'fp16'", "bfloat16"]),
+        ({"kind": "cpu", "sequence": 3}, ["unknown key 'sequence'", "sequences"]),
+        ({"kind": "cpu", "threads": 0}, ["threads: 0"]),
+        ({"kind": "cpu", "devices": True}, ["devices: True"]),
+        ({"kind": "cpu", "max_model_len": -1}, ["max_model_len: -1"]),
+        ({"kind": "cpu", "kv_cache_gb": "1"}, ["kv_cache_gb: '1'"]),
+        ({"kind": "cuda", "memory_share": 1.5}, ["memory_share"]),
+    ],
+)
+def test_mistakes_about_the_machine_are_named(keys: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        machine.parse(keys)
+    assert all(word in str(caught.value) for word in words)

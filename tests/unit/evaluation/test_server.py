@@ -13,8 +13,9 @@ from conftest import gone, running
 
 from subnetworks.errors import UserError
 from subnetworks.evaluation import server, watchdog
+from subnetworks.evaluation.machine import Machine
 
-CPU = {"kind": "cpu", "devices": 1, "threads": 1}
+CPU = Machine(kind="cpu")
 # A server that ignores requests to end, with a child that does as well.
 STUBBORN = (
     "import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
@@ -60,7 +61,7 @@ def test_a_server_that_dies_says_its_last_words(
 ) -> None:
     command = [sys.executable, "-c", "print('out of luck'); raise SystemExit(3)"]
     monkeypatch.setattr(server.Server, "_command", lambda self: command)
-    serving = server.Server(tmp_path, CPU, 128, 4, tmp_path / "server.log")
+    serving = server.Server(tmp_path, CPU, 128, tmp_path / "server.log")
     with serving, pytest.raises(UserError, match=r"(?s)ended while starting.*out of luck"):
         serving.wait()
 
@@ -88,7 +89,7 @@ def test_a_port_in_use_is_tried_elsewhere(tmp_path: Path, monkeypatch: pytest.Mo
         holder.listen()
         free, tried = server.free_port, iter([holder.getsockname()[1]])
         monkeypatch.setattr(server, "free_port", lambda: next(tried, None) or free())
-        serving = server.Server(tmp_path, CPU, 128, 4, tmp_path / "server.log")
+        serving = server.Server(tmp_path, CPU, 128, tmp_path / "server.log")
         with serving:
             taken = serving.url
             serving.wait()
@@ -104,7 +105,7 @@ def test_ports_that_are_all_in_use_are_said(
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         monkeypatch.setattr(server, "free_port", lambda: holder.getsockname()[1])
-        serving = server.Server(tmp_path, CPU, 128, 4, tmp_path / "server.log")
+        serving = server.Server(tmp_path, CPU, 128, tmp_path / "server.log")
         with serving, pytest.raises(UserError, match=r"(?s)ended while starting.*already in use"):
             serving.wait()
 
@@ -116,8 +117,8 @@ def test_a_stranger_at_the_port_is_not_taken_for_the_server(
         return [*small(self)[:-1], "another"]
 
     monkeypatch.setattr(server.Server, "_command", stranger)
-    patience = {**CPU, "ready_within_s": 2}
-    serving = server.Server(tmp_path, patience, 128, 4, tmp_path / "server.log")
+    patience = Machine(kind="cpu", ready_within_s=2)
+    serving = server.Server(tmp_path, patience, 128, tmp_path / "server.log")
     with serving, pytest.raises(UserError, match="not ready within 2 s"):
         serving.wait()
 
@@ -127,8 +128,8 @@ def test_a_server_that_hangs_is_ended_in_time(
 ) -> None:
     command = [sys.executable, "-c", "import time; print('loading', flush=True); time.sleep(600)"]
     monkeypatch.setattr(server.Server, "_command", lambda self: command)
-    patience = {**CPU, "ready_within_s": 2}
-    serving = server.Server(tmp_path, patience, 128, 4, tmp_path / "server.log")
+    patience = Machine(kind="cpu", ready_within_s=2)
+    serving = server.Server(tmp_path, patience, 128, tmp_path / "server.log")
     with serving, pytest.raises(UserError, match=r"(?s)not ready within 2 s.*loading"):
         serving.wait()
 

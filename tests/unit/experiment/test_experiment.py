@@ -192,7 +192,23 @@ def test_the_schema_knows_what_the_trainer_knows() -> None:
         assert keys(name) == fields | of_the_workflow, name
     machine = read_yaml(ROOT / "workflow" / "schemas" / "config.schema.yaml")
     known = machine["properties"]["accelerators"]["additionalProperties"]["properties"]
-    assert set(known) == {field.name for field in dataclasses.fields(settings.Accelerator)}
+    fields = {field.name for field in dataclasses.fields(settings.Accelerator)}
+    assert set(known) == fields | {"evaluation"}
+
+
+def test_the_schema_knows_what_evaluation_reads_of_the_machine() -> None:
+    machine = pytest.importorskip("subnetworks.evaluation.machine")
+    schema = read_yaml(ROOT / "workflow" / "schemas" / "config.schema.yaml")
+    entry = schema["properties"]["accelerators"]["additionalProperties"]["properties"]
+    known = entry["evaluation"]["properties"]
+    fields = {field.name for field in dataclasses.fields(machine.Machine)}
+    assert set(known) == fields - {"kind", "devices", "threads"}
+    assert known["backend"]["enum"] == list(machine.BACKENDS)
+    assert known["dtype"]["enum"] == list(machine.DTYPES)
+    config = read_yaml(ROOT / "config.yaml")
+    config["accelerators"]["cpu"]["evaluation"] = {"max_model_length": 3}
+    with pytest.raises(UserError, match=r"unknown key 'max_model_length'.*max_model_len"):
+        validate(config, schema, "config.yaml")
 
 
 def test_the_schema_knows_what_can_be_made() -> None:
