@@ -146,7 +146,9 @@ def _accuracy(ours: polars.DataFrame) -> Iterator[Finding]:
         rows = ours.filter(
             (polars.col("algorithm") == algorithm) & polars.col("group").is_in(["all", "average"])
         )
-        wholes.append(rows.to_dicts()[-1])
+        wholes += rows.to_dicts()[-1:]
+    if not wholes:  # all skipped
+        return
 
     def shown(row: dict[str, Any], key: str) -> str:
         error = row[f"{key}_stderr"]

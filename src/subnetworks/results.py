@@ -72,6 +72,11 @@ class Context:
         path = self.results / "evaluation" / checkpoint / f"{benchmark}.json"
         return _json(path, "evaluate", "score", "stderr", "n")
 
+    def skipped(self, checkpoint: str, benchmark: str) -> str | None:
+        """Why a checkpoint was not scored on a benchmark, if that is so."""
+        path = self.results / "evaluation" / checkpoint / "scores.json"
+        return _json(path, "evaluate").get("skipped", {}).get(benchmark) if path.exists() else None
+
     def samples(self, checkpoint: str, benchmark: str) -> "polars.DataFrame | None":
         """The answers behind a score, one row a question, or None where they were not kept."""
         path = self.results / "evaluation" / checkpoint / f"{benchmark}.samples.parquet"

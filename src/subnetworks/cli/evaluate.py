@@ -57,6 +57,8 @@ def evaluate(
             f"{name}: {score['score']:.4f} ± {score['stderr']:.4f} "
             f"[{low:.4f}, {high:.4f}], n = {score['n']}"
         )
+    for name in found["skipped"]:
+        typer.echo(f"{name}: skipped, no access")
 
 
 def _is_entry(name: str, entry: Any) -> bool:

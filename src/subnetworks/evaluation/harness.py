@@ -25,9 +25,11 @@ from rich.progress import (
 from subnetworks.errors import UserError
 from subnetworks.evaluation import backends
 from subnetworks.evaluation import checkpoint as checkpoints
+from subnetworks.evaluation import machine as machines
 from subnetworks.evaluation import settings as benchmark_settings
 from subnetworks.evaluation.answers import Answers
 from subnetworks.evaluation.checkpoint import Checkpoint
+from subnetworks.evaluation.machine import Machine
 from subnetworks.evaluation.settings import Settings
 from subnetworks.evaluation.statistics import Estimate, estimate, pass_at_k
 from subnetworks.evaluation.tasks import definitions, rows
@@ -35,7 +37,6 @@ from subnetworks.files import atomic_path, canonical_json, write_json
 from subnetworks.provenance import recorded, versions
 
 ROOM_FOR_PROMPTS = 4096
-SEQUENCES = {"cpu": 128, "cuda": 256}
 
 
 @dataclass
@@ -72,15 +73,14 @@ def evaluate(
     Writes `<benchmark>.json` (score, uncertainty, provenance), `<benchmark>.samples.parquet` (one
     row a question) and, when all are there, the index `scores.json` into `output`. A score that is
     there already for the same weights, rows and settings is kept; one that was begun goes on from
-    the answers it has.
+    the answers it has; a gated benchmark without access is skipped, and the index says so.
 
     Args:
         checkpoint: a Hugging Face folder.
         benchmarks: settings by benchmark name; see `settings.Settings`.
         output: the folder for the results.
-        accelerator: see `server.Server`; also `max_model_len`, `sequences`, and `backend` and
-            `batch_size` as in `backends.opened`.
-        backend: one of `backends.BACKENDS` instead of the accelerator's (`served`).
+        accelerator: keys of `machine.Machine`.
+        backend: one of `machine.BACKENDS` instead of the accelerator's.
         seed: of few-shot choice and sampling.
         redo: score anew what is there.
 
@@ -94,27 +94,29 @@ def evaluate(
     started = time.monotonic()
     if not benchmarks:
         raise UserError("no benchmarks asked for")
-    if accelerator.get("kind") not in SEQUENCES:
-        raise UserError(f"accelerator: kind must be one of {', '.join(SEQUENCES)}")
-    accelerator = {
-        **accelerator,
-        "backend": backends.check(backend or accelerator.get("backend", "served")),
-    }
+    asked = {"backend": backend} if backend else {}
+    machine = machines.parse({**accelerator, **asked})
     parsed = {name: benchmark_settings.parse(name, entry) for name, entry in benchmarks.items()}
     inspected = checkpoints.inspect(checkpoint, any(s.chat for s in parsed.values()))
     wanted = [
-        _benchmark(name, settings, inspected, accelerator, seed)
-        for name, settings in parsed.items()
+        _benchmark(name, settings, inspected, machine, seed) for name, settings in parsed.items()
     ]
     pending = [b for b in wanted if redo or not _finished(b, output)]
     facts: dict[str, Any] = {
         "seed": seed,
         "checkpoint_digest": inspected.digest,
-        "accelerator": dict(accelerator),
+        "accelerator": machine.as_dict(),
     }
     with recorded(output / "scores.json", **facts):
-        ready = _score(pending, inspected, output, accelerator, seed) if pending else None
-        scores = {b.name: json.loads(_result(b, output).read_text()) for b in wanted}
+        ready: float | None = None
+        skipped: dict[str, str] = {}
+        if pending:
+            ready, skipped = _score(pending, inspected, output, machine, seed)
+        scores = {
+            b.name: json.loads(_result(b, output).read_text())
+            for b in wanted
+            if b.name not in skipped
+        }
         index = {
             "checkpoint": checkpoint.resolve().name,
             "checkpoint_digest": inspected.digest,
@@ -122,6 +124,7 @@ def evaluate(
                 name: {key: score[key] for key in ("metric", "score", "stderr", "interval_95", "n")}
                 for name, score in scores.items()
             },
+            "skipped": skipped,
             "seconds": {
                 "all": round(time.monotonic() - started, 1),
                 "server_start": None if ready is None else round(ready, 1),
@@ -135,7 +138,7 @@ def _benchmark(
     name: str,
     settings: Settings,
     checkpoint: Checkpoint,
-    accelerator: Mapping[str, Any],
+    machine: Machine,
     seed: int,
 ) -> Benchmark:
     """Check a benchmark's rows, and say by a digest what its score will depend on."""
@@ -151,9 +154,9 @@ def _benchmark(
         "checkpoint": checkpoint.digest,
         "settings": {key: value for key, value in settings.as_dict().items() if key != "data"},
         "data": files.sha256() if files else None,
-        "dtype": accelerator.get("dtype", "bfloat16"),
-        "kind": accelerator["kind"],
-        "backend": accelerator["backend"],
+        "dtype": machine.dtype,
+        "kind": machine.kind,
+        "backend": machine.backend,
         "seed": seed,
         "versions": versions(["lm_eval", "math-verify", "transformers", "vllm"]),
     }
@@ -183,13 +186,17 @@ def _score(
     pending: Sequence[Benchmark],
     checkpoint: Checkpoint,
     output: Path,
-    accelerator: Mapping[str, Any],
+    machine: Machine,
     seed: int,
-) -> float:
-    """Load the checkpoint and write the scores; returns the seconds until it answered."""
-    sequences = int(accelerator.get("sequences", SEQUENCES[accelerator["kind"]]))
+) -> tuple[float | None, dict[str, str]]:
+    """Load the checkpoint and write the scores.
+
+    Returns:
+        The seconds until it answered (None if nothing was to be asked), and why benchmarks were
+        skipped, by their names.
+    """
     longest = max(benchmark.longest for benchmark in pending)
-    context = int(accelerator.get("max_model_len", ROOM_FOR_PROMPTS + longest))
+    context = machine.max_model_len or ROOM_FOR_PROMPTS + longest
     if checkpoint.context is not None:
         context = min(context, checkpoint.context)
     console = Console(stderr=True)
@@ -207,32 +214,33 @@ def _score(
     _quieten(all(benchmark.files is not None for benchmark in pending))
     with (
         progress,
-        backends.opened(
-            accelerator["backend"],
-            checkpoint.path,
-            accelerator,
-            context,
-            sequences,
-            seed,
-            output / "server.log",
-        ) as opened,
+        backends.opened(checkpoint.path, machine, context, seed, output / "server.log") as opened,
     ):
         starting = progress.add_task(f"loading {checkpoint.path.name}", total=None)
+        ready: list[Benchmark] = []
+        skipped: dict[str, str] = {}
         for benchmark in pending:
-            _prepare(benchmark, opened.model, folder, context, seed)
-        seconds = opened.ready()
+            try:
+                _prepare(benchmark, opened.model, folder, context, seed)
+                ready.append(benchmark)
+            except NoAccess as error:
+                skipped[benchmark.name] = str(error)
+                console.print(f"skipped: {error}", markup=False, soft_wrap=True)
+                for stale in (_result(benchmark, output), _samples(benchmark, output)):
+                    stale.unlink(missing_ok=True)
+        seconds = opened.ready() if ready else None
         progress.update(starting, total=1, completed=1)
-        for benchmark in pending:
+        for benchmark in ready:
             bar = progress.add_task(benchmark.name, total=benchmark.requests)
             advance = partial(progress.advance, bar)
             try:
-                _run(benchmark, opened.model, checkpoint, output, accelerator, seed, advance)
+                _run(benchmark, opened.model, checkpoint, output, machine, seed, advance)
             except Exception as error:
                 if (died := opened.died(benchmark.name)) is not None:
                     raise died from error
                 raise
         shutil.rmtree(folder, ignore_errors=True)
-        return seconds
+        return seconds, skipped
 
 
 def _quieten(local: bool) -> None:
@@ -243,6 +251,9 @@ def _quieten(local: bool) -> None:
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     logging.getLogger("lm_eval").setLevel(logging.CRITICAL)
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    from datasets import disable_caching  # only now: it reads the environment
+
+    disable_caching()  # shuffled rows would keep the seed of whoever came first
 
 
 def _seed_all(seed: int) -> None:
@@ -262,8 +273,15 @@ def _prepare(benchmark: Benchmark, model: Any, folder: Path, context: int, seed:
     benchmark.parts = definitions.write(folder, benchmark.name, settings, benchmark.files, seed)
     _seed_all(seed)
     manager = TaskManager(include_path=str(folder), include_defaults=False)
-    loaded = manager.load(list(benchmark.parts))["tasks"]
+    try:
+        loaded = manager.load(list(benchmark.parts))["tasks"]
+    except Exception as error:
+        if benchmark.files is None:
+            raise _unread(benchmark, error) from error
+        raise
     benchmark.tasks = {name: loaded[name] for name in benchmark.parts}
+    for task in benchmark.tasks.values():
+        _process_once(task, seed)
     digest = hashlib.sha256()
     benchmark.requests = 0
     # lm-eval keeps one token of the context back.
@@ -288,6 +306,46 @@ def _prepare(benchmark: Benchmark, model: Any, folder: Path, context: int, seed:
     benchmark.prompts_sha256 = digest.hexdigest()
 
 
+def _process_once(task: Any, seed: int) -> None:
+    """Have a task's rows processed once, from the seed.
+
+    lm-eval processes them whenever it looks at them, and GPQA shuffles its choices in doing so:
+    the question that is asked must be the one that is graded.
+    """
+    process = task.config.process_docs
+    if process is None:
+        return
+    split = task.config.test_split
+    _seed_all(seed)
+    rows = process(task.dataset[split])
+    task.config.process_docs = lambda given: (
+        rows if given is task.dataset[split] else process(given)
+    )
+
+
+class NoAccess(UserError):
+    """A gated data set that the Hub does not hand out to whoever asks here."""
+
+
+def _unread(benchmark: Benchmark, error: BaseException) -> UserError:
+    """What to say of a data set that could not be read from the Hub."""
+    from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError  # a gated one is a kind of it
+
+    task = benchmark.settings.definition
+    what = f"benchmark {benchmark.name}: hub:{task.hub}@{benchmark.settings.revision}"
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, DatasetNotFoundError | RepositoryNotFoundError) and task.gated:
+            return NoAccess(
+                f"{what}: gated, and there is no access to it; ask for it on the Hub and set "
+                "HF_TOKEN, or name local rows with 'data'"
+            )
+        cause = cause.__cause__ or cause.__context__
+    words = str(error).strip().splitlines() or [type(error).__name__]
+    return UserError(f"{what}: cannot be read ({words[0]}); 'data' names local rows instead")
+
+
 def _asking(benchmark: Benchmark, model: Any) -> dict[str, Any]:
     chat = benchmark.settings.chat
     return {
@@ -302,7 +360,7 @@ def _run(
     model: Any,
     checkpoint: Checkpoint,
     output: Path,
-    accelerator: Mapping[str, Any],
+    machine: Machine,
     seed: int,
     done: Any,
 ) -> None:
@@ -349,7 +407,7 @@ def _run(
                 "definition": "ours" if task.definitions[0][1].startswith("./") else "lm_eval",
                 **versions(["lm_eval", "math-verify"]),
             },
-            "backend": accelerator["backend"],
+            "backend": machine.backend,
             "prompts_sha256": benchmark.prompts_sha256,
             "fingerprint": benchmark.fingerprint,
             "requests": benchmark.requests,

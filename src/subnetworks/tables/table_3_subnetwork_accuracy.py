@@ -93,7 +93,7 @@ def build(context: Context) -> polars.DataFrame:
         ).to_dicts()
         if theirs:
             reproduced.add((theirs[0]["algorithm"], theirs[0]["benchmark"]))
-            row |= _published(context, theirs[0])
+            row |= {**_published(context, theirs[0]), **({} if "n" in row else row)}
     for theirs in paper.to_dicts():
         if (theirs["algorithm"], theirs["benchmark"]) not in reproduced:
             first = {key: theirs[key] for key in ("algorithm", "benchmark")}
@@ -119,9 +119,12 @@ def _published(context: Context, theirs: dict[str, Any]) -> dict[str, Any]:
 def _benchmark(context: Context, pair: dict[str, Any], benchmark: str) -> Iterator[dict[str, Any]]:
     """The rows of one benchmark: all questions, then each group (level, category) if several."""
     roles: list[str] = [role for role in ("init", "full", "subnetwork") if role in pair]
-    scores = {role: context.score(pair[role], benchmark) for role in roles}
     label = (context.spec.get("labels") or {}).get(benchmark, benchmark)
     common = {"source": "here", "algorithm": pair["algorithm"], "task": benchmark}
+    if reasons := [why for role in roles if (why := context.skipped(pair[role], benchmark))]:
+        yield {**common, "benchmark": label, "group": "skipped", "remark": f"Skipped: {reasons[0]}"}
+        return
+    scores = {role: context.score(pair[role], benchmark) for role in roles}
 
     groups = scores["full"].get("groups") or {}
     for group in (None, *(sorted(groups, key=_natural) if len(groups) > 1 else ())):

@@ -1,7 +1,9 @@
 """From rows to scores, by lm-eval, against a stand-in that answers by a known rule."""
 
+import contextlib
 import json
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,41 +125,73 @@ def test_an_interrupted_evaluation_asks_only_what_is_missing(
     assert sorted(path.name for path in out.iterdir() if path.name.startswith(".")) == []
 
 
-@pytest.mark.parametrize(
-    ("file", "letter"),
-    [("lsat-ar", "C"), ("logiqa-en", "B")],  # of the four, the shortest and the irregular one
-)
+# How often each letter is the answer, counted in the files by hand (jq -r .label | sort | uniq -c).
+SHARES = {
+    "lsat-ar": {"A": 53, "B": 41, "C": 47, "D": 45, "E": 44},
+    "lsat-lr": {"A": 99, "B": 107, "C": 99, "D": 110, "E": 95},
+    "lsat-rc": {"A": 47, "B": 66, "C": 47, "D": 60, "E": 49},
+    "logiqa-en": {"A": 132, "B": 159, "C": 179, "D": 181},
+}
+
+
+@pytest.mark.parametrize("file", list(SHARES))
 def test_a_constant_letter_scores_its_share(
-    checkpoint: Path, rule: Rule, tmp_path: Path, file: str, letter: str
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
+    from lm_eval.api.model import LM
+
+    from subnetworks.evaluation import backends, keeping
+
     path = shared(f"agieval/{file}.jsonl")
     raw = [json.loads(line) for line in path.open(encoding="utf-8")]
-    # A few options print no letter; there the place counts.
-    chosen = [
-        next(
-            (option for option in row["options"] if option.startswith(f"({letter})")),
-            row["options"]["ABCDE".index(letter)],
-        )
-        for row in raw
-    ]
-    ends = {f"Q: {row['question']}": [] for row in raw}
-    for row, option in zip(raw, chosen, strict=True):
+    rows = {}
+    for row in raw:
         choices = " ".join(row["options"])
-        ends[f"Q: {row['question']}"].append((f"Answer Choices: {choices}\n", option))
+        query = f"{row['passage'] or ''}Q: {row['question']} Answer Choices: {choices}\n"
+        rows[query] = row["options"]
 
-    def value(text: str) -> float:
-        question = text[text.rindex("Q: ") : text.rindex(" Answer Choices: ")]
-        option = next(option for listed, option in ends[question] if listed in text)
-        return 0.0 if text.endswith(f"the answer is {option}") else -1.0
+    class Constant(keeping.Keeping, Likelihoods, LM):  # type: ignore[misc]
+        """Holds the option of one letter for certain, whatever the question."""
 
-    rule.value = value
+        letter = ""
+
+        def lengths(self, texts: Sequence[str]) -> list[int]:
+            return [1] * len(texts)
+
+        def value(self, context: str, continuation: str) -> float:
+            options = rows[context.rpartition("A: Among")[0]]
+            # A few options print no letter; there the place counts.
+            place = options["ABCDE".index(self.letter)]
+            chosen = next((o for o in options if o.startswith(f"({self.letter})")), place)
+            return 0.0 if continuation == f" {chosen}" else -1.0
+
+    model = Constant()
+
+    @contextlib.contextmanager
+    def opened(*_: Any) -> Iterator[backends.Opened]:
+        yield backends.Opened(model, lambda: 0.0, lambda during: None)
+
+    monkeypatch.setattr(backends, "opened", opened)
     entry = {"task": f"agieval_{file.replace('-', '_')}", "data": str(path)}
-    harness.evaluate(checkpoint, {"a": entry}, tmp_path, CPU)
-    found = score(tmp_path, "a")
-    right = sum(row["label"] == letter for row in raw)
-    assert found["n"] == len(raw)
-    assert sum(row["correct"] for row in samples(tmp_path, "a")) == right
-    assert found["score"] == pytest.approx(right / len(raw), abs=1e-12)
+    for model.letter, right in SHARES[file].items():
+        harness.evaluate(checkpoint, {model.letter: entry}, tmp_path, CPU)
+        found = score(tmp_path, model.letter)
+        assert found["n"] == len(raw)
+        assert sum(row["correct"] for row in samples(tmp_path, model.letter)) == right
+        assert found["score"] == pytest.approx(right / len(raw), abs=1e-12)
+    assert sum(SHARES[file].values()) == len(raw)
+
+
+class Likelihoods:
+    """The rest of a model that knows only the likelihood of one text after another."""
+
+    def loglikelihood(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
+        return [(self.value(*request.args), False) for request in requests]
+
+    def generate_until(self, requests: Any, **_: Any) -> Any:
+        raise NotImplementedError
+
+    loglikelihood_rolling = generate_until
 
 
 def test_mmlu_pro_by_category_with_shots(checkpoint: Path, rule: Rule, tmp_path: Path) -> None:
@@ -226,6 +260,80 @@ def test_repeated_answers_are_drawn_apart_and_averaged(
         [1.0, 0.0, 1.0, 0.0],
         [0.0, 0.0, 0.0, 0.0],
     ]
+
+
+def test_the_real_gsm8k_with_examples(checkpoint: Path, rule: Rule, tmp_path: Path) -> None:
+    folder = shared("gsm8k/test.jsonl").parent
+    rows = [json.loads(line) for line in (folder / "test.jsonl").open(encoding="utf-8")][:40]
+    answers = {row["question"]: row["answer"] for row in rows}
+
+    def answer(prompt: str, _: dict[str, Any]) -> str:
+        question = prompt.rpartition("Question: ")[2].removesuffix("\nAnswer:")
+        number = len(question) % 3
+        right = answers[question].rpartition("#### ")[2]
+        # The reference's own form; the number alone; nothing.
+        return ["so\n#### " + right, f"It is {right}.", "I do not know"][number]
+
+    rule.answer = answer
+    # The rows of the file that examples come from, too: beside the tested ones.
+    write_rows(tmp_path / "g" / "test.jsonl", rows)
+    (tmp_path / "g" / "train.jsonl").write_bytes((folder / "train.jsonl").read_bytes())
+    entry = {"task": "gsm8k", "data": str(tmp_path / "g"), "shots": 3, "max_tokens": 64}
+    harness.evaluate(checkpoint, {"gsm8k": entry}, tmp_path / "out", CPU)
+    kinds = [len(row["question"]) % 3 for row in rows]
+    found = score(tmp_path / "out", "gsm8k")
+    assert found["score"] == pytest.approx(kinds.count(0) / 40)
+    flexible = found["other_metrics"]["exact_match,flexible-extract"]["score"]
+    assert flexible == pytest.approx((40 - kinds.count(2)) / 40)
+    prompt = samples(tmp_path / "out", "gsm8k")[0]["prompt"]
+    assert prompt.count("Question: ") == 4
+    assert prompt.count("#### ") == 3
+
+
+def test_gpqa_from_a_file(checkpoint: Path, rule: Rule, tmp_path: Path) -> None:
+    rows = [
+        {
+            "Question": f"Which is {i}?",
+            "Correct Answer": f"right {i}",
+            **{f"Incorrect Answer {k}": f"wrong {k} of {i}" for k in (1, 2, 3)},
+        }
+        for i in range(24)
+    ]
+    data = write_rows(tmp_path / "q.jsonl", rows)
+
+    def value(text: str) -> float:
+        letter = text[-2]
+        at = re.search(rf"\({letter}\) (\w+) ", text)
+        assert at is not None
+        return 0.0 if at.group(1) == "right" else -1.0
+
+    rule.value = value
+    entry = {"task": "gpqa_diamond", "data": str(data)}
+    harness.evaluate(checkpoint, {"gpqa": entry}, tmp_path / "out", CPU)
+    assert score(tmp_path / "out", "gpqa")["score"] == 1.0
+    kept = samples(tmp_path / "out", "gpqa")
+    assert len({row["gold"] for row in kept}) == 4  # the right one stands at every place
+
+
+def test_aime_is_averaged_over_samples(checkpoint: Path, rule: Rule, tmp_path: Path) -> None:
+    rows = [{"ID": f"2024-{i}", "Problem": f"{i}+{i}=", "Answer": 2 * i} for i in range(5)]
+    data = write_rows(tmp_path / "a.jsonl", rows)
+    rule.answer = lambda prompt, request: (
+        rf"so $x = 3$ and \boxed{{{2 * number(prompt)}}}" if request["seed"] == 1 else "$7$"
+    )
+    entry = {
+        "task": "aime24",
+        "data": str(data),
+        "chat": True,
+        "temperature": 0.6,
+        "samples": 4,
+        "max_tokens": 64,
+    }
+    harness.evaluate(checkpoint, {"aime24": entry}, tmp_path / "out", CPU, seed=0)
+    found = score(tmp_path / "out", "aime24")
+    assert (found["metric"], found["n"], found["score"]) == ("avg@4", 5, 0.25)
+    assert found["other_metrics"]["pass@2"]["score"] == pytest.approx(0.5)
+    assert [row["row"] for row in samples(tmp_path / "out", "aime24")] == [r["ID"] for r in rows]
 
 
 def test_a_prompt_longer_than_the_context(rule: Rule, tmp_path: Path) -> None:

@@ -27,6 +27,21 @@ def build_from(results: Path, name: str, made_up: Any) -> list[dict[str, Any]]:
     return tables.load(name).build(Context(results, PUBLISHED, made_up.SPECS[name])).to_dicts()
 
 
+def test_table_3_says_what_was_skipped(results, made_up, tmp_path):
+    copy = made_up.make(tmp_path / "mini")
+    for checkpoint in ("sft", "grpo", "grpo_subnetwork"):
+        folder = copy / "evaluation" / checkpoint
+        (folder / "agieval.json").unlink()
+        made_up.write_json(folder / "scores.json", {"skipped": {"agieval": "gated, no access"}})
+    rows = build_from(copy, "table_3_subnetwork_accuracy", made_up)
+    row = next(r for r in rows if (r["algorithm"], r["task"]) == ("GRPO", "agieval"))
+    assert (row["n"], row["full"], row["remark"]) == (None, None, "Skipped: gated, no access")
+    average = next(r for r in rows if (r["algorithm"], r["group"]) == ("GRPO", "average"))
+    wholes = [r for r in rows if (r["algorithm"], r["group"]) == ("GRPO", "all")]
+    assert len(wholes) == 2
+    assert average["full"] == pytest.approx(sum(r["full"] for r in wholes) / 2)
+
+
 def tensors(results: Path, update: str) -> list[dict[str, Any]]:
     return polars.read_parquet(results / "updates" / f"{update}.parquet").to_dicts()
 

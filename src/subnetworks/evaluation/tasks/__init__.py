@@ -33,6 +33,7 @@ class Task:
         instruction: what is appended unless the settings say otherwise.
         only: a row belongs to the benchmark if this column has this value.
         own_split: the split of the data set that the definition scores.
+        gated: whether the Hub hands the data set out to those only who were let in.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Task:
     instruction: str = ""
     only: tuple[str, str] | None = None
     own_split: str = "test"
+    gated: bool = False
 
 
 def _agieval(name: str) -> Task:
@@ -129,6 +131,7 @@ TASKS: dict[str, Task] = {
             metric="acc,none",
             others=("acc_norm,none",),
             own_split="train",
+            gated=True,
         ),
         Task(
             name="aime24",

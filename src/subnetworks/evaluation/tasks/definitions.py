@@ -82,7 +82,7 @@ def _content(
             rows[str(task.shots_split)] = str(files.shots.resolve())
         content["dataset_kwargs"] = {"task": task.name, "files": rows}
         content |= {"test_split": "test", "training_split": None, "validation_split": None}
-        if task.shots_split and files.shots is None:
+        if files.shots is None:
             content["fewshot_split"] = None
     else:
         content["dataset_kwargs"] = {"revision": settings.revision}
