@@ -1,5 +1,7 @@
 """An on-policy run's first process: starts Ray, and is itself the driver of the training."""
 
+import importlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import hydra
@@ -11,6 +13,18 @@ from omegaconf import OmegaConf
 def main(config: Any) -> None:
     """Train with verl's own configuration and the overrides on the command line."""
     from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
+
+    start = OmegaConf.to_container(config.ray_kwargs.ray_init, resolve=True)
+    start.pop("runtime_env", None)
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        # What is imported here registers the trainers; Ray's processes come up meanwhile.
+        trainers = beside.submit(importlib.import_module, "subnetworks.training.prime")
+        ray.init(**start, runtime_env=get_ppo_ray_runtime_env(config))
+        trainers.result()
+    _train(config)
+
+
+def _train(config: Any) -> None:
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.trainer.ppo.v1 import get_trainer_cls
     from verl.utils.config import validate_config
@@ -18,12 +32,6 @@ def main(config: Any) -> None:
 
     auto_set_device(config)
     validate_config(config, need_reference_policy(config), need_critic(config))
-    start = OmegaConf.to_container(config.ray_kwargs.ray_init, resolve=True)
-    start.pop("runtime_env", None)
-    ray.init(**start, runtime_env=get_ppo_ray_runtime_env(config))
-    # Registers the trainers; after Ray has started, whose processes come up meanwhile.
-    from subnetworks.training import online_trainer, prime  # noqa: F401
-
     OmegaConf.resolve(config)
     trainer = get_trainer_cls(config.trainer.v1.trainer_mode)(config=config)
     trainer.init()
