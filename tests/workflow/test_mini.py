@@ -14,6 +14,7 @@ pytestmark = pytest.mark.usefixtures("mini")
 
 RL_RUNS = ["grpo", "grpo_seed1", "grpo_seed2", "grpo_subnetwork", "dpo", "dpo_subnetwork"]
 FULL_AND_SUBNETWORK = [("grpo", "grpo_subnetwork"), ("dpo", "dpo_subnetwork")]
+MASKED = [*FULL_AND_SUBNETWORK, ("ppo", "ppo_subnetwork"), ("prime", "prime_subnetwork")]
 
 
 def read(path: Path) -> Any:
@@ -25,11 +26,20 @@ def sparsity(mini: Path, update: str) -> float:
 
 
 def test_sft_is_far_denser_than_rl(mini: Path) -> None:
-    for run in ("grpo", "grpo_seed1", "grpo_seed2", "dpo", "dpo_seed1", "dpo_seed2"):
+    for run in (
+        "grpo",
+        "grpo_seed1",
+        "grpo_seed2",
+        "ppo",
+        "prime",
+        "dpo",
+        "dpo_seed1",
+        "dpo_seed2",
+    ):
         assert sparsity(mini, run) > sparsity(mini, "sft") + 0.2
 
 
-@pytest.mark.parametrize(("full", "subnetwork"), FULL_AND_SUBNETWORK)
+@pytest.mark.parametrize(("full", "subnetwork"), MASKED)
 def test_weights_outside_the_mask_are_bit_identical_to_the_init(
     mini: Path, full: str, subnetwork: str
 ) -> None:
@@ -108,6 +118,48 @@ def test_every_score_has_a_standard_error(mini: Path) -> None:
         assert score["stderr"] == pytest.approx(expected, rel=1e-3), path
         low, high = score["interval_95"]
         assert low < score["score"] < high
+
+
+@pytest.mark.parametrize("run", ["ppo", "prime"])
+def test_the_run_within_the_mask_ends_nearer_to_the_full_one_than_the_init(
+    mini: Path, run: str
+) -> None:
+    for tolerance in ("1e-5", "1e-4"):
+        near, init = (
+            read(mini / "updates" / f"{run}_agreement{other}.json")["isclose_bf16"][tolerance]
+            for other in ("", "_init")
+        )
+        assert near > init
+
+
+def logged(mini: Path, run: str, column: str) -> list[float]:
+    with (mini / "runs" / run / "log.csv").open(newline="") as handle:
+        return [float(row[column]) for row in csv.DictReader(handle)]
+
+
+@pytest.mark.parametrize("run", ["prime", "prime_subnetwork"])
+def test_the_reward_model_learns_to_tell_right_answers_from_wrong(mini: Path, run: str) -> None:
+    """On answers that it has not yet learnt from, better than their more frequent outcome."""
+    losses, right, majority = (
+        logged(mini, run, f"reward_model_{column}") for column in ("loss", "accuracy", "majority")
+    )
+    last = slice(-20, None)
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert sum(losses[last]) / 20 < math.log(2) - 0.05
+    assert sum(right[last]) / 20 > sum(majority[last]) / 20 + 0.05
+    assert sum(right[last]) / 20 > sum(right[:10]) / 10
+
+
+def test_the_critic_learns_to_predict_the_reward(mini: Path) -> None:
+    losses = logged(mini, "ppo", "critic_loss")
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:3]) / 3 * 10
+
+
+def test_a_placebo_changes_little_and_teaches_nothing(mini: Path) -> None:
+    assert sparsity(mini, "placebo") > sparsity(mini, "grpo")
+    rewards, right = (logged(mini, "placebo", column) for column in ("reward", "accuracy"))
+    assert abs(sum(rewards) / len(rewards) - 0.5) < 0.05
+    assert sum(right[-10:]) < sum(logged(mini, "grpo", "accuracy")[-10:])
 
 
 def test_logs_have_every_step_once(mini: Path) -> None:
