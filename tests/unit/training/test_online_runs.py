@@ -35,8 +35,21 @@ SETTINGS = {
     "max_response_length": 8,
     "reward": "random",  # the tiny model knows nothing, so no answer is right
 }
-PRIME = {"algorithm": "prime", "reward_learning_rate": 1e-3, **SETTINGS}
-PPO = {"algorithm": "ppo", "critic_learning_rate": 1e-3, **SETTINGS}
+PRIME = {
+    "algorithm": "prime",
+    "reward_learning_rate": 1e-3,
+    "kl": "loss",
+    "kl_coefficient": 0.1,
+    **SETTINGS,
+}
+PPO = {
+    "algorithm": "ppo",
+    "critic_learning_rate": 1e-3,
+    "kl": "reward",
+    "kl_coefficient": 0.1,
+    "clip_gradient": 0,
+    **SETTINGS,
+}
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +124,8 @@ def test_prime_trains_the_policy_within_the_mask_and_its_reward_model_whole(prim
     assert_masked(prime, "prime", "reward_model")
     rows = log(prime, "prime")
     assert float(rows[0]["reward_model_loss"]) == pytest.approx(0.693147, abs=1e-6)
-    assert {"reward_model_accuracy", "reward_model_majority"} <= rows[0].keys()
+    assert {"kl", "reward_model_accuracy", "reward_model_majority"} <= rows[0].keys()
+    assert float(rows[0]["kl"]) == 0 < float(rows[-1]["kl"])
     # The placebo pays, and the truth is logged beside it.
     assert any(float(row["reward"]) > 0 for row in rows)
     assert all(float(row["accuracy"]) == 0 for row in rows)
@@ -134,4 +148,6 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_to_the_bit(prime):
 def test_ppo_trains_the_policy_within_the_mask_and_its_critic_whole(folder):
     run(folder, "ppo", PPO)
     assert_masked(folder, "ppo", "critic")
-    assert all(float(row["critic_loss"]) > 0 for row in log(folder, "ppo"))
+    rows = log(folder, "ppo")
+    assert all(float(row["critic_loss"]) > 0 for row in rows)
+    assert float(rows[0]["kl"]) == 0 != float(rows[-1]["kl"])
