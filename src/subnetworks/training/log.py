@@ -49,6 +49,13 @@ def row(step: int, data: Mapping[str, Any]) -> Row:
     return result
 
 
+def flat(value: Any) -> list[float]:
+    """All numbers in nested lists: verl collects metrics by rank and micro-batch."""
+    if isinstance(value, list | tuple):
+        return [number for item in value for number in flat(item)]
+    return [float(value)]
+
+
 class StepsLog:
     """Reads the logs of a run's attempts, oldest first, as they grow.
 

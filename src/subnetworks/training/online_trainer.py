@@ -62,16 +62,15 @@ class Trainer(PPOTrainerSync):
         self.order = epochs(len(self.problems), config.data.train_batch_size, self.steps, self.seed)
         self._init_resource_pool_mgr()
         self.resource_pool_manager.create_resource_pool()
-        # Models are loaded while vLLM starts: neither needs the other yet.
+        # Models are loaded while vLLM starts, except where both measure the same device's memory.
         rollout = self._rollout()
         launch = Launch(rollout) if in_process() else None
         self._start_workers()
-        launch = launch or Launch(rollout, self.actor_rollout_wg)
         if self.use_critic:
             self.critic_wg.reset()
             self.critic_wg.set_loss_fn(partial(value_loss, config=self.critic_config))
         self.actor_rollout_wg.init_model()
-        replicas = launch.replicas
+        replicas = (launch or Launch(rollout, self.actor_rollout_wg)).replicas
         self.checkpoint_manager = CheckpointEngineManager(
             config=omega_conf_to_dataclass(config.actor_rollout_ref.rollout.checkpoint_engine),
             actor_wg=self.actor_rollout_wg,
@@ -172,7 +171,7 @@ class Trainer(PPOTrainerSync):
         metrics["critic/score/mean"] = float(numpy.mean(scores))
         metrics["accuracy"] = float(numpy.mean(right))
         metrics["response_length/mean"] = float(numpy.mean([len(ids) for ids in answers]))
-        batch = as_batch([request.prompt for request in asked], answers, scores)
+        batch = as_batch([request.prompt for request in asked], answers, scores, self.samples)
         return self._balanced(batch)
 
     def _balanced(self, batch: TensorDict) -> TensorDict:
@@ -305,17 +304,16 @@ class Trainer(PPOTrainerSync):
 
 
 def as_batch(
-    prompts: Sequence[list[int]], answers: Sequence[list[int]], scores: Sequence[float]
+    prompts: Sequence[list[int]],
+    answers: Sequence[list[int]],
+    scores: Sequence[float],
+    samples: int,
 ) -> TensorDict:
     """verl's batch of sequences without padding.
 
-    `rm_scores` has an answer's score at its last token, `group` the number of its prompt: answers
-    to one prompt stand side by side.
+    The `samples` answers to one prompt stand side by side; `group` is their prompt's number.
+    `rm_scores` has an answer's score at its last token.
     """
-    groups: list[int] = []
-    for index, prompt in enumerate(prompts):
-        same = index and prompt is prompts[index - 1]
-        groups.append(groups[-1] if same else index)
 
     def nested(values: list[torch.Tensor]) -> torch.Tensor:
         return torch.nested.as_nested_tensor(values, layout=torch.jagged)
@@ -337,7 +335,7 @@ def as_batch(
             ),
             "position_ids": nested([torch.arange(length) for length in lengths]),
             "rm_scores": nested(ends),
-            "group": torch.tensor(groups),
+            "group": torch.arange(len(prompts)) // samples,
             "score": torch.tensor(scores),
         }
     )
@@ -346,10 +344,3 @@ def as_batch(
 def result(output: Any) -> TensorDict:
     """What a worker gave, waited for where it was asked without waiting."""
     return output.get() if hasattr(output, "futures") else output
-
-
-def flat(value: Any) -> list[float]:
-    """All numbers in nested lists: verl collects metrics by rank and micro-batch."""
-    if isinstance(value, list | tuple):
-        return [number for item in value for number in flat(item)]
-    return [float(value)]

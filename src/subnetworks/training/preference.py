@@ -18,6 +18,7 @@ from subnetworks.training import examples
 from subnetworks.training.conversations import epochs, load_tokenizer
 from subnetworks.training.examples import Conversation
 from subnetworks.training.job import Command, Job, distributed, environment
+from subnetworks.training.log import flat
 from subnetworks.training.settings import KtoSettings, PreferenceSettings, parse_settings
 
 if TYPE_CHECKING:
@@ -168,8 +169,8 @@ class Trainer:
                 "grad_norm": metrics["grad_norm"],
                 "lr": metrics["lr"],
                 # Each rank and micro-batch reports its share of the batch's mean.
-                "accuracy": sum(_flat(metrics["accuracy"])),
-                "margin": sum(_flat(metrics["margin"])),
+                "accuracy": sum(flat(metrics["accuracy"])),
+                "margin": sum(flat(metrics["margin"])),
                 "seconds": time.perf_counter() - begin,
             }
             if step % settings.steps_between_saves == 0 or step == settings.steps:
@@ -283,13 +284,6 @@ def _save(file: Path, values: "numpy.ndarray") -> None:
 def largest_divisor(number: int, at_most: int) -> int:
     """The largest divisor of `number` that does not exceed `at_most`."""
     return next(part for part in range(min(number, at_most), 0, -1) if number % part == 0)
-
-
-def _flat(value: Any) -> list[float]:
-    """All numbers in nested lists: verl collects metrics by rank and micro-batch."""
-    if isinstance(value, list | tuple):
-        return [number for item in value for number in _flat(item)]
-    return [float(value)]
 
 
 def main(file: str) -> None:

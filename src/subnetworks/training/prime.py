@@ -14,7 +14,8 @@ from verl.workers.utils.padding import response_from_nested, response_to_nested
 
 from subnetworks.errors import UserError
 from subnetworks.training import process_rewards
-from subnetworks.training.online_trainer import Metrics, Trainer, flat, result
+from subnetworks.training.log import flat
+from subnetworks.training.online_trainer import Metrics, Trainer, result
 from subnetworks.training.online_workers import PrimeWorker
 
 
