@@ -22,16 +22,16 @@ runs:
     algorithm: grpo
     init: start
     data: problems
-    steps: 8
+    steps: 40
     batch_size: 4
     samples_per_prompt: 2
     learning_rate: 1.0e-6
-    save_every: 2
-    trajectory_every: 2
+    save_every: 4
+    trajectory_every: 4
     max_prompt_length: 32
     max_response_length: 8
 """
-STEPS = 8
+STEPS = 40
 
 
 def logged_steps(path: Path) -> list[int]:
@@ -73,11 +73,11 @@ def test_a_killed_run_resumes_and_nothing_half_written_counts(copy: Path) -> Non
         start_new_session=True,
     )
     deadline = time.monotonic() + 300
-    while not list(saved.rglob("*global_step_2*")):
+    while not list(saved.rglob("*global_step_4*")):
         assert first.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline, "no saved step within five minutes"
-        time.sleep(0.2)
-    time.sleep(1)
+        time.sleep(0.05)
+    time.sleep(0.5)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     time.sleep(5)
@@ -92,8 +92,8 @@ def test_a_killed_run_resumes_and_nothing_half_written_counts(copy: Path) -> Non
     assert steps == list(range(1, STEPS + 1))
     # It went on: the steps before the kill were not trained a second time.
     meta = json.loads((copy / "results/resume/runs/killed/log.csv.meta.json").read_text())
-    assert meta["resumed_from_step"] >= 2
+    assert meta["resumed_from_step"] >= 4
     trajectory = copy / "results" / "resume" / "runs" / "killed" / "trajectory"
     listed = json.loads((trajectory / "manifest.json").read_text())["steps"]
-    assert [row["step"] for row in listed] == [2, 4, 6, 8]
+    assert [row["step"] for row in listed] == list(range(4, STEPS + 1, 4))
     assert {path.name for path in trajectory.glob("*step*")} == {row["file"] for row in listed}

@@ -32,6 +32,7 @@ class Job:
     steps_log: Path
     resume: int
     largest_tensor: int
+    cached_entries: int = 0
     trajectory: Path | None = None
     base: str = ""
 
@@ -57,6 +58,11 @@ class Job:
             if self.trajectory
             else None,
         }
+
+    @property
+    def engine_beside(self) -> dict[str, object]:
+        """The same for a model that is trained beside the policy: whole, and of no trajectory."""
+        return self.engine | {"mask": None, "trajectory": None}
 
     def saved(self, step: int) -> Path:
         """Where the trainer keeps the state after a step."""

@@ -87,6 +87,7 @@ def command(job: Job) -> Command:
             # The model runs inside vLLM's engine: one process less to start, and to wait for in a
             # spin (vLLM honours this on a CPU only with VLLM_ENABLE_V1_MULTIPROCESSING=0).
             f"+{rollout}.engine_kwargs.vllm.distributed_executor_backend": "uni",
+            f"+{rollout}.engine_kwargs.vllm.kv_cache_memory_bytes": _cache_bytes(job),
             # Logical resources: many small processes share few cores.
             "ray_kwargs.ray_init.num_cpus": 16 + machine.devices,
             "+ray_kwargs.ray_init.num_gpus": machine.devices,
@@ -102,7 +103,6 @@ def command(job: Job) -> Command:
             "RAY_worker_niceness": "0",
             # An idle worker for every logical core would cost more than it saves.
             "RAY_prestart_worker_first_driver": "0",
-            "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         }
         | ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if on_cpu else {}),
@@ -138,7 +138,7 @@ def _ppo(job: Job) -> dict[str, object]:
         "critic.fsdp.seed": settings.seed,
         "critic.data_loader_seed": settings.seed,
         # The critic is trained whole, whatever the policy's mask.
-        **optimiser("critic.optim", job, settings.critic_learning_rate, masked=False),
+        **optimiser("critic.optim", job, settings.critic_learning_rate, policy=False),
         "critic.ppo_micro_batch_size_per_gpu": settings.sequences_at_once,
         "+critic.fsdp.use_dynamic_bsz": False,
         "+critic.fsdp.micro_batch_size_per_gpu": settings.sequences_at_once,
@@ -152,7 +152,6 @@ def _prime(job: Job) -> dict[str, object]:
     settings = job.settings
     assert isinstance(settings, PrimeSettings)
     section = "actor_rollout_ref.reward_model"
-    own = job.engine | {"mask": None}
     return {
         "algorithm.adv_estimator": "prime",
         "critic.enable": False,
@@ -162,12 +161,24 @@ def _prime(job: Job) -> dict[str, object]:
         f"+{section}.optim.lr": settings.reward_learning_rate,
         f"+{section}.optim.weight_decay": settings.reward_weight_decay,
         f"+{section}.optim.clip_grad": settings.reward_clip_gradient or 1e30,
-        f"+{section}.optim.override_optimizer_config.subnetworks": own,
+        f"+{section}.optim.override_optimizer_config.subnetworks": job.engine_beside,
     }
 
 
 # What an algorithm needs beyond the shared settings.
 ESTIMATORS = {"grpo": _grpo, "ppo": _ppo, "prime": _prime}
+
+
+def _cache_bytes(job: Job) -> int:
+    """Memory of vLLM's cache on a CPU: twice what a step's sequences need, up to 4 GiB.
+
+    vLLM hands out 128 tokens at a time.
+    """
+    settings = job.settings
+    assert isinstance(settings, OnlineSettings)
+    tokens = -(-settings.longest_sequence // 128) * 128 * min(256, settings.sequences_a_step)
+    needed = 2 * tokens * job.cached_entries * 2
+    return min(4 << 30, max(64 << 20, needed)) if job.cached_entries else 1 << 30
 
 
 def _bucket(job: Job) -> int:

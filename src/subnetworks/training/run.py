@@ -121,6 +121,11 @@ def train(
                 steps_log=folder / f"steps-{len(attempts):03d}-{time.time_ns()}.jsonl",
                 resume=resume,
                 largest_tensor=max(math.prod(shape) for shape in shapes.values()),
+                cached_entries=sum(
+                    shape[0]
+                    for name, shape in shapes.items()
+                    if name.endswith(("k_proj.weight", "v_proj.weight"))
+                ),
                 trajectory=deltas if base else None,
                 base=base or "",
             )

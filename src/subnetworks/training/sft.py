@@ -48,11 +48,11 @@ def command(job: Job) -> Command:
 
 
 def optimiser(
-    section: str, job: Job, learning_rate: float | None = None, masked: bool = True
+    section: str, job: Job, learning_rate: float | None = None, policy: bool = True
 ) -> dict[str, object]:
     """verl's optimiser section: AdamW; schedule and mask go to our engine.
 
-    A second model of the run has its own learning rate, and no mask (`masked` false).
+    A model beside the policy (`policy` false) has its own learning rate.
     """
     settings = job.settings
     return {
@@ -62,7 +62,7 @@ def optimiser(
         f"{section}.clip_grad": settings.clip_gradient or 1e30,
         f"{section}.total_training_steps": settings.steps,
         f"+{section}.override_optimizer_config.subnetworks": (
-            job.engine if masked else job.engine | {"mask": None}
+            job.engine if policy else job.engine_beside
         ),
     }
 
