@@ -42,6 +42,14 @@ class Job:
         return self.data / "train.parquet"
 
     @property
+    def sequences_at_once(self) -> int:
+        """Sequences in one forward pass on one device: the most, up to what the settings say, that
+        divide a device's share of a step evenly."""
+        share = self.settings.sequences_a_step // self.machine.devices
+        most = min(self.settings.sequences_at_once, share)
+        return next(size for size in range(most, 0, -1) if share % size == 0)
+
+    @property
     def engine(self) -> dict[str, object]:
         """What the masked engine reads (`subnetworks.training.masked`)."""
         return {

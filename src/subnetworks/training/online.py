@@ -15,7 +15,7 @@ def command(job: Job) -> Command:
     length = settings.longest_sequence
     model, actor = "actor_rollout_ref.model", "actor_rollout_ref.actor"
     rollout, reference = "actor_rollout_ref.rollout", "actor_rollout_ref.ref"
-    micro = settings.sequences_at_once
+    micro = job.sequences_at_once
     overrides: dict[str, object] = {
         "hydra.run.dir": job.state / "hydra",
         "hydra.output_subdir": None,
@@ -139,10 +139,10 @@ def _ppo(job: Job) -> dict[str, object]:
         "critic.data_loader_seed": settings.seed,
         # The critic is trained whole, whatever the policy's mask.
         **optimiser("critic.optim", job, settings.critic_learning_rate, policy=False),
-        "critic.ppo_micro_batch_size_per_gpu": settings.sequences_at_once,
+        "critic.ppo_micro_batch_size_per_gpu": job.sequences_at_once,
         "+critic.fsdp.use_dynamic_bsz": False,
-        "+critic.fsdp.micro_batch_size_per_gpu": settings.sequences_at_once,
-        "+critic.fsdp.infer_micro_batch_size_per_gpu": settings.sequences_at_once,
+        "+critic.fsdp.micro_batch_size_per_gpu": job.sequences_at_once,
+        "+critic.fsdp.infer_micro_batch_size_per_gpu": job.sequences_at_once,
         "critic.cliprange_value": settings.clip_value,
         "critic.checkpoint.save_contents": ["model", "optimizer", "extra"],
     }

@@ -13,7 +13,7 @@ def command(job: Job) -> Command:
         "hydra.output_subdir": None,
         "data.train_files": job.train_file,
         "data.train_batch_size": settings.batch_size,
-        "data.micro_batch_size_per_gpu": settings.sequences_at_once,
+        "data.micro_batch_size_per_gpu": job.sequences_at_once,
         "data.use_dynamic_bsz": False,
         "data.max_length": settings.max_length,
         "data.num_workers": 0,

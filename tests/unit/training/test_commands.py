@@ -68,6 +68,15 @@ def test_an_online_run_is_told_to_verl_in_its_own_words(kind):
     assert rollout.checkpoint_engine.update_weights_bucket_megabytes > 400
 
 
+@pytest.mark.parametrize(("asked_for", "at_once"), [(None, 32), (12, 8), (5, 4), (1, 1)])
+def test_a_devices_share_of_a_step_is_cut_evenly(asked_for, at_once):
+    """64 sequences on two devices."""
+    asked = job("grpo", "cpu", samples_per_prompt=4, micro_batch_size=asked_for)
+    config = composed(online.command(asked), "ppo_trainer")
+    assert config.actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu == at_once
+    assert config.actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu == at_once
+
+
 @pytest.mark.parametrize("kl", ["none", "loss", "reward"])
 def test_the_distance_from_the_init_enters_where_the_run_says(kl):
     more = {"kl": kl, "kl_coefficient": 0.04 if kl != "none" else 0}
