@@ -53,12 +53,14 @@ lint: bootstrap ## Check style, types and the workflow
 lock: bootstrap ## Resolve pyproject.toml into envs/ (UPGRADE=1: newest versions)
 	@$(BOOTSTRAP)/bin/python envs/lock.py $(if $(UPGRADE),--upgrade)
 
-bench: bootstrap ## Time and weigh the measuring code and the masked optimiser
+bench: bootstrap ## Time and weigh measuring, the masked optimiser and evaluation
 	@$(BOOTSTRAP)/bin/python envs/build.py measure --into .venvs/measure
 	@for part in measure overlap rank; do \
 		PYTHONPATH=src .venvs/measure/bin/python tests/benchmarks/measuring.py $$part; done
 	@$(BOOTSTRAP)/bin/python envs/build.py train-cpu --into .venvs/train-cpu
 	@.venvs/train-cpu/bin/python tests/benchmarks/optimiser.py
+	@$(BOOTSTRAP)/bin/python envs/build.py evaluate-cpu --into .venvs/evaluate-cpu
+	@.venvs/evaluate-cpu/bin/python tests/benchmarks/evaluating.py
 
 clean: ## Remove environments and caches; results and downloads stay
 	rm -rf .venvs .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis

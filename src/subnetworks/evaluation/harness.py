@@ -127,7 +127,7 @@ def evaluate(
             "skipped": skipped,
             "seconds": {
                 "all": round(time.monotonic() - started, 1),
-                "server_start": None if ready is None else round(ready, 1),
+                "loading": None if ready is None else round(ready, 1),
             },
         }
         write_json(output / "scores.json", index)

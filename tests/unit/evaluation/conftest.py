@@ -39,8 +39,8 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def save_checkpoint(folder: Path, positions: int = 16384) -> Path:
-    """A random Qwen2 of 0.1 M parameters whose tokens are bytes."""
+def save_checkpoint(folder: Path, positions: int = 16384, size: int = 64, layers: int = 2) -> Path:
+    """A random Qwen2 (of 0.1 M parameters) whose tokens are bytes."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
@@ -59,9 +59,9 @@ def save_checkpoint(folder: Path, positions: int = 16384) -> Path:
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
+        hidden_size=size,
+        intermediate_size=2 * size,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=positions,
