@@ -22,12 +22,12 @@ class Opened:
     Attributes:
         model: lm-eval's model of it; it can tokenise from the start.
         ready: blocks until it can answer; returns the seconds that it took to load.
-        died: the error to raise if it died during what is named; None if it lives.
+        explain: what to say instead of an error that came up during what is named, if anything.
     """
 
     model: Any
     ready: Callable[[], float]
-    died: Callable[[str], UserError | None]
+    explain: Callable[[Exception, str], UserError | None]
 
 
 @contextmanager
@@ -50,6 +50,8 @@ def opened(
     started = time.monotonic()
     if machine.backend == "served":
         with Server(checkpoint, machine, context, log) as server:
+            from aiohttp import ClientError
+
             from subnetworks.evaluation.served import ServedModel
 
             served = ServedModel(checkpoint, server, context, machine.sequences, seed)
@@ -59,12 +61,15 @@ def opened(
                 served.attach(server)
                 return server.seconds_to_ready or 0.0
 
-            def died(during: str) -> UserError | None:
-                if server.alive():
-                    return None
-                return server.failure(f"the server died during {during}")
+            def explain(error: Exception, during: str) -> UserError | None:
+                if not server.alive():
+                    return server.failure(f"the server died during {during}")
+                if isinstance(error, ClientError | TimeoutError):
+                    words = str(error) or type(error).__name__
+                    return server.failure(f"the server failed during {during} ({words})")
+                return None
 
-            yield Opened(served, ready, died)
+            yield Opened(served, ready, explain)
         return
     scratch = Path(tempfile.mkdtemp(prefix="subnetworks-engine-"))
     try:
@@ -80,6 +85,6 @@ def opened(
 
             model = hf_model(checkpoint, machine, context)
         seconds = time.monotonic() - started
-        yield Opened(model, lambda: seconds, lambda during: None)
+        yield Opened(model, lambda: seconds, lambda error, during: None)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

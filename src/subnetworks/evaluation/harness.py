@@ -236,8 +236,8 @@ def _score(
             try:
                 _run(benchmark, opened.model, checkpoint, output, machine, seed, advance)
             except Exception as error:
-                if (died := opened.died(benchmark.name)) is not None:
-                    raise died from error
+                if (plain := opened.explain(error, benchmark.name)) is not None:
+                    raise plain from error
                 raise
         shutil.rmtree(folder, ignore_errors=True)
         return seconds, skipped

@@ -113,12 +113,13 @@ class Rule:
     """What the stand-in answers, and what it was asked.
 
     `answer` turns a prompt and the request into text, `value` a text into the log-likelihood of
-    each of its tokens. After `breaks_after` prompts every request fails.
+    each of its tokens. After `breaks_after` prompts it is dead; if it `refuses`, it lives.
     """
 
     answer: Callable[[str, dict[str, Any]], str] = lambda prompt, request: ""
     value: Callable[[str], float] = lambda text: -1.0
     breaks_after: int | None = None
+    refuses: bool = False
     asked: list[str] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
     started: int = 0
@@ -179,6 +180,9 @@ def stand_in(rule: Rule) -> type:
             if over or handler.headers["Authorization"] != "Bearer key":
                 self._dead = True
                 handler.send_error(500)
+                return
+            if rule.refuses:
+                handler.send_error(400)
                 return
             rule.requests.append(request)
             choices = []

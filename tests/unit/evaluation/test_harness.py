@@ -169,7 +169,7 @@ def test_a_constant_letter_scores_its_share(
 
     @contextlib.contextmanager
     def opened(*_: Any) -> Iterator[backends.Opened]:
-        yield backends.Opened(model, lambda: 0.0, lambda during: None)
+        yield backends.Opened(model, lambda: 0.0, lambda error, during: None)
 
     monkeypatch.setattr(backends, "opened", opened)
     entry = {"task": f"agieval_{file.replace('-', '_')}", "data": str(path)}
@@ -366,3 +366,39 @@ def test_an_incomplete_checkpoint_starts_no_server(
         harness.evaluate(folder, {"m": {"task": "math500", "data": str(data)}}, tmp_path, CPU)
     assert all(word in str(caught.value) for word in words)
     assert rule.started == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([], "no rows in it"),
+        ([{"problem": "p", "level": 1}], "line 1: no column 'answer'; math500 reads problem"),
+    ],
+)
+def test_bad_rows_start_no_server_and_leave_no_score(
+    checkpoint: Path, rule: Rule, tmp_path: Path, rows: list[dict[str, Any]], words: str
+) -> None:
+    good = write_rows(tmp_path / "good.jsonl", problems(2))
+    bad = write_rows(tmp_path / "bad.jsonl", rows)
+    benchmarks = {
+        name: {"task": "math500", "data": str(p)} for name, p in zip("ab", (good, bad), strict=True)
+    }
+    with pytest.raises(UserError, match=words):
+        harness.evaluate(checkpoint, benchmarks, tmp_path / "out", CPU)
+    assert rule.started == 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_request_that_the_server_refuses_is_no_score(
+    checkpoint: Path, rule: Rule, tmp_path: Path
+) -> None:
+    rule.refuses = True
+    data = write_rows(tmp_path / "m.jsonl", problems(3))
+    with pytest.raises(UserError, match=r"the server failed during mine \(400"):
+        harness.evaluate(
+            checkpoint, {"mine": {"task": "math500", "data": str(data)}}, tmp_path / "out", CPU
+        )
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        ".mine.answers.jsonl",
+        ".tasks",
+    ]

@@ -86,6 +86,26 @@ def _mmlu_pro(name: str, categories: list[str]) -> Task:
     )
 
 
+def _gpqa(part: str) -> Task:
+    return Task(
+        name=f"gpqa_{part}",
+        definitions=(("", f"gpqa/zeroshot/gpqa_{part}_zeroshot.yaml"),),
+        hub="Idavidrein/gpqa",
+        columns=(
+            "Question",
+            "Correct Answer",
+            "Incorrect Answer 1",
+            "Incorrect Answer 2",
+            "Incorrect Answer 3",
+        ),
+        chooses=True,
+        metric="acc,none",
+        others=("acc_norm,none",),
+        own_split="train",
+        gated=True,
+    )
+
+
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
@@ -116,23 +136,7 @@ TASKS: dict[str, Task] = {
             shots_split="train",
             max_tokens=256,
         ),
-        Task(
-            name="gpqa_diamond",
-            definitions=(("", "gpqa/zeroshot/gpqa_diamond_zeroshot.yaml"),),
-            hub="Idavidrein/gpqa",
-            columns=(
-                "Question",
-                "Correct Answer",
-                "Incorrect Answer 1",
-                "Incorrect Answer 2",
-                "Incorrect Answer 3",
-            ),
-            chooses=True,
-            metric="acc,none",
-            others=("acc_norm,none",),
-            own_split="train",
-            gated=True,
-        ),
+        *(_gpqa(part) for part in ("diamond", "main", "extended")),
         Task(
             name="aime24",
             definitions=(("", "aime/aime24.yaml"),),
