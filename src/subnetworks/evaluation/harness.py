@@ -7,7 +7,6 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,39 +22,22 @@ from rich.progress import (
 )
 
 from subnetworks.errors import UserError
-from subnetworks.evaluation import backends
+from subnetworks.evaluation import backends, scores
 from subnetworks.evaluation import checkpoint as checkpoints
 from subnetworks.evaluation import machine as machines
 from subnetworks.evaluation import settings as benchmark_settings
 from subnetworks.evaluation.answers import Answers
+from subnetworks.evaluation.benchmark import Benchmark
 from subnetworks.evaluation.checkpoint import Checkpoint
 from subnetworks.evaluation.machine import Machine
+from subnetworks.evaluation.preparing import NoAccess, prepare, seed_all
 from subnetworks.evaluation.settings import Settings
-from subnetworks.evaluation.statistics import Estimate, estimate, pass_at_k
-from subnetworks.evaluation.tasks import definitions, rows
-from subnetworks.files import atomic_path, canonical_json, write_json
+from subnetworks.evaluation.statistics import estimate
+from subnetworks.evaluation.tasks import rows
+from subnetworks.files import canonical_json, write_json
 from subnetworks.provenance import recorded, versions
 
 ROOM_FOR_PROMPTS = 4096
-
-
-@dataclass
-class Benchmark:
-    """One benchmark on its way from settings to score."""
-
-    name: str
-    settings: Settings
-    files: rows.Files | None
-    fingerprint: str
-    tasks: dict[str, Any]
-    parts: dict[str, tuple[str, int]]
-    prompts_sha256: str = ""
-    requests: int = 0
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest answer."""
-        return 1 if self.settings.definition.chooses else self.settings.max_tokens
 
 
 def evaluate(
@@ -112,7 +94,7 @@ def evaluate(
         skipped: dict[str, str] = {}
         if pending:
             ready, skipped = _score(pending, inspected, output, machine, seed)
-        scores = {
+        found = {
             b.name: json.loads(_result(b, output).read_text())
             for b in wanted
             if b.name not in skipped
@@ -122,7 +104,7 @@ def evaluate(
             "checkpoint_digest": inspected.digest,
             "scores": {
                 name: {key: score[key] for key in ("metric", "score", "stderr", "interval_95", "n")}
-                for name, score in scores.items()
+                for name, score in found.items()
             },
             "skipped": skipped,
             "seconds": {
@@ -221,7 +203,7 @@ def _score(
         skipped: dict[str, str] = {}
         for benchmark in pending:
             try:
-                _prepare(benchmark, opened.model, folder, context, seed)
+                prepare(benchmark, opened.model, folder, context, seed)
                 ready.append(benchmark)
             except NoAccess as error:
                 skipped[benchmark.name] = str(error)
@@ -256,105 +238,6 @@ def _quieten(local: bool) -> None:
     disable_caching()  # shuffled rows would keep the seed of whoever came first
 
 
-def _seed_all(seed: int) -> None:
-    import random
-
-    import numpy
-
-    random.seed(seed)
-    numpy.random.seed(seed)
-
-
-def _prepare(benchmark: Benchmark, model: Any, folder: Path, context: int, seed: int) -> None:
-    """Load a benchmark's tasks, build every prompt, and check that each fits the context."""
-    from lm_eval.tasks import TaskManager
-
-    settings = benchmark.settings
-    benchmark.parts = definitions.write(folder, benchmark.name, settings, benchmark.files, seed)
-    _seed_all(seed)
-    manager = TaskManager(include_path=str(folder), include_defaults=False)
-    try:
-        loaded = manager.load(list(benchmark.parts))["tasks"]
-    except Exception as error:
-        if benchmark.files is None:
-            raise _unread(benchmark, error) from error
-        raise
-    benchmark.tasks = {name: loaded[name] for name in benchmark.parts}
-    for task in benchmark.tasks.values():
-        _process_once(task, seed)
-    digest = hashlib.sha256()
-    benchmark.requests = 0
-    # lm-eval keeps one token of the context back.
-    room = context - 1 - (0 if settings.definition.chooses else settings.max_tokens)
-    for name, task in benchmark.tasks.items():
-        task.set_fewshot_seed(seed=seed)
-        task.build_all_requests(limit=settings.limit, **_asking(benchmark, model))
-        texts = [
-            "".join(request.args[:2]) if settings.definition.chooses else request.args[0]
-            for request in task.instances
-        ]
-        benchmark.requests += len(texts)
-        for request, tokens in zip(task.instances, model.lengths(texts), strict=True):
-            digest.update(canonical_json(list(request.args)).encode() + b"\n")
-            if tokens > room:
-                raise UserError(
-                    f"benchmark {benchmark.name}: question {request.doc_id} of {name} takes "
-                    f"{tokens} tokens, but a prompt may have {room} (context {context}, less "
-                    f"max_tokens); lower max_tokens or shots, or raise the accelerator's "
-                    "max_model_len"
-                )
-    benchmark.prompts_sha256 = digest.hexdigest()
-
-
-def _process_once(task: Any, seed: int) -> None:
-    """Have a task's rows processed once, from the seed.
-
-    lm-eval processes them whenever it looks at them, and GPQA shuffles its choices in doing so:
-    the question that is asked must be the one that is graded.
-    """
-    process = task.config.process_docs
-    if process is None:
-        return
-    split = task.config.test_split
-    _seed_all(seed)
-    rows = process(task.dataset[split])
-    task.config.process_docs = lambda given: (
-        rows if given is task.dataset[split] else process(given)
-    )
-
-
-class NoAccess(UserError):
-    """A gated data set that the Hub does not hand out to whoever asks here."""
-
-
-def _unread(benchmark: Benchmark, error: BaseException) -> UserError:
-    """What to say of a data set that could not be read from the Hub."""
-    from datasets.exceptions import DatasetNotFoundError
-    from huggingface_hub.errors import RepositoryNotFoundError  # a gated one is a kind of it
-
-    task = benchmark.settings.definition
-    what = f"benchmark {benchmark.name}: hub:{task.hub}@{benchmark.settings.revision}"
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, DatasetNotFoundError | RepositoryNotFoundError) and task.gated:
-            return NoAccess(
-                f"{what}: gated, and there is no access to it; ask for it on the Hub and set "
-                "HF_TOKEN, or name local rows with 'data'"
-            )
-        cause = cause.__cause__ or cause.__context__
-    words = str(error).strip().splitlines() or [type(error).__name__]
-    return UserError(f"{what}: cannot be read ({words[0]}); 'data' names local rows instead")
-
-
-def _asking(benchmark: Benchmark, model: Any) -> dict[str, Any]:
-    chat = benchmark.settings.chat
-    return {
-        "apply_chat_template": chat,
-        "chat_template": model.apply_chat_template if chat else None,
-        "fewshot_as_multiturn": chat,
-    }
-
-
 def _run(
     benchmark: Benchmark,
     model: Any,
@@ -375,7 +258,7 @@ def _run(
     with recorded(_result(benchmark, output), **facts):
         try:
             model.begin(answers, benchmark.longest, done)
-            _seed_all(seed)
+            seed_all(seed)
             results = ask(
                 lm=model,
                 task_dict={"tasks": benchmark.tasks, "groups": {}},
@@ -387,20 +270,20 @@ def _run(
             )
         finally:
             answers.close()
-        items = _items(benchmark, results["samples"])
+        items = scores.items_of(benchmark, results["samples"])
         total = estimate([item["correct"] for item in items])
-        _agree(benchmark, results, items)
-        _write_samples(items, _samples(benchmark, output))
+        scores.check_against(benchmark, results, items)
+        scores.write_samples(items, _samples(benchmark, output))
         result = {
             "checkpoint": checkpoint.path.resolve().name,
             "checkpoint_digest": checkpoint.digest,
             "benchmark": benchmark.name,
             "metric": f"avg@{settings.samples}" if settings.samples > 1 else task.metric,
-            **_numbers(total),
-            "groups": _groups(items),
-            "other_metrics": _others(items, settings),
+            **scores.numbers(total),
+            "groups": scores.by_group(items),
+            "other_metrics": scores.other_metrics(items, settings),
             "settings": settings.as_dict(),
-            "data": _data(benchmark),
+            "data": scores.data_of(benchmark),
             "task": {
                 "name": task.name,
                 "version": next(iter(benchmark.tasks.values())).VERSION,
@@ -416,166 +299,3 @@ def _run(
         }
         write_json(_result(benchmark, output), result)
     answers.discard()
-
-
-def _items(
-    benchmark: Benchmark, samples: Mapping[str, list[dict[str, Any]]]
-) -> list[dict[str, Any]]:
-    """One entry a question, over all parts, with the answers of all its samples."""
-    settings, task = benchmark.settings, benchmark.settings.definition
-    metric, graded_by = task.metric.split(",")
-    items: dict[tuple[str, int], dict[str, Any]] = {}
-    for name, (part, _) in benchmark.parts.items():
-        for sample in samples[name]:
-            key = part, sample["doc_id"]
-            item = items.setdefault(
-                key,
-                {
-                    "doc_id": sample["doc_id"],
-                    "part": part,
-                    "row": _identifier(sample["doc"]),
-                    "group": str(sample["doc"][task.groups]) if task.groups else "",
-                    "prompt": sample["arguments"][0][0],
-                    "answers": [],
-                    "gold": _gold(sample),
-                    "scores": [],
-                    "others": {other: [] for other in task.others},
-                },
-            )
-            if sample["filter"] == graded_by:
-                item["answers"].append(_answer(sample, task.chooses))
-                item["scores"].append(float(sample[metric]))
-                item["log_likelihoods"] = (
-                    [float(answer[0][0]) for answer in sample["resps"]] if task.chooses else []
-                )
-            for other in task.others:
-                key_other, filter_other = other.split(",")
-                if sample["filter"] == filter_other:
-                    item["others"][other].append(float(sample[key_other]))
-    found = [items[key] for key in sorted(items, key=lambda key: (key[0], key[1]))]
-    for item in found:
-        if len(item["scores"]) != settings.samples:
-            raise RuntimeError(f"{benchmark.name}: {len(item['scores'])} grades for one question")
-        item["correct"] = sum(item["scores"]) / settings.samples
-    for number, item in enumerate(found):
-        if len(task.definitions) > 1:
-            item["doc_id"] = number
-    return found
-
-
-def _identifier(row: Mapping[str, Any]) -> str:
-    for key in ("unique_id", "question_id", "id", "ID", "Record ID"):
-        if key in row:
-            return str(row[key])
-    return ""
-
-
-def _gold(sample: Mapping[str, Any]) -> str:
-    target = sample["target"]
-    if isinstance(target, list):
-        return ", ".join(map(str, target))
-    return str(target)
-
-
-def _answer(sample: Mapping[str, Any], chooses: bool) -> str:
-    """The text that was generated, or the number of the choice with the highest likelihood."""
-    if not chooses:
-        return str(sample["resps"][0][0])
-    values = [answer[0][0] for answer in sample["resps"]]
-    return str(values.index(max(values)))
-
-
-def _agree(benchmark: Benchmark, results: Any, items: Sequence[Mapping[str, Any]]) -> None:
-    """Our means are those that lm-eval computes, or something is wrong with what was read."""
-    theirs = [
-        (
-            results["results"][name][benchmark.settings.definition.metric],
-            len(results["samples"][name]),
-        )
-        for name in benchmark.parts
-    ]
-    filters = {s["filter"] for name in benchmark.parts for s in results["samples"][name]}
-    count = sum(n for _, n in theirs) / len(filters)
-    mean = sum(score * n for score, n in theirs) / sum(n for _, n in theirs)
-    ours = sum(item["correct"] for item in items) / len(items)
-    if count != len(items) * benchmark.settings.samples or abs(ours - mean) > 1e-9:
-        raise RuntimeError(f"{benchmark.name}: lm-eval says {mean} of {count}, the samples {ours}")
-
-
-def _numbers(found: Estimate) -> dict[str, Any]:
-    return {
-        "score": found.score,
-        "stderr": found.stderr,
-        "interval_95": list(found.interval_95),
-        "n": found.n,
-    }
-
-
-def _groups(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    names = sorted({item["group"] for item in items} - {""})
-    return {
-        name: _numbers(estimate([item["correct"] for item in items if item["group"] == name]))
-        for name in names
-    }
-
-
-def _others(items: Sequence[Mapping[str, Any]], settings: Settings) -> dict[str, Any]:
-    others = {}
-    for other in settings.definition.others:
-        means = [sum(item["others"][other]) / settings.samples for item in items]
-        others[other] = _numbers(estimate(means))
-    k = 1
-    while settings.samples > 1 and k <= settings.samples:
-        values = [pass_at_k(settings.samples, round(sum(item["scores"])), k) for item in items]
-        others[f"pass@{k}"] = _numbers(estimate(values))
-        k *= 2
-    return others
-
-
-def _data(benchmark: Benchmark) -> dict[str, Any]:
-    settings = benchmark.settings
-    if benchmark.files is not None:
-        source, digest = str(benchmark.files.test), benchmark.files.sha256()
-    else:
-        source = f"hub:{settings.definition.hub}@{settings.revision}"
-        digest = rows.digest(
-            row
-            for name, (_, sample) in benchmark.parts.items()
-            if not sample
-            for row in benchmark.tasks[name].eval_docs
-        )
-    count = sum(
-        len(benchmark.tasks[name].eval_docs)
-        for name, (_, sample) in benchmark.parts.items()
-        if not sample
-    )
-    return {"sha256": digest, "rows": count, "source": source}
-
-
-def _write_samples(items: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """One row a question; `answer` is the first answer, `correct` the share that is right."""
-    import pyarrow
-    import pyarrow.parquet
-
-    def column(values: list[Any], kind: pyarrow.DataType) -> pyarrow.Array:
-        return pyarrow.array(values, kind)
-
-    text, number = pyarrow.string(), pyarrow.float64()
-    table = pyarrow.table(
-        {
-            "doc_id": column([item["doc_id"] for item in items], pyarrow.int64()),
-            "row": column([item["row"] for item in items], text),
-            "group": column([item["group"] for item in items], text),
-            "prompt": column([item["prompt"] for item in items], text),
-            "gold": column([item["gold"] for item in items], text),
-            "answer": column([item["answers"][0] for item in items], text),
-            "correct": column([item["correct"] for item in items], number),
-            "answers": column([item["answers"] for item in items], pyarrow.list_(text)),
-            "scores": column([item["scores"] for item in items], pyarrow.list_(number)),
-            "log_likelihoods": column(
-                [item["log_likelihoods"] for item in items], pyarrow.list_(number)
-            ),
-        }
-    )
-    with atomic_path(path) as temporary:
-        pyarrow.parquet.write_table(table, temporary)
