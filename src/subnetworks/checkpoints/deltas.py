@@ -20,18 +20,24 @@ The encodings of a tensor, of which the smallest is taken:
 - `offsets`: `NAME#where` has the position of each changed entry within its block (uint16);
 - `whole`: `NAME#values` is the whole tensor: the base has none of that name, dtype and shape.
 
-A block is 65,536 entries in C order. `NAME#values` has the new values of the changed entries, in
-order and in the tensor's dtype; `NAME#blocks` (int64) says at which value each block begins, with
-the end behind the last, and for `gaps`, in a second row, at which byte of `NAME#where`. So any part
-of a tensor is read without the rest.
+A block is 65,536 entries in C order. `NAME#steps` (uint8) has how far each changed entry moved:
+the difference d of its bits as whole numbers of its width w (new − old, modulo 2ʷ, read as signed)
+as (d << 1) ^ (d >> (w − 1)), so that small steps are small numbers; of each block first all lowest
+bytes, then all next ones, …, compressed with zlib. An update of RL moves most entries by a few
+representable numbers, which so take a few bits each. `NAME#blocks` (int64) says in its rows, for
+each block and the end behind the last, how many changed entries lie before it, at which byte of
+`NAME#steps` it begins and, for `gaps`, at which byte of `NAME#where`: any part of a tensor is read
+without the rest.
 """
 
 import hashlib
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -49,6 +55,8 @@ BLOCK = 1 << 16
 # Entries compared at a time; whole blocks.
 _CHUNK = 16 * BLOCK
 _ESCAPE = 255
+# Of zlib: the fastest; the others gain little here.
+_LEVEL = 1
 _DIGEST_SIZE = 16
 
 
@@ -71,7 +79,7 @@ def write(
 ) -> Written:
     """Write `after` as what differs from `before`, atomically.
 
-    Reads both twice (once to choose encodings), in pieces; memory: some 20 MiB.
+    Reads both twice (once to choose encodings), in pieces; memory: some 30 MiB.
 
     Args:
         path: the file.
@@ -80,7 +88,6 @@ def write(
         base: the digest of `before`.
     """
     plans = {name: _plan(before.tensors.get(name), tensor) for name, tensor in after.items()}
-    entries = {key: entry for plan in plans.values() for key, entry in plan.entries().items()}
     tensors = {n: [p.after.dtype, list(p.after.shape), p.encoding] for n, p in plans.items()}
     changed = sum(plan.changed for plan in plans.values())
     facts = {
@@ -90,35 +97,69 @@ def write(
         "changed": str(changed),
         "tensors": json.dumps(tensors, separators=(",", ":")),
     }
-    unsigned = header(entries, {**facts, "content": "0" * (2 * _DIGEST_SIZE)})
+    # How well steps compress is known only at the end; until then their bound stands in for it.
+    room = len(header(_entries(plans, {}), {**facts, "content": "0" * (2 * _DIGEST_SIZE)}))
+    sizes: dict[str, int] = {}
     with atomic_path(path) as temporary:
         with open(temporary, "w+b") as file:
-            file.write(unsigned)
-            for plan in plans.values():
-                plan.write(file)
-            file.flush()
+            file.seek(room)
+            for name, plan in plans.items():
+                sizes[name] = plan.write(file)
+            file.truncate()
+        entries = _entries(plans, sizes)
+        _put_header(temporary, entries, {**facts, "content": ""}, room)
         opened = File(temporary)
         content = _content(opened)
         opened.close()
-        with open(temporary, "r+b") as file:
-            file.write(header(entries, {**facts, "content": content}))
+        _put_header(temporary, entries, {**facts, "content": content}, room)
         size = temporary.stat().st_size
     return Written(
         changed, sum(t.n for t in after.values()), size, sum(t.nbytes for t in after.values())
     )
 
 
+def _entries(
+    plans: Mapping[str, "_Plan"], sizes: Mapping[str, int]
+) -> dict[str, tuple[str, tuple[int, ...], int]]:
+    """All arrays stored; `sizes` are the bytes of each tensor's steps, by default their bound."""
+    return {
+        key: entry
+        for name, plan in plans.items()
+        for key, entry in plan.entries(sizes.get(name)).items()
+    }
+
+
+def _put_header(path: Path, entries: Any, facts: Mapping[str, str], room: int) -> None:
+    with open(path, "r+b") as file:
+        file.write(header(entries, facts, room))
+
+
 def _relative(source: str, folder: Path) -> str:
     return source if ":" in source else os.path.relpath(Path(source).absolute(), folder)
 
 
-def _changes(before: Tensor, after: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Flat positions (ascending) and new bits of the entries that differ, chunk by chunk."""
+def _changes(before: Tensor, after: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Flat positions (ascending), old and new bits of the entries that differ, chunk by chunk."""
     for start in range(0, after.n, _CHUNK):
         stop = min(start + _CHUNK, after.n)
-        new = after.raw(start, stop)
-        where = np.flatnonzero(before.raw(start, stop) != new)
-        yield where + start, new[where]
+        old, new = before.raw(start, stop), after.raw(start, stop)
+        where = np.flatnonzero(old != new)
+        yield where + start, old[where], new[where]
+
+
+def _pack(old: np.ndarray, new: np.ndarray) -> bytes:
+    """The steps of one block, as they are stored."""
+    step = (new - old).view(f"i{old.itemsize}")
+    coded = (step << 1) ^ (step >> (8 * old.itemsize - 1))
+    planes = coded.astype(f"<i{old.itemsize}").view(np.uint8).reshape(-1, old.itemsize).T
+    return zlib.compress(planes.tobytes(), _LEVEL)
+
+
+def _unpack(packed: np.ndarray, itemsize: int) -> np.ndarray:
+    """The differences of bits that `_pack` stored, unsigned, to be added to the old ones."""
+    planes = np.frombuffer(zlib.decompress(packed.data), np.uint8).reshape(itemsize, -1)
+    coded = np.ascontiguousarray(planes.T).view(f"<u{itemsize}").reshape(-1)
+    return (coded >> 1) ^ -(coded & 1)
 
 
 def _gaps(positions: np.ndarray) -> np.ndarray:
@@ -137,47 +178,68 @@ class _Plan:
     after: Tensor
     encoding: str
     changed: int = 0
-    # At which value and, for `gaps`, at which byte each block begins; int64, (rows, blocks + 1).
+    # Of each block and the end: changed entries before it, and bytes of gaps; int64.
     starts: np.ndarray | None = None
 
-    def entries(self) -> dict[str, tuple[str, tuple[int, ...], int]]:
-        """Name → dtype, shape and bytes of the arrays stored, in order."""
+    def entries(self, steps: int | None) -> dict[str, tuple[str, tuple[int, ...], int]]:
+        """Name → dtype, shape and bytes of the arrays stored, in order.
+
+        `steps` are the bytes of the steps; None for a bound.
+        """
         name, dtype = self.after.name, self.after.dtype
         if self.encoding == "same":
             return {}
         if self.encoding == "whole":
             return {f"{name}#values": (dtype, self.after.shape, self.after.nbytes)}
         assert self.starts is not None
+        kind = "U16" if self.encoding == "offsets" else "U8"
         size = {
             "bitmap": (self.after.n + 7) // 8,
             "offsets": self.changed,
-            "gaps": int(self.starts[-1, -1]),
+            "gaps": int(self.starts[1, -1]),
         }[self.encoding]
-        kind = "U16" if self.encoding == "offsets" else "U8"
+        shape = (3 if self.encoding == "gaps" else 2, self.starts.shape[1])
+        if steps is None:
+            steps = 2 * self.changed * self.after.itemsize + 64 * shape[1]
         return {
-            f"{name}#blocks": ("I64", self.starts.shape, self.starts.nbytes),
-            f"{name}#values": (dtype, (self.changed,), self.changed * self.after.itemsize),
             f"{name}#where": (kind, (size,), size * ITEMSIZE[kind]),
+            f"{name}#steps": ("U8", (steps,), steps),
+            f"{name}#blocks": ("I64", shape, 8 * math.prod(shape)),
         }
 
-    def write(self, file: BinaryIO) -> None:
-        """Append the arrays to `file`."""
+    def write(self, file: BinaryIO) -> int:
+        """Append the arrays to `file`; gives the bytes of the steps."""
         if self.encoding == "same":
-            return
+            return 0
         if self.encoding == "whole":
             step = PIECE // self.after.itemsize
             for start in range(0, self.after.n, step):
                 file.write(self.after.raw(start, min(start + step, self.after.n)).data)
-            return
+            return 0
         assert self.starts is not None and self.before is not None
-        file.write(self.starts.astype("<i8").data)
-        begin = file.tell()
-        where = begin + self.changed * self.after.itemsize
-        for index, (positions, values) in enumerate(_changes(self.before, self.after)):
-            file.seek(begin)
-            begin += file.write(values.data)
+        where = file.tell()
+        begin = end = where + self.entries(0)[f"{self.after.name}#where"][2]
+        ends = [0]
+        for index, (positions, old, new) in enumerate(_changes(self.before, self.after)):
             file.seek(where)
             where += file.write(self._encode(positions, index * _CHUNK).data)
+            file.seek(end)
+            first, last = len(ends) - 1, min(len(ends) - 1 + _CHUNK // BLOCK, len(self) - 1)
+            bounds = self.starts[0, first : last + 1] - self.starts[0, first]
+            for a, b in pairwise(bounds.tolist()):
+                if a < b:
+                    end += file.write(_pack(old[a:b], new[a:b]))
+                ends.append(end - begin)
+        rows = [self.starts[0], np.array(ends), self.starts[1]]
+        table = np.stack(rows[: 3 if self.encoding == "gaps" else 2])
+        file.seek(end)
+        file.write(table.astype("<i8").data)
+        return end - begin
+
+    def __len__(self) -> int:
+        """Blocks and one."""
+        assert self.starts is not None
+        return int(self.starts.shape[1])
 
     def _encode(self, positions: np.ndarray, start: int) -> np.ndarray:
         if self.encoding == "offsets":
@@ -199,7 +261,7 @@ def _plan(before: Tensor | None, after: Tensor) -> _Plan:
         return _Plan(None, after, "whole", after.n)
     blocks = -(-after.n // BLOCK)
     counts = np.zeros((2, blocks), np.int64)
-    for positions, _ in _changes(before, after):
+    for positions, _, _ in _changes(before, after):
         block = positions // BLOCK
         _count(counts[0], block, None)
         _count(counts[1], block, _gaps(positions) // _ESCAPE + 1)
@@ -213,9 +275,7 @@ def _plan(before: Tensor | None, after: Tensor) -> _Plan:
         "offsets": 2 * changed,
         "gaps": int(starts[1, -1]) + 8 * (blocks + 1),
     }
-    encoding = min(sizes, key=lambda name: sizes[name])
-    rows = 2 if encoding == "gaps" else 1
-    return _Plan(before, after, encoding, changed, np.ascontiguousarray(starts[:rows]))
+    return _Plan(before, after, min(sizes, key=lambda name: sizes[name]), changed, starts)
 
 
 def _count(into: np.ndarray, block: np.ndarray, weights: np.ndarray | None) -> None:
@@ -339,20 +399,19 @@ def _tensor(
 ) -> Tensor:
     if encoding == "same":
         return base[name]
-    values = arrays[f"{name}#values"]
     if encoding == "whole":
-        return replace(values, name=name, dtype=dtype, shape=shape)
-    blocks = arrays[f"{name}#blocks"]
+        return replace(arrays[f"{name}#values"], name=name, dtype=dtype, shape=shape)
+    blocks, steps = arrays[f"{name}#blocks"], arrays[f"{name}#steps"]
     starts = blocks.raw().view(np.int64).reshape(blocks.shape)
-    changes = _Changes(encoding, starts, values, arrays[f"{name}#where"], math.prod(shape))
+    changes = _Changes(encoding, starts, steps, arrays[f"{name}#where"], math.prod(shape))
     under = base[name]
 
     def read(buffer: Any, offset: int) -> None:
         under.reader(buffer, offset)
         out = np.frombuffer(buffer, dtype=f"u{under.itemsize}")
-        changes.put(out, offset // under.itemsize)
+        changes.add(out, offset // under.itemsize)
 
-    return replace(under, reader=read, source=values.source)
+    return replace(under, reader=read, source=steps.source)
 
 
 @dataclass(frozen=True)
@@ -361,37 +420,37 @@ class _Changes:
 
     encoding: str
     starts: np.ndarray
-    values: Tensor
+    steps: Tensor
     where: Tensor
     n: int
 
-    def put(self, out: np.ndarray, start: int) -> None:
-        """Put the new bits of the entries from `start` on in their places in `out`."""
+    def add(self, out: np.ndarray, start: int) -> None:
+        """Move the entries from `start` on, whose old bits `out` holds, by their steps."""
         stop = start + out.size
         first, last = start // BLOCK, -(-stop // BLOCK)
-        begin, end = int(self.starts[0, first]), int(self.starts[0, last])
-        if begin == end:
+        if self.starts[0, first] == self.starts[0, last]:
             return
-        values = self.values.raw(begin, end)
-        where, bounds = self._where(first, last)
-        for block in range(first, last):
-            a, b = (int(v) - begin for v in self.starts[0, block : block + 2])
-            if a == b:
+        bounds = self.starts[1, first : last + 1]
+        packed = self.steps.raw(int(bounds[0]), int(bounds[-1]))
+        bounds = bounds - bounds[0]
+        where, codes = self._where(first, last)
+        for block in range(last - first):
+            if bounds[block] == bounds[block + 1]:
                 continue
-            code = where[bounds[block - first] : bounds[block - first + 1]]
-            positions = self._decode(code) + block * BLOCK - start
-            new = values[a:b]
-            if block * BLOCK < start or (block + 1) * BLOCK > stop:
+            steps = _unpack(packed[bounds[block] : bounds[block + 1]], out.itemsize)
+            code = where[codes[block] : codes[block + 1]]
+            positions = self._decode(code) + (first + block) * BLOCK - start
+            if positions[0] < 0 or positions[-1] >= out.size:
                 wanted = (positions >= 0) & (positions < out.size)
-                positions, new = positions[wanted], new[wanted]
-            out[positions] = new
+                positions, steps = positions[wanted], steps[wanted]
+            out[positions] += steps
 
     def _where(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """What says where, for these blocks, and where each block begins in it."""
         if self.encoding == "bitmap":
             bounds = np.minimum(np.arange(first, last + 1) * (BLOCK // 8), (self.n + 7) // 8)
         else:
-            bounds = self.starts[-1, first : last + 1]
+            bounds = self.starts[2 if self.encoding == "gaps" else 0, first : last + 1]
         return self.where.raw(int(bounds[0]), int(bounds[-1])), bounds - bounds[0]
 
     def _decode(self, code: np.ndarray) -> np.ndarray:

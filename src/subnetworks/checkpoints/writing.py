@@ -14,13 +14,16 @@ PIECE = 1 << 22
 
 
 def header(
-    entries: Mapping[str, tuple[str, tuple[int, ...], int]], metadata: Mapping[str, str]
+    entries: Mapping[str, tuple[str, tuple[int, ...], int]],
+    metadata: Mapping[str, str],
+    room: int = 0,
 ) -> bytes:
     """The header of a safetensors file, with its length before it, padded to whole 8 bytes.
 
     Args:
         entries: name → dtype, shape and bytes, in the order in which the data follow.
         metadata: strings by name.
+        room: bytes to fill, if it needs fewer.
     """
     value: dict[str, object] = {"__metadata__": dict(metadata)}
     position = 0
@@ -29,7 +32,7 @@ def header(
         value[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": offsets}
         position += size
     text = json.dumps(value, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * max(-len(text) % 8, room - 8 - len(text))
     return struct.pack("<Q", len(text)) + text
 
 

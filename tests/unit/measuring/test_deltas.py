@@ -99,7 +99,7 @@ def test_gap_codes_are_decoded_as_they_were_encoded(data):
         return Tensor("w", "BF16", (n,), read, "here")
 
     plan = deltas._plan(tensor(before), tensor(after))
-    gaps = deltas._Plan(plan.before, plan.after, "gaps", plan.changed)
+    gaps = deltas._Plan(plan.before, plan.after, "gaps", plan.changed, plan.starts)
     codes = gaps._encode(positions, 0)
     starts = np.array([0, *np.cumsum(np.bincount(positions // deltas.BLOCK, minlength=2))])
     found, begin = [], 0
