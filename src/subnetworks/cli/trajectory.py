@@ -1,0 +1,51 @@
+"""`trajectory FOLDER`: what became of every weight along a run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def trajectory(
+    folder: Annotated[Path, typer.Argument(help="A run's trajectory: its deltas and manifest.")],
+    json_: Annotated[
+        Path | None, typer.Option("--json", help="Write the summary here (- for standard output).")
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Write one row a step here (.parquet).")
+    ] = None,
+) -> None:
+    """Follow a run: weights never updated, updated then cancelled, and changed at the end.
+
+    Beside it, for each saved step: sparsity against the init and against the step before, and what
+    is changed there but not at the end. Memory does not grow with the number of steps.
+
+    Examples:
+
+    python -m subnetworks trajectory results/mini/runs/grpo/trajectory --json trajectory.json
+    """
+    from subnetworks import trajectories
+    from subnetworks.cli.measure import emit
+    from subnetworks.provenance import recorded
+    from subnetworks.updates import write_table
+
+    outputs = [path for path in (json_, table) if path is not None and str(path) != "-"]
+    with recorded(*outputs, settings={"folder": str(folder)}):
+        found = trajectories.analyse(*trajectories.saved(folder))
+        summary = trajectories.summarise(found)
+        if table is not None:
+            write_table(summary["steps"], table)
+        if json_ is not None:
+            emit(summary, json_)
+    if json_ is None or str(json_) != "-":
+        for key in ("never", "cancelled", "final"):
+            typer.echo(f"{key:10}{summary[f'{key}_share']:>9.2%}")
+        typer.echo(f"{'step':>8}{'sparsity':>10}{'changed':>10}{'moved':>10}{'not final':>10}")
+        for row in summary["steps"]:
+            shares = ("sparsity", "changed_share", "moved_share", "outside_final_share")
+            typer.echo(f"{row['step']:>8}" + "".join(f"{row[key]:>10.2%}" for key in shares))
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the verb."""
+    app.command(name="trajectory")(trajectory)
