@@ -76,10 +76,12 @@ def test_a_mask_is_made_of_what_the_experiment_says(copy: Path) -> None:
     done = run_snakemake(
         *("-n", "-p", "--cores", "1", "--config", "experiment=masked"),
         *("--", f"{folder}/masks/both.safetensors", f"{folder}/masks/principal.safetensors"),
+        f"{folder}/trajectories/sft.json",
         folder=copy,
     )
     jobs = planned(done)
     assert (jobs["derive_mask"], jobs["train"], jobs["measure"]) == (4, 1, 1)
+    assert jobs["follow_trajectory"] == 1
     for arguments in (
         f"magnitude {folder}/checkpoints/start --like {folder}/masks/sft.safetensors",
         f"principal {folder}/checkpoints/start --density 0.1 --rank 4",

@@ -23,7 +23,8 @@ def file_of(folder: Path, step: int) -> Path:
 def write(saved: Path, init: Path, folder: Path, step: int, base: str) -> None:
     """Write the weights of the saved step `saved` as the delta of `step`, atomically.
 
-    The weights are what the run's checkpoint would be if it ended there: rounded to bf16.
+    The weights are what the run's checkpoint would be if it ended there: rounded to bf16. Of an
+    init in another dtype every tensor is stored whole.
 
     Args:
         saved: the folder of the trainer's saved step.

@@ -223,5 +223,20 @@ def test_a_checkpoint_that_left_its_mask_is_never_written(trained, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_value_models_head_is_trained_whole_within_a_language_models_mask(tmp_path):
+    from subnetworks.training.masked import _sharded_masks
+
+    module = torch.nn.ModuleDict(
+        {"model": torch.nn.Linear(3, 2, bias=False), "score": torch.nn.Linear(2, 1, bias=False)}
+    )
+    inside = numpy.array([[True, False, True], [False, False, True]])
+    # The language model's own head is none of the value model's.
+    arrays = {"model.weight": inside, "lm_head.weight": numpy.ones((4, 2), bool)}
+    masks.write(tmp_path / "mask", arrays, rule="test")
+    found = dict(_sharded_masks(module, str(tmp_path / "mask")))
+    assert torch.equal(found[module["model"].weight], torch.from_numpy(inside))
+    assert found[module["score"].weight] is None
+
+
 def _manifest(folder):
     return json.loads((folder / "manifest.json").read_text())
