@@ -27,9 +27,12 @@ def delta(
     """
     from subnetworks import checkpoints
     from subnetworks.checkpoints.deltas import write
+    from subnetworks.errors import UserError
     from subnetworks.provenance import recorded
     from subnetworks.updates.digests import digest
 
+    if output.suffix != ".safetensors":
+        raise UserError(f"--output {output}: a delta's name ends in .safetensors")
     with (
         recorded(output, settings={"before": before, "after": after}) as facts,
         checkpoints.open(before) as first,

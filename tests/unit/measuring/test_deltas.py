@@ -283,3 +283,11 @@ def test_applying_gives_the_checkpoint_back(tmp_path, files):
         found = load_file(file)
         for name, value in found.items():
             assert np.array_equal(value.view(torch.int16).numpy().view(np.uint16), after[name][1])
+
+
+def test_a_delta_under_a_name_that_no_reader_takes_is_refused(tmp_path):
+    save(tmp_path / "a.safetensors", llama(np.random.default_rng(0)))
+    both = [str(tmp_path / "a.safetensors")] * 2
+    done = CliRunner().invoke(app, ["delta", *both, "--output", str(tmp_path / "d.bin")])
+    assert isinstance(done.exception, UserError)
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.safetensors"]
