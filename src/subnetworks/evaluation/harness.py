@@ -203,7 +203,9 @@ def _score(
         skipped: dict[str, str] = {}
         for benchmark in pending:
             try:
-                prepare(benchmark, opened.model, folder, context, seed)
+                prepare(
+                    benchmark, opened.model, folder, context, context == checkpoint.context, seed
+                )
                 ready.append(benchmark)
             except NoAccess as error:
                 skipped[benchmark.name] = str(error)

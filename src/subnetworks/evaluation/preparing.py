@@ -20,8 +20,23 @@ def seed_all(seed: int) -> None:
     numpy.random.seed(seed)
 
 
-def prepare(benchmark: Benchmark, model: Any, folder: Path, context: int, seed: int) -> None:
-    """Load a benchmark's tasks, build every prompt, and check that each fits the context."""
+def prepare(
+    benchmark: Benchmark, model: Any, folder: Path, context: int, own: bool, seed: int
+) -> None:
+    """Load a benchmark's tasks, build every prompt, and check that each fits the context.
+
+    Args:
+        benchmark: is given its tasks, parts, number of requests and digest of prompts.
+        model: lm-eval's model of the checkpoint; only its tokenizer is used.
+        folder: where definitions are written.
+        context: the longest prompt and answer together, in tokens.
+        own: whether that is the checkpoint's own limit.
+        seed: of few-shot choice and sampling.
+
+    Raises:
+        NoAccess: a gated data set.
+        UserError: another that cannot be read, or a prompt that does not fit.
+    """
     from lm_eval.tasks import TaskManager
 
     settings = benchmark.settings
@@ -52,11 +67,11 @@ def prepare(benchmark: Benchmark, model: Any, folder: Path, context: int, seed: 
         for request, tokens in zip(task.instances, model.lengths(texts), strict=True):
             digest.update(canonical_json(list(request.args)).encode() + b"\n")
             if tokens > room:
+                where = "the checkpoint allows no more" if own else "max_model_len may be raised"
                 raise UserError(
                     f"benchmark {benchmark.name}: question {request.doc_id} of {name} takes "
                     f"{tokens} tokens, but a prompt may have {room} (context {context}, less "
-                    f"max_tokens); lower max_tokens or shots, or raise the accelerator's "
-                    "max_model_len"
+                    f"max_tokens); lower max_tokens or shots; {where}"
                 )
     benchmark.prompts_sha256 = digest.hexdigest()
 
