@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from subnetworks.checkpoints.storage import Tensor, read_tensors
+from subnetworks.checkpoints.storage import Span, Tensor, read_tensors
 from subnetworks.errors import UserError
 from subnetworks.files import atomic_path
 
@@ -91,6 +91,12 @@ class Mask:
     def read_packed(self, name: str, buffer: np.ndarray, start: int) -> None:
         """Fill a uint8 buffer with a parameter's packed bytes from byte `start`."""
         self._arrays[name].read_into(buffer, start)
+
+    def span(self, name: str) -> Span:
+        """Where a parameter's packed bytes lie."""
+        reader = self._arrays[name].reader
+        assert isinstance(reader, Span)
+        return reader
 
     def array(self, name: str) -> np.ndarray:
         """One parameter's mask: bool, in the parameter's shape (n bytes of memory)."""

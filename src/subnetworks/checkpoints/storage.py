@@ -49,6 +49,12 @@ class File:
                 )
             done += count
 
+    def fileno(self) -> int:
+        """The descriptor, for those who read by themselves."""
+        if self._descriptor is None:
+            raise ValueError(f"{self.path}: read after close")
+        return self._descriptor
+
     def close(self) -> None:
         """Close the descriptor; closing twice is harmless."""
         if self._descriptor is not None:
@@ -60,11 +66,23 @@ class File:
 
 
 @dataclass(frozen=True)
+class Span:
+    """The reader of a tensor whose data lie in a file as they are, from byte `begin` on."""
+
+    file: File
+    begin: int
+
+    def __call__(self, buffer: Any, offset: int) -> None:
+        """Fill `buffer` from byte `offset` of the tensor's data."""
+        self.file.read_into(buffer, self.begin + offset)
+
+
+@dataclass(frozen=True)
 class Tensor:
     """A stored tensor that is read on demand, in any pieces.
 
     `reader(buffer, offset)` fills a buffer from a byte offset into the tensor's data. Other
-    storages (sparse deltas, shards of a training run) give other readers.
+    storages (sparse deltas, shards of a training run) give other readers than a `Span`.
     """
 
     name: str
@@ -102,12 +120,16 @@ class Tensor:
     def rows(self, start: int, stop: int) -> "Tensor":
         """The part along the first axis, as a tensor of its own."""
         stride = math.prod(self.shape[1:]) * self.itemsize
+        begin = start * stride
         reader = self.reader
-        return replace(
-            self,
-            shape=(stop - start, *self.shape[1:]),
-            reader=lambda buffer, offset: reader(buffer, offset + start * stride),
-        )
+        if isinstance(reader, Span):
+            part: Callable[[Any, int], None] = Span(reader.file, reader.begin + begin)
+        else:
+
+            def part(buffer: Any, offset: int) -> None:
+                reader(buffer, offset + begin)
+
+        return replace(self, shape=(stop - start, *self.shape[1:]), reader=part)
 
 
 def read_header(file: File) -> tuple[dict[str, Any], int]:
@@ -193,11 +215,7 @@ def read_tensors(path: Path, prefix: str = "") -> tuple[File, dict[str, Tensor],
     metadata = header.pop("__metadata__", None) or {}
     tensors = {}
     for name, entry in header.items():
-        begin = data + entry["data_offsets"][0]
-
-        def reader(buffer: Any, offset: int, begin: int = begin) -> None:
-            file.read_into(buffer, begin + offset)
-
+        reader = Span(file, data + entry["data_offsets"][0])
         tensors[prefix + name] = Tensor(
             prefix + name, entry["dtype"], tuple(entry["shape"]), reader, str(path)
         )

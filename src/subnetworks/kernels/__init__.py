@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -18,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from subnetworks.files import atomic_path
-from subnetworks.kernels.layout import BLOCK, EXPONENTS, SCRATCH, STEP_BINS, TOLERANCES
+from subnetworks.kernels import processor
+from subnetworks.kernels.layout import EXPONENTS, SCRATCH, STEP_BINS, TOLERANCES
 
 # Called by Numba's code only where memory is owned or an error raised, which never happens here.
 _UNUSED = (
@@ -33,13 +35,21 @@ _UNUSED = (
 _POINTER, _INT, _FLOAT, _U64 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_uint64
 _P, _I, _F = _POINTER, _INT, _FLOAT
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
-    "count_bf16": (None, [_P, _P, _I, _P, _I, _I, _I, _I, _F, _P, _I, _P, _P, _P, _P, _I]),
+    "count_bf16": (None, [_P, _P, _I, _P, _I, _I, _I, _I, _F, _P, _I, _P, _P, _P, _P]),
+    "stream_bf16": (
+        _INT,
+        [
+            *(_I, _I, _P, _I, _I, _P, _I, _I, _I, _P, _I, _P, _I, _P, _I),
+            *(_P, _I, _I, _I, _I, _F, _P, _I, _P, _P, _P, _P),
+        ],
+    ),
     "count_any": (
         None,
         [_P, _P, _P, _P, _P, _P, _I, _U64, _P, _I, _I, _I, _I, _F, _P, _I, _P, _P, _P],
     ),
     "fingerprint": (_U64, [_P, _I, _P, _I]),
     "count_masks": (None, [_P, _P, _I, _P]),
+    "stream_masks": (_INT, [_I, _I, _I, _I, _I, _I, _P, _I, _P, _I, _P]),
     "count_masks_by_exponent": (None, [_P, _P, _P, _I, _P]),
 }
 _KEYS = np.random.Generator(np.random.PCG64(0x5AB9E7)).integers(0, 1 << 64, 1024, dtype=np.uint64)
@@ -106,9 +116,11 @@ def _key(llvm: Any) -> str:
     import importlib.metadata
 
     folder = Path(__file__).parent
-    parts = [(folder / f"{m}.py").read_bytes() for m in ("source", "layout", "compiling")]
+    parts = [
+        (folder / f"{m}.py").read_bytes() for m in ("source", "vectors", "layout", "compiling")
+    ]
     parts += [importlib.metadata.version(name).encode() for name in ("numba", "llvmlite")]
-    parts += [llvm.get_host_cpu_name().encode(), llvm.get_host_cpu_features().flatten().encode()]
+    parts += [processor.name(llvm).encode(), processor.features(llvm).encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
 
 
@@ -194,7 +206,49 @@ def count_bf16(
     at, masked = _mask(mask, a.size)
     _functions()["count_bf16"](
         _at(a), _at(b), a.size, *rule._arguments, at, masked,
-        *counts._arguments, _at(space), BLOCK // 64,
+        *counts._arguments, _at(space),
+    )  # fmt: skip
+
+
+def stream_bf16(
+    before: tuple[int, int, np.ndarray | None],
+    after: tuple[int, int, np.ndarray | None],
+    n: int,
+    chunk: int,
+    buffers: Sequence[np.ndarray],
+    rule: Rule,
+    mask: np.ndarray | None,
+    counts: Counts,
+    space: np.ndarray,
+) -> int:
+    """Read n bfloat16 entries of each side, chunk by chunk, and hash and count them.
+
+    Args:
+        before, after: a file's descriptor, the offset of the first entry in bytes, and where each
+            chunk's fingerprint goes (uint64), if it is wanted.
+        chunk: entries read at a time; a multiple of 8.
+        buffers: two of uint8, `2 * chunk + 8` bytes at least.
+        rule, mask, counts, space: as for `count_bf16`.
+
+    Returns:
+        How many entries were read: fewer than n if a file ends early or cannot be read, and then
+        `counts` are of no use.
+    """
+    sides, hashed = [], 0
+    for k, (descriptor, offset, hashes) in enumerate((before, after)):
+        if hashes is not None:
+            assert hashes.dtype == np.uint64 and hashes.size == -(-n // chunk)
+            hashed |= 1 << k
+        sides += [descriptor, offset, 0 if hashes is None else _at(hashes)]
+    _check("uint8", *buffers)
+    assert buffers[0].size >= 2 * chunk + 8 and chunk % 8 == 0
+    spaces = [address for buffer in buffers for address in [_at(buffer)] * 2]
+    at, masked = _mask(mask, n)
+    return int(
+        _functions()["stream_bf16"](
+            *sides, hashed, n, chunk, *spaces, _at(_KEYS), _KEYS.size,
+            *rule._arguments, at, masked, *counts._arguments, _at(space),
+        )
     )  # fmt: skip
 
 
@@ -239,6 +293,30 @@ def count_masks(first: np.ndarray, second: np.ndarray, result: np.ndarray) -> No
     """Add to `result` (int64, 3) the set bits of the first, the second, both (uint64 words)."""
     _check("uint64", first, second)
     _functions()["count_masks"](_at(first), _at(second), first.size, _at(result))
+
+
+def stream_masks(
+    first: tuple[int, int],
+    second: tuple[int, int],
+    n: int,
+    buffers: Sequence[np.ndarray],
+    result: np.ndarray,
+) -> int:
+    """Read n bytes of two masks, piece by piece, and count as `count_masks`.
+
+    Args:
+        first, second: a file's descriptor, and the offset of the first byte.
+        buffers: two of uint8 and one size, a multiple of 8: a piece.
+
+    Returns:
+        How many bytes were read, as `stream_bf16`.
+    """
+    _check("uint8", *buffers)
+    assert buffers[0].size % 8 == 0
+    spaces = [address for buffer in buffers for address in [_at(buffer)] * 2]
+    return int(
+        _functions()["stream_masks"](*first, *second, n, buffers[0].size, *spaces, _at(result))
+    )
 
 
 def count_masks_by_exponent(

@@ -6,7 +6,7 @@ from typing import Any
 import llvmlite.binding as llvm
 import numba
 
-from subnetworks.kernels import source
+from subnetworks.kernels import processor, source
 
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "boundscheck": False}
 _DECLARED = re.compile(r"^declare [^@]*@\"?([\w.]+)", re.MULTILINE)
@@ -16,8 +16,8 @@ _FORBIDDEN = {"NRT_Allocate", "NRT_MemInfo_alloc", "NRT_MemInfo_alloc_safe_align
 def compile_object() -> tuple[bytes, dict[str, str]]:
     """An object file with all kernels for this processor, and the symbol of each."""
     target = llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(),
-        features=llvm.get_host_cpu_features().flatten(),
+        cpu=processor.name(llvm),
+        features=processor.features(llvm),
         opt=3,
         codemodel="jitdefault",
         jit=True,

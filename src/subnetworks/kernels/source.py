@@ -35,20 +35,37 @@ from subnetworks.kernels.layout import (
     STEP_BINS,
     TOLERANCES,
 )
+from subnetworks.kernels.vectors import (
+    LANES,
+    OVERHANG,
+    above,
+    at_most,
+    copy,
+    equal,
+    gather,
+    lowest,
+    population,
+    survey,
+)
 
 _OPTIONS = {"nogil": True, "error_model": "numpy", "boundscheck": False}
 _jit = numba.njit(**_OPTIONS)
 # Reassociation is allowed only where sums of ones are taken, never where a difference is.
 _jit_sum = numba.njit(**_OPTIONS, fastmath={"reassoc"})
 
-_ONES = np.uint64(0x0101010101010101)
-# Times a word of eight bytes of 0 or 1: their bits, gathered in the highest byte.
-_GATHER = np.uint64(0x0102040810204080)
+_gather = gather()
+_pread = types.ExternalFunction(
+    "pread", types.int64(types.int32, types.int64, types.int64, types.int64)
+)
 # Bytes, and words, of a block's bits.
 _PLANE = BLOCK // 8
-_WORDS = BLOCK // 64
-_PLANE_1, _PLANE_2, _PLANE_3, _PLANE_4 = (np.uint64(k * _PLANE) for k in range(1, 5))
-_WORDS_1, _WORDS_2, _WORDS_3, _WORDS_4 = (np.uint64(k * _WORDS) for k in range(1, 5))
+_WORDS = BLOCK // LANES
+# Of 64 entries, how many must have moved for all of them to be copied rather than gathered.
+_MANY = 40
+# Exponents counted in whole blocks, from the largest down, and how few entries are not worth it.
+_NEAR, _FEW = 24, 40
+# Infinity, and the smallest magnitude that is not finite.
+_INFINITE = 0x7F80
 # Below this, `relative` is Δ = 0 between finite bfloat16: neighbours differ by 1/256 at least.
 _RELATIVE_STEP = np.float32(1 / 257)
 
@@ -73,16 +90,6 @@ def _bits_of(_typing, _value):
     return types.uint32(types.float32), generate
 
 
-@intrinsic
-def _population(_typing, _word):
-    """Set bits of a uint64, by the processor's own instruction."""
-
-    def generate(_context, builder, _signature, arguments):
-        return builder.ctpop(arguments[0])
-
-    return types.uint64(types.uint64), generate
-
-
 @_jit
 def _bf16(bits):
     return _float_of(np.uint32(np.uint32(bits) << np.uint32(16)))
@@ -94,12 +101,13 @@ def _differences(x, y, d):
         d[i] = abs(_bf16(y[i]) - _bf16(x[i]))
 
 
-@_jit_sum
+@_jit
 def _at_most(d, bound):
-    total = np.float32(0)
-    for i in range(BLOCK):
-        total += np.float32(1) if d[i] <= bound else np.float32(0)
-    return np.int64(total)
+    """How many differences are at most `bound`."""
+    total = np.uint64(0)
+    for i in range(0, BLOCK, LANES):
+        total += population(above(d, i, bound))
+    return BLOCK - np.int64(total)
 
 
 @_jit
@@ -119,100 +127,38 @@ def _at_most_relative(x, y, d, ratio):
 
 
 @_jit
-def _pack(words, bits):
-    """Eight bytes of 0 or 1 to a byte, the first lowest; returns how many are set."""
-    total = np.uint64(0)
-    for i in range(_PLANE):
-        word = words[i]
-        bits[i] = np.uint8((word * _GATHER) >> np.uint64(56))
-        total += (word * _ONES) >> np.uint64(56)
-    return np.int64(total)
+def _exponents(x, e):
+    """The exponents of some bfloat16."""
+    for i in range(BLOCK):
+        e[i] = np.uint8((x[i] >> np.uint16(7)) & np.uint16(0xFF))
 
 
 @_jit
-def _count_exponents(e, largest, moved, changed, words_in_block, space, n_by_exponent):
-    """Count a block's exponents (at most `largest`), and those of moved entries.
+def _count_exponents(e, largest, among, n_by_exponent):
+    """Count exponents (at most `largest`); all but `among` of them are 255 and do not count.
 
-    The distance below the largest is cut into planes of one bit an entry; the entries at each of
-    sixteen distances are then an AND and a population count of 64 at a time. Those further below,
-    rare unless a model was pruned to zeros, are counted one by one.
-
-    Args:
-        moved: one byte, 0 or 1, an entry.
-        changed: the same packed, as words.
-        words_in_block: `_WORDS`, unknown to the compiler, which would unroll the loop and then not
-            use vectors in it.
-        space: views of the working space, see `count_bf16`.
+    Few occur, so one is counted after the other, from the largest down, and the last few entries
+    one by one.
     """
-    offset, offset_words, far, far_words, planes, words, low, high = space
-    for i in range(BLOCK):
-        offset[i] = np.uint8(np.uint8(largest) - e[i])
-    for i in range(BLOCK):
-        far[i] = np.uint8(offset[i] > np.uint8(15))
-    # Unsigned indices: signed ones might be negative, and no vectors are made of those.
-    for i in range(_PLANE):
-        at = np.uint64(i)
-        word = offset_words[at]
-        planes[at] = np.uint8(((word & _ONES) * _GATHER) >> np.uint64(56))
-        planes[at + _PLANE_1] = np.uint8(
-            (((word >> np.uint64(1)) & _ONES) * _GATHER) >> np.uint64(56)
-        )
-        planes[at + _PLANE_2] = np.uint8(
-            (((word >> np.uint64(2)) & _ONES) * _GATHER) >> np.uint64(56)
-        )
-        planes[at + _PLANE_3] = np.uint8(
-            (((word >> np.uint64(3)) & _ONES) * _GATHER) >> np.uint64(56)
-        )
-        planes[at + _PLANE_4] = np.uint8((far_words[at] * _GATHER) >> np.uint64(56))
-    others = np.uint64(0)
-    for i in range(_WORDS):
-        at = np.uint64(i)
-        bit0 = words[at]
-        bit1 = words[at + _WORDS_1]
-        bit2 = words[at + _WORDS_2]
-        bit3 = words[at + _WORDS_3]
-        beyond = words[at + _WORDS_4]
-        low[at] = ~(bit0 | bit1)
-        low[at + _WORDS_1] = bit0 & ~bit1
-        low[at + _WORDS_2] = ~bit0 & bit1
-        low[at + _WORDS_3] = bit0 & bit1
-        high[at] = ~(bit2 | bit3 | beyond)
-        high[at + _WORDS_1] = bit2 & ~(bit3 | beyond)
-        high[at + _WORDS_2] = ~(bit2 | beyond) & bit3
-        high[at + _WORDS_3] = bit2 & bit3 & ~beyond
-        others += _population(beyond)
-    seen = np.int64(others)
-    for k in range(min(16, largest + 1)):
-        if seen == BLOCK:
-            break
-        of_low = np.uint64(k & 3) * _WORDS_1
-        of_high = np.uint64(k >> 2) * _WORDS_1
-        # Both counts in one word: at most BLOCK each.
-        both = np.uint64(0)
-        for i in range(words_in_block):
-            at = np.uint64(i)
-            here = low[of_low + at] & high[of_high + at]
-            both += _population(here) + (_population(here & changed[at]) << np.uint64(32))
-        n = np.int64(both & np.uint64(0xFFFFFFFF))
-        n_by_exponent[largest - k] += n
-        n_by_exponent[EXPONENTS + largest - k] += np.int64(both >> np.uint64(32))
-        seen += n
-    if others:
+    left = among
+    exponent = largest
+    while left > _FEW and exponent >= 0 and exponent > largest - _NEAR:
+        n = equal(e, np.uint8(exponent))
+        n_by_exponent[exponent] += n
+        left -= n
+        exponent -= 1
+    if left > _FEW and exponent > 0:
+        # A pruned model has many zeros, far below its weights.
+        n_by_exponent[0] += equal(e, np.uint8(0))
+        for i in range(BLOCK):
+            if e[i] and e[i] <= exponent:
+                n_by_exponent[np.int64(e[i])] += 1
+    elif left:
         for i in range(_WORDS):
-            if words[np.uint64(i) + _WORDS_4]:
-                for j in range(64 * i, 64 * i + 64):
-                    if far[j]:
-                        n_by_exponent[np.int64(e[j])] += 1
-                        n_by_exponent[EXPONENTS + np.int64(e[j])] += np.int64(moved[j])
-
-
-@_jit
-def _count_different(x, y):
-    """How many halfwords differ."""
-    total = np.uint16(0)
-    for i in range(BLOCK):
-        total = np.uint16(total + np.uint16(x[i] != y[i]))
-    return np.int64(total)
+            word = at_most(e, LANES * i, np.uint8(exponent))
+            while word:
+                n_by_exponent[np.int64(e[LANES * i + np.int64(lowest(word))])] += 1
+                word &= word - np.uint64(1)
 
 
 @_jit
@@ -225,26 +171,20 @@ def _largest_magnitude(y):
 
 
 @_jit
-def _exponents(x, e):
-    """The exponents of some bfloat16, and the largest."""
-    for i in range(BLOCK):
-        e[i] = np.uint8((x[i] >> np.uint16(7)) & np.uint16(0xFF))
-    result = np.uint8(0)
-    for i in range(BLOCK):
-        result = max(result, e[i])
-    return np.int64(result)
+def _in_order(bits):
+    """A bfloat16's place among all, −0 and +0 being one; uint16."""
+    magnitude = np.uint16(bits & np.uint16(0x7FFF))
+    middle = np.uint16(0x8000)
+    return np.uint16(middle - magnitude) if bits > magnitude else np.uint16(middle + magnitude)
 
 
 @_jit
 def _steps(x, y, s):
-    """Representable values between, −0 and +0 being one; saturates at 32767."""
+    """Representable values between."""
     for i in range(BLOCK):
-        p = np.int16(x[i] & np.uint16(0x7FFF))
-        q = np.int16(y[i] & np.uint16(0x7FFF))
-        p = np.int16(-p) if x[i] > np.uint16(0x7FFF) else p
-        q = np.int16(-q) if y[i] > np.uint16(0x7FFF) else q
-        step = np.uint16(max(p, q) - min(p, q))
-        s[i] = min(step, np.uint16(0x7FFF))
+        p = _in_order(x[i])
+        q = _in_order(y[i])
+        s[i] = np.uint16(max(p, q) - min(p, q))
 
 
 @_jit
@@ -258,52 +198,119 @@ def _count_steps(s, bound):
 
 
 @_jit
-def _select_relative(x, y, d, ratio, flags):
-    for i in range(BLOCK):
-        flags[i] = np.uint8(d[i] > ratio * _larger(x[i], y[i]))
+def _write_mask(sources, exact, turn, mask, start, size):
+    """Copy a block's bit map, what changed if `exact`, to the mask's bytes for entry `start` on."""
+    change, chosen = sources
+    if size == BLOCK:
+        if exact:
+            copy(change, _WORDS * turn, mask, start >> 3)
+        else:
+            copy(chosen, _WORDS * turn, mask, start >> 3)
+    else:
+        for i in range((size + 7) // 8):
+            word = change[_WORDS * turn + i // 8] if exact else chosen[_WORDS * turn + i // 8]
+            mask[(start >> 3) + i] = np.uint8(word >> np.uint64(8 * (i % 8)))
 
 
 @_jit
-def _select(d, bound, flags):
-    for i in range(BLOCK):
-        flags[i] = np.uint8(d[i] > bound)
+def _count_moved(gathered, filled, moved, bounds, tolerances, results):
+    """Count the entries that moved, gathered from many blocks, by tolerance and by ulp steps.
+
+    Args:
+        gathered: before and after, `filled` entries of which `moved` moved, and views of the
+            working space.
+        tolerances: how many of `bounds` are on |Δ|; the rest are on the ratio.
+    """
+    x, y, d, s, e = gathered
+    counts, steps, n_by_exponent = results
+    for i in range(filled, BLOCK):
+        x[i] = np.uint16(0)
+        y[i] = np.uint16(0)
+    still = BLOCK - moved
+    _differences(x, y, d)
+    # From the largest tolerance on, so that those with nothing to forgive cost nothing.
+    none_left = np.float32(-1)
+    all_there = np.float32(np.inf)
+    for k in range(tolerances - 1, -1, -1):
+        if bounds[k] <= none_left:
+            within = still
+        elif bounds[k] >= all_there:
+            within = BLOCK
+        else:
+            within = _at_most(d, bounds[k])
+            if within == still:
+                none_left = max(none_left, bounds[k])
+            if within == BLOCK:
+                all_there = min(all_there, bounds[k])
+        counts[TOLERANCES + k] += within - still
+    for k in range(tolerances, bounds.size):
+        if bounds[k] >= _RELATIVE_STEP:
+            counts[TOLERANCES + k] += _at_most_relative(x, y, d, bounds[k]) - still
+    _steps(x, y, s)
+    seen = still
+    k = 1
+    while seen < BLOCK:
+        now = _count_steps(s, min(1 << (k - 1), 0xFFFF))
+        steps[k] += now - seen
+        seen = now
+        k += 1
+    largest = _largest_magnitude(x) >> 7
+    _exponents(x, e)
+    if still:
+        for i in range(BLOCK):
+            e[i] = e[i] if x[i] != y[i] and d[i] > np.float32(0) else np.uint8(255)
+    _count_exponents(e, largest, moved, n_by_exponent[EXPONENTS:])
 
 
-def count_bf16(
-    a_, b_, n, bounds_, close, absolute, relative, select, bound, mask_, masked,
-    counts_, steps_, exponents_, scratch_, words_in_block,
-):  # fmt: skip
-    """Count a piece of bfloat16 entries."""
-    a = carray(a_, n)
-    b = carray(b_, n)
-    bounds = carray(bounds_, close + absolute + relative)
-    mask = carray(mask_, (n + 7) // 8 if masked else 0)
-    counts = carray(counts_, TOLERANCES + bounds.size)
-    steps = carray(steps_, STEP_BINS)
-    n_by_exponent = carray(exponents_, 2 * EXPONENTS)
-    scratch = carray(scratch_, SCRATCH)
+@_jit
+def _select(x, y, d, select, bound, chosen, first):
+    """Which entries of a block a rule with a tolerance puts into the mask, and how many."""
+    _differences(x, y, d)
+    if select == SELECT_RELATIVE:
+        for i in range(BLOCK):
+            # Its sign is all that counts, so it may take the difference's place.
+            d[i] = d[i] - bound * _larger(x[i], y[i])
+        bound = np.float32(0)
+    total = np.uint64(0)
+    for i in range(_WORDS):
+        word = above(d, LANES * i, bound)
+        chosen[first + np.uint64(i)] = word
+        total += population(word)
+    return np.int64(total)
+
+
+@_jit
+def _count_bf16(a, b, rule, mask, masked, results, scratch):
+    """Count a piece of bfloat16 entries.
+
+    Args:
+        rule: bounds, how many of each kind, and the mask's rule, as in `kernels.Rule`.
+        results: counts, steps and exponents, as in `kernels.Counts`.
+    """
+    bounds, close, absolute, relative, select, bound = rule
+    counts, steps, n_by_exponent = results
+    n = a.size
     # All views are made here: making one costs as much as a pass over a block.
     d = scratch[: 4 * BLOCK].view(np.float32)
     x_short = scratch[4 * BLOCK : 6 * BLOCK].view(np.uint16)
     y_short = scratch[6 * BLOCK : 8 * BLOCK].view(np.uint16)
     s = scratch[8 * BLOCK : 10 * BLOCK].view(np.uint16)
     e = scratch[10 * BLOCK : 11 * BLOCK]
-    moved = scratch[11 * BLOCK : 12 * BLOCK]
-    moved_words = moved.view(np.uint64)
-    flags = scratch[12 * BLOCK : 13 * BLOCK]
-    flag_words = flags.view(np.uint64)
-    change = scratch[13 * BLOCK : 13 * BLOCK + _PLANE]
-    change_words = change.view(np.uint64)
-    chosen = scratch[13 * BLOCK + _PLANE : 13 * BLOCK + 2 * _PLANE]
-    offset = scratch[14 * BLOCK : 15 * BLOCK]
-    far = scratch[15 * BLOCK : 16 * BLOCK]
-    planes = scratch[16 * BLOCK : 16 * BLOCK + 5 * _PLANE]
-    low = scratch[17 * BLOCK : 17 * BLOCK + 4 * _PLANE].view(np.uint64)
-    high = scratch[17 * BLOCK + 4 * _PLANE : 18 * BLOCK].view(np.uint64)
-    space = (
-        offset, offset.view(np.uint64), far, far.view(np.uint64),
-        planes, planes.view(np.uint64), low, high,
-    )  # fmt: skip
+    x_moved = scratch[11 * BLOCK : 13 * BLOCK + 2 * OVERHANG].view(np.uint16)
+    y_moved = scratch[13 * BLOCK + 2 * OVERHANG : 15 * BLOCK + 4 * OVERHANG].view(np.uint16)
+    # Two blocks take turns.
+    change = scratch[16 * BLOCK : 16 * BLOCK + 2 * _PLANE].view(np.uint64)
+    chosen = scratch[16 * BLOCK + 2 * _PLANE : 16 * BLOCK + 4 * _PLANE]
+    chosen_words = chosen.view(np.uint64)
+    gathered = x_moved, y_moved, d, s, e
+    masks = change, chosen_words
+    on_difference = close + absolute
+    exact = select != SELECT_BITS and bound == np.float32(0)
+    exact_before = exact
+    # Entries gathered, and how many of them moved.
+    filled = 0
+    waiting = 0
+    turn = 0
     for start in range(0, n, BLOCK):
         size = min(BLOCK, n - start)
         x = a[start : start + size]
@@ -315,91 +322,143 @@ def count_bf16(
                 y_short[i] = y[i] if i < size else np.uint16(0)
             x = x_short
             y = y_short
-        padding = BLOCK - size
-        differing = _count_different(x, y)
-        largest = _exponents(x, e)
-        top = largest
-        if differing:
-            top = max(top, _largest_magnitude(y) >> 7)
-            if top >= 127 and top < 255:
-                _steps(x, y, s)
-                if _count_steps(s, 0x7FFE) < BLOCK:
-                    top = 255
-        if top == 255:
-            # NaN, infinities, and steps of half the range are rare: entry by entry.
+        largest, largest_after, differing, moving = survey(
+            x, y, e, chosen_words, change, _WORDS * turn
+        )
+        finite = max(largest, largest_after) < _INFINITE
+        if finite:
+            first = np.uint64(_WORDS * turn)
+            _count_exponents(e, largest >> 7, BLOCK, n_by_exponent)
+            still = size - moving
+            counts[BIT_EQUAL] += size - differing
+            counts[EQUAL] += still
+            steps[0] += still
+            for k in range(bounds.size):
+                counts[TOLERANCES + k] += still
+            for i in range(_WORDS if moving else 0):
+                word = change[first + np.uint64(i)]
+                here = np.int64(population(word))
+                if filled + LANES > BLOCK:
+                    _count_moved(gathered, filled, waiting, bounds, on_difference, results)
+                    filled = 0
+                    waiting = 0
+                if here > _MANY:
+                    # Those that stayed do no harm, and all are sooner copied than some.
+                    to = np.uint64(filled)
+                    at = np.uint64(LANES * i)
+                    for j in range(LANES):
+                        x_moved[to + np.uint64(j)] = x[at + np.uint64(j)]
+                        y_moved[to + np.uint64(j)] = y[at + np.uint64(j)]
+                    filled += LANES
+                elif here:
+                    _gather(x, LANES * i, word, x_moved, filled)
+                    _gather(y, LANES * i, word, y_moved, filled)
+                    filled += here
+                waiting += here
+            if select == SELECT_BITS:
+                counts[SELECTED] += differing
+            elif exact:
+                counts[SELECTED] += moving
+            else:
+                counts[SELECTED] += _select(x, y, d, select, bound, chosen_words, first)
+            n_by_exponent[0] -= BLOCK - size
+        else:
+            # NaN and infinities are rare: entry by entry.
             for i in range(size):
                 _count_one(
                     x[i], y[i], _bf16(x[i]), _bf16(y[i]), _bf16(x[i]), _bf16(y[i]),
                     np.uint64(0x7FFF), bounds, close, absolute, relative, select, bound,
-                    chosen, i, True, counts, steps, n_by_exponent,
+                    chosen, BLOCK * turn + i, True, counts, steps, n_by_exponent,
                 )  # fmt: skip
-        elif differing == 0:
-            for k in range(bounds.size):
-                counts[TOLERANCES + k] += size
-            counts[EQUAL] += size
-            counts[BIT_EQUAL] += size
-            steps[0] += size
-            change[:] = np.uint8(0)
-            chosen[:] = np.uint8(0)
-            moved[:] = np.uint8(0)
-        else:
-            counts[BIT_EQUAL] += size - differing
-            _differences(x, y, d)
-            _select(d, np.float32(0), moved)
-            equal = BLOCK - _pack(moved_words, change)
-            counts[EQUAL] += equal - padding
-            # From the largest tolerance on, so that those with nothing to forgive cost nothing.
-            none_left = np.float32(-1)
-            all_there = np.float32(np.inf)
-            for k in range(close + absolute - 1, -1, -1):
-                if bounds[k] <= none_left:
-                    within = equal
-                elif bounds[k] >= all_there:
-                    within = BLOCK
-                else:
-                    within = _at_most(d, bounds[k])
-                    if within == equal:
-                        none_left = max(none_left, bounds[k])
-                    if within == BLOCK:
-                        all_there = min(all_there, bounds[k])
-                counts[TOLERANCES + k] += within - padding
-            for k in range(close + absolute, bounds.size):
-                within = equal
-                if bounds[k] >= _RELATIVE_STEP:
-                    within = _at_most_relative(x, y, d, bounds[k])
-                counts[TOLERANCES + k] += within - padding
-            if select == SELECT_BITS:
-                for i in range(BLOCK):
-                    flags[i] = np.uint8(x[i] != y[i])
-                counts[SELECTED] += _pack(flag_words, chosen)
-            elif select == SELECT_RELATIVE:
-                _select_relative(x, y, d, bound, flags)
-                counts[SELECTED] += _pack(flag_words, chosen)
-            elif bound == np.float32(0):
-                counts[SELECTED] += BLOCK - equal
-                for i in range(_PLANE):
-                    chosen[i] = change[i]
-            else:
-                _select(d, bound, flags)
-                counts[SELECTED] += _pack(flag_words, chosen)
-            if top < 127:
-                _steps(x, y, s)
-            steps[0] += equal - padding
-            seen = equal
-            k = 1
-            while seen < BLOCK:
-                now = _count_steps(s, min(1 << (k - 1), 0x7FFF))
-                steps[k] += now - seen
-                seen = now
-                k += 1
         if masked:
-            # Not a slice assignment: Numba makes a copy for it, and needs its own memory then.
-            bits = mask[start // 8 : start // 8 + (size + 7) // 8]
-            for i in range(bits.size):
-                bits[i] = chosen[i]
-        if top < 255:
-            n_by_exponent[0] -= padding
-            _count_exponents(e, largest, moved, change_words, words_in_block, space, n_by_exponent)
+            # The block before: what was just written word by word cannot be read vector by vector
+            # without a wait.
+            if start:
+                _write_mask(masks, exact_before, 1 - turn, mask, start - BLOCK, BLOCK)
+            if start + size == n:
+                _write_mask(masks, exact and finite, turn, mask, start, size)
+        exact_before = exact and finite
+        turn = 1 - turn
+    if waiting:
+        _count_moved(gathered, filled, waiting, bounds, on_difference, results)
+
+
+def count_bf16(
+    a_, b_, n, bounds_, close, absolute, relative, select, bound, mask_, masked,
+    counts_, steps_, exponents_, scratch_,
+):  # fmt: skip
+    """Count a piece of bfloat16 entries."""
+    bounds = carray(bounds_, close + absolute + relative)
+    results = (
+        carray(counts_, TOLERANCES + bounds.size),
+        carray(steps_, STEP_BINS),
+        carray(exponents_, 2 * EXPONENTS),
+    )
+    _count_bf16(
+        carray(a_, n), carray(b_, n), (bounds, close, absolute, relative, select, bound),
+        carray(mask_, (n + 7) // 8 if masked else 0), masked, results, carray(scratch_, SCRATCH),
+    )  # fmt: skip
+
+
+@_jit
+def _read(descriptor, address, size, offset):
+    """Read bytes of a file to an address; False if it ends early or cannot be read."""
+    done = 0
+    while done < size:
+        count = _pread(np.int32(descriptor), address + done, size - done, offset + done)
+        if count <= 0:
+            return False
+        done += count
+    return True
+
+
+@_jit
+def _hash(buffer, size, keys):
+    """The fingerprint of the first bytes of a buffer, filled up with zeros to whole words."""
+    padded = (size + 7) // 8 * 8
+    for i in range(size, padded):
+        buffer[i] = np.uint8(0)
+    return _fingerprint(buffer[:padded].view(np.uint64), keys)
+
+
+def stream_bf16(
+    before, before_at, before_hashes_, after, after_at, after_hashes_, hashed, n, chunk,
+    before_, before_address, after_, after_address, keys_, n_keys,
+    bounds_, close, absolute, relative, select, bound, mask_, masked,
+    counts_, steps_, exponents_, scratch_,
+):  # fmt: skip
+    """Read bfloat16 entries from two files chunk by chunk, hash and count them."""
+    bounds = carray(bounds_, close + absolute + relative)
+    rule = bounds, close, absolute, relative, select, bound
+    mask = carray(mask_, (n + 7) // 8 if masked else 0)
+    results = (
+        carray(counts_, TOLERANCES + bounds.size),
+        carray(steps_, STEP_BINS),
+        carray(exponents_, 2 * EXPONENTS),
+    )
+    scratch = carray(scratch_, SCRATCH)
+    first = carray(before_, 2 * chunk + 8)
+    second = carray(after_, 2 * chunk + 8)
+    chunks = (n + chunk - 1) // chunk
+    before_hashes = carray(before_hashes_, chunks if hashed & 1 else 0)
+    after_hashes = carray(after_hashes_, chunks if hashed & 2 else 0)
+    keys = carray(keys_, n_keys)
+    for k in range(chunks):
+        start = k * chunk
+        size = 2 * min(chunk, n - start)
+        if not _read(before, before_address, size, before_at + 2 * start):
+            return start
+        if not _read(after, after_address, size, after_at + 2 * start):
+            return start
+        if hashed & 1:
+            before_hashes[k] = _hash(first, size, keys)
+        if hashed & 2:
+            after_hashes[k] = _hash(second, size, keys)
+        _count_bf16(
+            first[:size].view(np.uint16), second[:size].view(np.uint16), rule,
+            mask[start // 8 :], masked, results, scratch,
+        )  # fmt: skip
+    return n
 
 
 @_jit
@@ -486,10 +545,9 @@ def count_any(
         )  # fmt: skip
 
 
-def fingerprint(words_, n, keys_, n_keys):
-    """A 64-bit hash of n words: blocks by NH (the family behind UMAC), then chained."""
-    words = carray(words_, n)
-    keys = carray(keys_, n_keys)
+@_jit
+def _fingerprint(words, keys):
+    n, n_keys = words.size, keys.size
     state = np.uint64(0x9E3779B97F4A7C15)
     for start in range(0, n, n_keys):
         block = words[start : min(start + n_keys, n)]
@@ -505,21 +563,51 @@ def fingerprint(words_, n, keys_, n_keys):
     return state
 
 
-def count_masks(first_, second_, n, result_):
-    """Set bits of the first, the second, and both, in n words; added to `result`."""
-    first = carray(first_, n)
-    second = carray(second_, n)
-    result = carray(result_, 3)
+def fingerprint(words_, n, keys_, n_keys):
+    """A 64-bit hash of n words: blocks by NH (the family behind UMAC), then chained."""
+    return _fingerprint(carray(words_, n), carray(keys_, n_keys))
+
+
+@_jit
+def _count_masks(first, second, result):
+    n = first.size
     one = np.uint64(0)
     two = np.uint64(0)
     both = np.uint64(0)
     for i in range(n):
-        one += _population(first[i])
-        two += _population(second[i])
-        both += _population(first[i] & second[i])
+        one += population(first[i])
+        two += population(second[i])
+        both += population(first[i] & second[i])
     result[0] += np.int64(one)
     result[1] += np.int64(two)
     result[2] += np.int64(both)
+
+
+def count_masks(first_, second_, n, result_):
+    """Set bits of the first, the second, and both, in n words; added to `result`."""
+    _count_masks(carray(first_, n), carray(second_, n), carray(result_, 3))
+
+
+def stream_masks(
+    first, first_at, second, second_at, n, chunk, first_, first_address, second_, second_address,
+    result_,
+):  # fmt: skip
+    """Read n bytes of two masks from their files piece by piece, and count as `count_masks`."""
+    one = carray(first_, chunk)
+    two = carray(second_, chunk)
+    result = carray(result_, 3)
+    for start in range(0, n, chunk):
+        size = min(chunk, n - start)
+        if not _read(first, first_address, size, first_at + start):
+            return start
+        if not _read(second, second_address, size, second_at + start):
+            return start
+        padded = (size + 7) // 8 * 8
+        for i in range(size, padded):
+            one[i] = np.uint8(0)
+            two[i] = np.uint8(0)
+        _count_masks(one[:padded].view(np.uint64), two[:padded].view(np.uint64), result)
+    return n
 
 
 def count_masks_by_exponent(first_, second_, values_, n, table_):
@@ -549,7 +637,11 @@ _u8, _u16, _u32, _u64, _i64, _f32 = _pointers(
 )
 EXPORTS = {
     count_bf16: types.void(
-        _u16, _u16, _i, _f32, _i, _i, _i, _i, _f, _u8, _i, _i64, _i64, _i64, _u8, _i
+        _u16, _u16, _i, _f32, _i, _i, _i, _i, _f, _u8, _i, _i64, _i64, _i64, _u8
+    ),
+    stream_bf16: _i(
+        _i, _i, _u64, _i, _i, _u64, _i, _i, _i, _u8, _i, _u8, _i, _u64, _i,
+        _f32, _i, _i, _i, _i, _f, _u8, _i, _i64, _i64, _i64, _u8,
     ),
     count_any: types.void(
         _u32, _u32, _f32, _f32, _f32, _f32, _i, types.uint64, _f32, _i, _i, _i, _i, _f, _u8, _i,
@@ -557,5 +649,6 @@ EXPORTS = {
     ),
     fingerprint: types.uint64(_u64, _i, _u64, _i),
     count_masks: types.void(_u64, _u64, _i, _i64),
+    stream_masks: _i(_i, _i, _i, _i, _i, _i, _u8, _i, _u8, _i, _i64),
     count_masks_by_exponent: types.void(_u8, _u8, _u32, _i, _i64),
 }  # fmt: skip

@@ -12,6 +12,7 @@ import numpy as np
 
 from subnetworks import kernels, masks
 from subnetworks.checkpoints import Checkpoint, Tensor
+from subnetworks.checkpoints.storage import Span
 from subnetworks.kernels import Counts, Rule, layout
 from subnetworks.numbers import MAGNITUDE, decode, encode, round_to
 from subnetworks.progress import Progress
@@ -99,6 +100,10 @@ class _Worker:
         counts = Counts(self._rule.bounds.size)
         hashes: list[list[int]] = [[] for _ in task.sides]
         masked = writer is not None and pair is not None and pair.part == "values"
+        if pair is not None and (found := self._stream(task, pair, masked)):
+            if masked and writer is not None:
+                self._write(task, pair, writer)
+            return found
         for start in range(task.start, task.stop, CHUNK):
             stop = min(start + CHUNK, task.stop)
             bits = []
@@ -113,9 +118,36 @@ class _Worker:
                     mask = self._packed[(start - task.start) // 8 : (stop - task.start + 7) // 8]
                 self._count(pair, bits[0], bits[1], mask, counts)
         if masked and writer is not None and pair is not None:
-            packed = self._packed[: (task.stop - task.start + 7) // 8]
-            writer.write(pair.name, packed, task.start // 8)
+            self._write(task, pair, writer)
         return counts, hashes
+
+    def _write(self, task: _Task, pair: Pair, writer: masks.Writer) -> None:
+        packed = self._packed[: (task.stop - task.start + 7) // 8]
+        writer.write(pair.name, packed, task.start // 8)
+
+    def _stream(
+        self, task: _Task, pair: Pair, masked: bool
+    ) -> tuple[Counts, list[list[int]]] | None:
+        """The same for bfloat16 that lie in files as they are: all at once, without Python.
+
+        None for other tensors, and where a file cannot be read: reading it again says why.
+        """
+        n = task.stop - task.start
+        sides = []
+        for _, tensor, wanted in task.sides:
+            span = tensor.reader
+            if not (tensor.dtype == pair.dtype == "BF16" and isinstance(span, Span)):
+                return None
+            hashes = np.zeros(-(-n // CHUNK), np.uint64) if wanted else None
+            sides.append((span.file.fileno(), span.begin + 2 * task.start, hashes))
+        counts = Counts(self._rule.bounds.size)
+        mask = self._packed[: (n + 7) // 8] if masked else None
+        read = kernels.stream_bf16(
+            sides[0], sides[1], n, CHUNK, self._buffers, self._rule, mask, counts, self._space
+        )
+        if read < n:
+            return None
+        return counts, [[] if h is None else h.tolist() for _, _, h in sides]
 
     def _read(self, index: int, tensor: Tensor, start: int, stop: int) -> np.ndarray:
         size = (stop - start) * tensor.itemsize

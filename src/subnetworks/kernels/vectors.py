@@ -1,0 +1,252 @@
+"""Sixty-four entries at a time: comparisons that give one bit an entry, and gathering by bits.
+
+Numba has no words for vectors of a chosen width, so these functions write LLVM's; it makes the best
+of them on every processor. An array and an index stand for the entries from there on.
+"""
+
+# The functions below have no annotations: Numba infers types from the signatures they return.
+# mypy: ignore-errors
+
+import llvmlite.binding as llvm
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from subnetworks.kernels import processor
+from subnetworks.kernels.layout import BLOCK
+
+LANES = 64
+_WORDS = BLOCK // LANES
+# Entries past the gathered ones that `gather` may overwrite.
+OVERHANG = 32
+_BIT = ir.IntType(1)
+_WORD = ir.IntType(64)
+
+
+def _elements(array):
+    """LLVM's type of an array's entries."""
+    if isinstance(array.dtype, types.Float):
+        return ir.FloatType()
+    return ir.IntType(array.dtype.bitwidth)
+
+
+def _place(context, builder, array, value, index):
+    data = context.make_array(array)(context, builder, value).data
+    return builder.gep(data, [index])
+
+
+def _load(context, builder, array, value, index, lanes=LANES):
+    """`lanes` entries from `index` on, at any address."""
+    vector = ir.VectorType(_elements(array), lanes)
+    at = builder.bitcast(_place(context, builder, array, value, index), vector.as_pointer())
+    return builder.load(at, align=array.dtype.bitwidth // 8, typ=vector)
+
+
+def _all(element, constant):
+    return ir.Constant(ir.VectorType(element, LANES), [constant] * LANES)
+
+
+def _spread(builder, scalar, lanes=LANES):
+    """A vector whose entries are all `scalar`."""
+    vector = ir.VectorType(scalar.type, lanes)
+    index = ir.Constant(ir.IntType(32), 0)
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, index)
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
+
+
+def _external(builder, kind, name):
+    """One of LLVM's own functions."""
+    return cgutils.get_or_insert_function(builder.module, kind, name)
+
+
+def _word(builder, bits):
+    """A vector of truths as a word, the first lowest."""
+    return builder.bitcast(bits, _WORD)
+
+
+@intrinsic
+def survey(_typing, x, y, e, different, moved, first):
+    """Look at a block of bfloat16 before and after (uint16) once.
+
+    Fills `e` (uint8) with the exponents before, and the words of `different` and `moved` (uint64)
+    from `first` on: which entries differ in any bit, which of them are not both zero.
+
+    Returns:
+        The largest magnitudes before and after, as bits, and how many differ and moved (int64).
+    """
+
+    def generate(context, builder, signature, arguments):
+        first_, second, exponents, of_different, of_moved, at = arguments
+        kinds = signature.args
+        short, byte = ir.IntType(16), ir.IntType(8)
+        zero = _all(short, 0)
+        largest = [zero, zero]
+        totals = [ir.Constant(_WORD, 0)] * 2
+        count = _external(builder, ir.FunctionType(_WORD, [_WORD]), "llvm.ctpop.i64")
+        most = _external(
+            builder, ir.FunctionType(zero.type, [zero.type] * 2), f"llvm.umax.v{LANES}i16"
+        )
+        for k in range(_WORDS):
+            here = ir.Constant(_WORD, LANES * k)
+            p = _load(context, builder, kinds[0], first_, here)
+            q = _load(context, builder, kinds[1], second, here)
+            sizes = [builder.and_(v, _all(short, 0x7FFF)) for v in (p, q)]
+            largest = [
+                builder.call(most, [old, new]) for old, new in zip(largest, sizes, strict=True)
+            ]
+            unlike = builder.icmp_unsigned("!=", p, q)
+            some = builder.icmp_unsigned("!=", builder.or_(*sizes), zero)
+            words = [_word(builder, bits) for bits in (unlike, builder.and_(unlike, some))]
+            to = builder.add(at, ir.Constant(_WORD, k))
+            for kind, array, word in zip(kinds[3:5], (of_different, of_moved), words, strict=True):
+                builder.store(word, _place(context, builder, kind, array, to))
+            totals = [
+                builder.add(old, builder.call(count, [word]))
+                for old, word in zip(totals, words, strict=True)
+            ]
+            small = builder.trunc(
+                builder.lshr(sizes[0], _all(short, 7)), ir.VectorType(byte, LANES)
+            )
+            place = _place(context, builder, kinds[2], exponents, here)
+            builder.store(small, builder.bitcast(place, small.type.as_pointer()), align=1)
+        reduce = _external(
+            builder, ir.FunctionType(short, [zero.type]), f"llvm.vector.reduce.umax.v{LANES}i16"
+        )
+        tops = [builder.zext(builder.call(reduce, [vector]), _WORD) for vector in largest]
+        return context.make_tuple(builder, signature.return_type, [*tops, *totals])
+
+    return types.UniTuple(types.int64, 4)(x, y, e, different, moved, first), generate
+
+
+@intrinsic
+def at_most(_typing, values, i, bound):
+    """Which uint8 are at most `bound`."""
+
+    def generate(context, builder, signature, arguments):
+        array, at, limit = arguments
+        vector = _load(context, builder, signature.args[0], array, at)
+        return _word(builder, builder.icmp_unsigned("<=", vector, _spread(builder, limit)))
+
+    return types.uint64(values, i, types.uint8), generate
+
+
+@intrinsic
+def above(_typing, values, i, bound):
+    """Which float32 exceed `bound`."""
+
+    def generate(context, builder, signature, arguments):
+        array, at, limit = arguments
+        vector = _load(context, builder, signature.args[0], array, at)
+        return _word(builder, builder.fcmp_unordered(">", vector, _spread(builder, limit)))
+
+    return types.uint64(values, i, types.float32), generate
+
+
+@intrinsic
+def equal(_typing, values, wanted):
+    """How many of a block's uint8 are `wanted`."""
+
+    def generate(context, builder, signature, arguments):
+        array, one = arguments
+        byte, lanes = ir.IntType(8), 32
+        target = _spread(builder, one, lanes)
+        # At most BLOCK / 32 in each lane: a byte is enough.
+        total = ir.Constant(ir.VectorType(byte, lanes), [0] * lanes)
+        for start in range(0, BLOCK, lanes):
+            index = ir.Constant(ir.IntType(64), start)
+            vector = _load(context, builder, signature.args[0], array, index, lanes)
+            same = builder.icmp_unsigned("==", vector, target)
+            total = builder.sub(total, builder.sext(same, total.type))
+        wide = ir.VectorType(ir.IntType(16), lanes)
+        add = _external(
+            builder, ir.FunctionType(ir.IntType(16), [wide]), "llvm.vector.reduce.add.v32i16"
+        )
+        count = builder.call(add, [builder.zext(total, wide)])
+        return builder.zext(count, ir.IntType(64))
+
+    return types.int64(values, types.uint8), generate
+
+
+@intrinsic
+def copy(_typing, a, i, b, j):
+    """Copy a block's bit map from `a` (uint64) to the bytes of `b` (uint8)."""
+
+    def generate(context, builder, signature, arguments):
+        source, start, target, at = arguments
+        words = _load(context, builder, signature.args[0], source, start, _WORDS)
+        place = _place(context, builder, signature.args[2], target, at)
+        builder.store(words, builder.bitcast(place, words.type.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(a, i, b, j), generate
+
+
+@intrinsic
+def population(_typing, _one):
+    """Set bits of a uint64, by the processor's own instruction."""
+
+    def generate(_context, builder, _signature, arguments):
+        return builder.ctpop(arguments[0])
+
+    return types.uint64(types.uint64), generate
+
+
+@intrinsic
+def lowest(_typing, _one):
+    """Where the lowest set bit of a uint64 is (which has one)."""
+
+    def generate(_context, builder, _signature, arguments):
+        return builder.cttz(arguments[0], ir.Constant(_BIT, 1))
+
+    return types.uint64(types.uint64), generate
+
+
+@intrinsic
+def _compress(_typing, x, i, half, out, to):
+    """Write 32 uint16, those of the set bits first, to `out`."""
+
+    def generate(context, builder, signature, arguments):
+        array, at, bits, target, start = arguments
+        vector = ir.VectorType(ir.IntType(16), 32)
+        chosen = ir.VectorType(_BIT, 32)
+        value = _load(context, builder, signature.args[0], array, at, 32)
+        kind = ir.FunctionType(vector, [vector, vector, chosen])
+        compress = _external(builder, kind, "llvm.x86.avx512.mask.compress.v32i16")
+        packed = builder.call(
+            compress, [value, ir.Constant(vector, None), builder.bitcast(bits, chosen)]
+        )
+        place = _place(context, builder, signature.args[3], target, start)
+        builder.store(packed, builder.bitcast(place, vector.as_pointer()), align=2)
+        return context.get_dummy_value()
+
+    return types.void(x, i, types.uint32, out, to), generate
+
+
+@numba.njit(nogil=True, error_model="numpy", boundscheck=False)
+def _gather_at_once(x, i, word, out, to):
+    low = np.uint32(word & np.uint64(0xFFFFFFFF))
+    _compress(x, i, low, out, to)
+    to += np.int64(population(np.uint64(low)))
+    _compress(x, i + 32, np.uint32(word >> np.uint64(32)), out, to)
+
+
+@numba.njit(nogil=True, error_model="numpy", boundscheck=False)
+def _gather_one_by_one(x, i, word, out, to):
+    while word:
+        out[to] = x[i + np.int64(lowest(word))]
+        to += 1
+        word &= word - np.uint64(1)
+
+
+def gather():
+    """The function `(x, i, word, out, to)` for this processor.
+
+    It writes the entries of the uint16 array `x` from `i` on, those of the set bits of `word`, to
+    the array `out` from `to` on, and may overwrite `OVERHANG` entries behind them.
+    """
+    able = "+avx512vbmi2" in processor.features(llvm).split(",")
+    return _gather_at_once if able else _gather_one_by_one
