@@ -1,5 +1,6 @@
 """A `.meta.json` beside each result: by what, from what, on what, how long, how much memory."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -9,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +22,29 @@ PACKAGES = (
 ).split()
 
 
-@cache
-def _git() -> dict[str, Any]:
-    """Commit and dirty flag of the checkout this package runs from; empty if it is installed."""
-    root = Path(subnetworks.__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return {}
+class _Git:
+    """Asks git, beside the work, for the commit of the checkout this package runs from."""
 
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True)
-        except FileNotFoundError:  # no git on this machine
-            return ""
-        return done.stdout.strip() if done.returncode == 0 else ""
+    def __init__(self) -> None:
+        root = Path(subnetworks.__file__).resolve().parents[2]
+        self._asked: list[subprocess.Popen[str]] = []
+        if (root / ".git").exists():
+            for question in (["rev-parse", "HEAD"], ["status", "--porcelain"]):
+                with contextlib.suppress(FileNotFoundError):  # no git on this machine
+                    self._asked.append(
+                        subprocess.Popen(
+                            ["git", "--no-optional-locks", "-C", str(root), *question],
+                            stdout=subprocess.PIPE,
+                            stderr=subprocess.DEVNULL,
+                            stdin=subprocess.DEVNULL,
+                            text=True,
+                        )
+                    )
 
-    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    def answer(self) -> dict[str, Any]:
+        """Commit, and whether files differ from it; empty for an installed package."""
+        said = [process.communicate()[0].strip() for process in self._asked]
+        return {"commit": said[0], "dirty": bool(said[1])} if len(said) == 2 else {}
 
 
 def versions(names: tuple[str, ...] | list[str] = tuple(PACKAGES)) -> dict[str, str]:
@@ -69,10 +76,11 @@ def recorded(*outputs: str | os.PathLike[str], **facts: Any) -> Iterator[dict[st
     started = time.time()
     clock = time.perf_counter()
     extra: dict[str, Any] = dict(facts)
+    git = _Git() if outputs else None
     yield extra
     meta: Mapping[str, Any] = {
         "subnetworks": subnetworks.__version__,
-        **_git(),
+        **(git.answer() if git else {}),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "wall_time_s": round(time.perf_counter() - clock, 3),
