@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from subnetworks.errors import UserError
-from subnetworks.evaluation import engine
+from subnetworks.evaluation import engine, watchdog
 from subnetworks.evaluation.machine import Machine
 from subnetworks.evaluation.server import Server
 
@@ -50,7 +50,7 @@ def opened(
     started = time.monotonic()
     if machine.backend == "served":
         with Server(checkpoint, machine, context, log) as server:
-            from aiohttp import ClientError
+            from aiohttp import ClientConnectionError, ClientError
 
             from subnetworks.evaluation.served import ServedModel
 
@@ -62,7 +62,8 @@ def opened(
                 return server.seconds_to_ready or 0.0
 
             def explain(error: Exception, during: str) -> UserError | None:
-                if not server.alive():
+                lost = isinstance(error, ClientConnectionError)
+                if server.ended(within_s=2 * watchdog.GRACE_S if lost else 0):
                     return server.failure(f"the server died during {during}")
                 if isinstance(error, ClientError | TimeoutError):
                     words = str(error) or type(error).__name__

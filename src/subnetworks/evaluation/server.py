@@ -175,6 +175,13 @@ class Server:
         """Whether the server's process runs."""
         return self._process is not None and self._process.poll() is None
 
+    def ended(self, within_s: float) -> bool:
+        """Whether it is gone, or goes within so many seconds: the last of it takes a few."""
+        deadline = time.monotonic() + within_s
+        while self.alive() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return not self.alive()
+
     def stop(self) -> None:
         """End the server and all its processes; returns when they are gone."""
         process, self._process = self._process, None

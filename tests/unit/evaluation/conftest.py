@@ -166,8 +166,8 @@ def stand_in(rule: Rule) -> type:
         def wait(self) -> None:
             pass
 
-        def alive(self) -> bool:
-            return not self._dead
+        def ended(self, within_s: float) -> bool:
+            return self._dead
 
         def failure(self, what: str) -> Exception:
             from subnetworks.errors import UserError

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import gone, running
+from conftest import gone, processes_with, running
 
 from subnetworks.errors import UserError
 from subnetworks.evaluation import server, watchdog
@@ -95,6 +95,19 @@ def test_a_port_in_use_is_tried_elsewhere(tmp_path: Path, monkeypatch: pytest.Mo
             serving.wait()
             assert serving.url != taken
             assert serving.alive()
+
+
+def test_a_server_that_was_killed_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.Server, "_command", small)
+    with server.Server(tmp_path, CPU, 128, tmp_path / "server.log") as serving:
+        serving.wait()
+        assert not serving.ended(within_s=0)
+        for pid in processes_with(serving.name):
+            if "--remove" not in Path(f"/proc/{pid}/cmdline").read_text():  # the watchdog lives
+                os.kill(pid, signal.SIGKILL)
+        assert serving.ended(within_s=20)
 
 
 def test_ports_that_are_all_in_use_are_said(
