@@ -80,6 +80,10 @@ def measure(
     cast: Annotated[
         str | None, typer.Option(help="Compare in this dtype (BF16, F16) where it is the narrower.")
     ] = None,
+    device: Annotated[
+        str,
+        typer.Option(help="cpu (compiled kernels), torch (the same by torch), or cuda, cuda:1, …."),
+    ] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Cores to use (default: all).")] = None,
 ) -> None:
     """Count what an update changed: in all, by layer, by matrix and by tensor, under every rule.
@@ -116,6 +120,7 @@ def measure(
             names=read_names(names),
             cast=cast,
             threads=threads,
+            device=device,
         )
         facts["checkpoint_digests"] = result.digests
         summary = summarise(result)

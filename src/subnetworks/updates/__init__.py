@@ -24,6 +24,7 @@ def measure(
     names: Mapping[str, str] | None = None,
     cast: str | None = None,
     threads: int | None = None,
+    device: str = "cpu",
 ) -> Measurement:
     """Count what an update changed.
 
@@ -34,6 +35,8 @@ def measure(
         selection: the rule that the mask and `changed` follow; Δ ≠ 0 by default.
         common_rows, names, cast: see `pairing.pair`.
         threads: workers; all cores by default.
+        device: where to count, the counts being the same: `cpu` (compiled kernels), `torch` (torch
+            on the CPU, slower, to check the kernels by), or torch's name of a GPU.
 
     Raises:
         UserError: a checkpoint that cannot be read, or nothing to compare.
@@ -43,6 +46,6 @@ def measure(
     selection = selection or Selection()
     with checkpoints.open(before) as first, checkpoints.open(after) as second:
         pairs, excluded = pair(first, second, common_rows=common_rows, names=names, cast=cast)
-        result = count(first, second, pairs, excluded, rules, selection, mask, threads)
+        result = count(first, second, pairs, excluded, rules, selection, mask, threads, device)
     result.seconds = time.perf_counter() - started
     return result

@@ -13,11 +13,13 @@ import numpy as np
 from subnetworks import kernels, masks
 from subnetworks.checkpoints import Checkpoint, Tensor
 from subnetworks.checkpoints.storage import Span
+from subnetworks.errors import UserError
 from subnetworks.kernels import Counts, Rule, layout
 from subnetworks.numbers import MAGNITUDE, decode, encode, round_to
 from subnetworks.progress import Progress
 from subnetworks.updates.pairing import Excluded, Pair
 from subnetworks.updates.rules import Rules, Selection, bf16_midpoint, parse, thresholds
+from subnetworks.updates.with_torch import TorchCounter
 
 # Entries read at a time: both sides fit the second-level cache. The digest depends on it: another
 # number needs another name of the digest.
@@ -86,8 +88,11 @@ class _Digests:
 class _Worker:
     """Buffers of one thread, and how it handles a task."""
 
-    def __init__(self, rule: Rule) -> None:
-        self._buffers = [np.zeros(CHUNK * 8, dtype=np.uint8) for _ in range(2)]
+    def __init__(self, rule: Rule, device: str) -> None:
+        self._torch = None if device == "cpu" else TorchCounter(_torch_name(device), rule)
+        # A GPU wants more at a time.
+        self._piece = TASK if self._torch else CHUNK
+        self._buffers = [np.zeros(self._piece * 8, dtype=np.uint8) for _ in range(2)]
         self._views = [memoryview(buffer.data) for buffer in self._buffers]
         self._packed = np.zeros(TASK // 8, dtype=np.uint8)
         self._space = kernels.scratch()
@@ -104,13 +109,13 @@ class _Worker:
             if masked and writer is not None:
                 self._write(task, pair, writer)
             return found
-        for start in range(task.start, task.stop, CHUNK):
-            stop = min(start + CHUNK, task.stop)
+        for start in range(task.start, task.stop, self._piece):
+            stop = min(start + self._piece, task.stop)
             bits = []
             for index, (_, tensor, wanted) in enumerate(task.sides):
                 raw = self._read(index, tensor, start, stop)
                 if wanted:
-                    hashes[index].append(self._hash(index, raw.nbytes))
+                    hashes[index] += self._hash(index, raw.nbytes, CHUNK * tensor.itemsize)
                 bits.append(raw)
             if pair is not None:
                 mask = None
@@ -136,7 +141,7 @@ class _Worker:
         sides = []
         for _, tensor, wanted in task.sides:
             span = tensor.reader
-            if not (tensor.dtype == pair.dtype == "BF16" and isinstance(span, Span)):
+            if not (tensor.dtype == pair.dtype == "BF16" and isinstance(span, Span)) or self._torch:
                 return None
             hashes = np.zeros(-(-n // CHUNK), np.uint64) if wanted else None
             sides.append((span.file.fileno(), span.begin + 2 * task.start, hashes))
@@ -155,23 +160,50 @@ class _Worker:
         tensor.read_into(self._views[index][:size], start)
         return buffer[:size].view(f"u{tensor.itemsize}")
 
-    def _hash(self, index: int, size: int) -> int:
+    def _hash(self, index: int, size: int, chunk: int) -> list[int]:
         padded = -(-size // 8) * 8
         buffer = self._buffers[index]
         buffer[size:padded] = 0
-        return kernels.fingerprint(buffer[:padded].view(np.uint64))
+        pieces = (buffer[start : min(start + chunk, padded)] for start in range(0, padded, chunk))
+        return [kernels.fingerprint(piece.view(np.uint64)) for piece in pieces]
 
     def _count(
         self, pair: Pair, a: np.ndarray, b: np.ndarray, mask: np.ndarray | None, counts: Counts
     ) -> None:
         if pair.before.dtype == pair.after.dtype == pair.dtype == "BF16":
-            kernels.count_bf16(a, b, self._rule, mask, counts, self._space)
+            if self._torch:
+                self._torch.count_bf16(a, b, mask, counts)
+            else:
+                kernels.count_bf16(a, b, self._rule, mask, counts, self._space)
             return
         before = _as(a, pair.before.dtype, pair.dtype)
         after = _as(b, pair.after.dtype, pair.dtype)
         bits, values, rounded = zip(before, after, strict=True)
         magnitude = MAGNITUDE.get(pair.dtype, 0)
-        kernels.count_any(bits, values, rounded, magnitude, self._rule, mask, counts)
+        if self._torch:
+            self._torch.count_any(bits, values, rounded, magnitude, mask, counts)
+        else:
+            kernels.count_any(bits, values, rounded, magnitude, self._rule, mask, counts)
+
+
+def _torch_name(device: str) -> str:
+    """torch's name of a device; `torch` is torch on the CPU."""
+    return "cpu" if device == "torch" else device
+
+
+def check_device(device: str) -> None:
+    """Raise `UserError` unless counting can be done on `device`."""
+    if device == "cpu":
+        return
+    import torch
+
+    try:
+        torch.zeros(1, device=_torch_name(device)).sum().item()
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"--device {device}: not to be used here ({str(error).splitlines()[0]}); there are: "
+            "cpu (compiled kernels), torch (torch on the CPU), cuda, cuda:0, …"
+        ) from None
 
 
 def _as(bits: np.ndarray, stored: str, wanted: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -234,6 +266,7 @@ def count(
     selection: Selection,
     mask: str | os.PathLike[str] | None = None,
     threads: int | None = None,
+    device: str = "cpu",
 ) -> Measurement:
     """Count every rule in every pair, and write the mask, in one pass.
 
@@ -241,7 +274,7 @@ def count(
     """
     result = Measurement(before.source, after.source, rules, selection, [], list(excluded))
     if mask is None:
-        return _run(before, after, pairs, result, None, threads)
+        return _run(before, after, pairs, result, None, threads, device)
     shapes = {pair.name: pair.shape for pair in pairs if pair.part == "values"}
     digest = f"{DIGEST}:{'0' * 32}"
     facts = {
@@ -252,7 +285,7 @@ def count(
         "changed": "9" * 20,
     }
     with masks.writing(Path(mask), shapes, facts) as writer:
-        result = _run(before, after, pairs, result, writer, threads)
+        result = _run(before, after, pairs, result, writer, threads, device)
         changed = sum(
             int(t.counts.counts[layout.SELECTED]) for t in result.tensors if t.pair.part == "values"
         )
@@ -267,7 +300,9 @@ def _run(
     result: Measurement,
     writer: masks.Writer | None,
     threads: int | None,
+    device: str,
 ) -> Measurement:
+    check_device(device)
     tasks = _tasks(before, after, pairs)
     total = sum((t.stop - t.start) * s.itemsize for t in tasks for _, s, _ in t.sides)
     waiting: queue.SimpleQueue[_Task] = queue.SimpleQueue()
@@ -283,7 +318,7 @@ def _run(
 
     def work() -> None:
         nonlocal done
-        mine = _Worker(rule)
+        mine = _Worker(rule, device)
         while not failures:
             try:
                 task = waiting.get_nowait()

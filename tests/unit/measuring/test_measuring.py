@@ -289,6 +289,29 @@ def test_casts_are_said(pair: tuple[Path, Path, Tensors, Tensors], tmp_path: Pat
     assert summarise(measure(tmp_path / "wide", tmp_path / "wide"))["casts"] == {}
 
 
+@pytest.mark.parametrize("cast", [None, "F16"])
+def test_torch_counts_what_the_kernels_count(
+    cast: str | None, pair: tuple[Path, Path, Tensors, Tensors], tmp_path: Path
+) -> None:
+    found = {}
+    for device in ("cpu", "torch"):
+        mask = tmp_path / f"{device}.safetensors"
+        found[device] = summarise(measure(*pair[:2], mask=mask, cast=cast, device=device))
+        found[device]["mask"] = mask.read_bytes()
+    assert found["cpu"] == found["torch"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_named(
+    pair: tuple[Path, Path, Tensors, Tensors],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for device in ("cuda", "gpu"):
+        assert run(monkeypatch, "measure", *pair[:2], "--device", device) == 2
+        assert f"--device {device}: not to be used here" in capsys.readouterr().err
+
+
 def test_the_command_line_writes_what_it_is_asked_for(
     pair: tuple[Path, Path, Tensors, Tensors], tmp_path: Path
 ) -> None:

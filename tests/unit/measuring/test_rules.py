@@ -21,6 +21,7 @@ from subnetworks.kernels import Counts, layout  # noqa: E402
 from subnetworks.numbers import MAGNITUDE, decode, round_to  # noqa: E402
 from subnetworks.updates.measuring import compiled  # noqa: E402
 from subnetworks.updates.rules import Rules, Selection, bf16_midpoint  # noqa: E402
+from subnetworks.updates.with_torch import TorchCounter  # noqa: E402
 
 TORCH = {
     "BF16": (torch.int16, torch.bfloat16),
@@ -85,18 +86,24 @@ def ordinal(bits: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def count(
-    a: np.ndarray, b: np.ndarray, dtype: str, selection: Selection, fast: bool
+    a: np.ndarray, b: np.ndarray, dtype: str, selection: Selection, way: str
 ) -> tuple[Counts, np.ndarray]:
     rule = compiled(RULES, selection)
     counts = Counts(rule.bounds.size)
     mask = np.full((a.size + 7) // 8, 0xA5, np.uint8)
-    if fast:
+    if way == "fast":
         kernels.count_bf16(a, b, rule, mask, counts, kernels.scratch())
+    elif way == "torch" and dtype == "BF16":
+        TorchCounter("cpu", rule).count_bf16(a, b, mask, counts)
     else:
         values = decode(a, dtype), decode(b, dtype)
         rounded = tuple(round_to(v, "BF16") for v in values)
         bits = a.astype(np.uint32), b.astype(np.uint32)
-        kernels.count_any(bits, values, rounded, MAGNITUDE[dtype], rule, mask, counts)
+        if way == "torch":
+            torch_counter = TorchCounter("cpu", rule)
+            torch_counter.count_any(bits, values, rounded, MAGNITUDE[dtype], mask, counts)
+        else:
+            kernels.count_any(bits, values, rounded, MAGNITUDE[dtype], rule, mask, counts)
     return counts, mask
 
 
@@ -107,8 +114,8 @@ def check(a: np.ndarray, b: np.ndarray, dtype: str) -> None:
     step = np.abs(ordinal(b, dtype) - ordinal(a, dtype))[finite]
     exponent = (np.ascontiguousarray(f).view(np.uint32) >> 23) & 0xFF
     for selection in SELECTIONS:
-        for fast in (True, False) if dtype == "BF16" else (False,):
-            got, mask = count(a, b, dtype, selection, fast)
+        for way in ("fast", "any", "torch") if dtype == "BF16" else ("any", "torch"):
+            got, mask = count(a, b, dtype, selection, way)
             numbers = dict(
                 zip(
                     [("isclose_bf16", t) for t in RULES.isclose_bf16]
@@ -207,11 +214,11 @@ def test_the_same_counts_however_a_tensor_is_cut() -> None:
     rng = np.random.default_rng(5)
     a = rng.integers(0, 1 << 16, 10_000, dtype=np.uint16)
     b = np.where(rng.random(a.size) < 0.5, a, a + 1).astype(np.uint16)
-    whole, _ = count(a, b, "BF16", Selection(), fast=True)
+    whole, _ = count(a, b, "BF16", Selection(), way="fast")
     parts = Counts(whole.counts.size - layout.TOLERANCES)
     for start in range(0, a.size, 1234):
         part, _ = count(
-            a[start : start + 1234], b[start : start + 1234], "BF16", Selection(), fast=True
+            a[start : start + 1234], b[start : start + 1234], "BF16", Selection(), way="fast"
         )
         parts.add(part)
     assert np.array_equal(whole.counts, parts.counts)
@@ -247,7 +254,7 @@ found = []
 for share in (0.05, 0.3, 0.98):
     a, b = rules.drifted(generator, 9001, share)
     for selection in rules.SELECTIONS:
-        counts, mask = rules.count(a, b, "BF16", selection, True)
+        counts, mask = rules.count(a, b, "BF16", selection, "fast")
         numbers = [counts.counts, counts.steps, counts.exponents.ravel(), mask]
         found.append([part.tolist() for part in numbers])
 json.dump(found, sys.stdout)
