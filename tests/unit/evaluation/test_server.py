@@ -86,7 +86,6 @@ def test_a_port_in_use_is_tried_elsewhere(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(server.Server, "_command", small)
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
-        holder.listen()
         free, tried = server.free_port, iter([holder.getsockname()[1]])
         monkeypatch.setattr(server, "free_port", lambda: next(tried, None) or free())
         serving = server.Server(tmp_path, CPU, 128, tmp_path / "server.log")
@@ -116,7 +115,6 @@ def test_ports_that_are_all_in_use_are_said(
     monkeypatch.setattr(server.Server, "_command", small)
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
-        holder.listen()
         monkeypatch.setattr(server, "free_port", lambda: holder.getsockname()[1])
         serving = server.Server(tmp_path, CPU, 128, tmp_path / "server.log")
         with serving, pytest.raises(UserError, match=r"(?s)ended while starting.*already in use"):
