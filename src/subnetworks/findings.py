@@ -121,6 +121,23 @@ def _sparsity(ours: polars.DataFrame) -> Iterator[Finding]:
     )
 
 
+def _tolerance(ours: polars.DataFrame) -> Iterator[Finding]:
+    rows = ours.drop_nulls(["sparsity_1e-8_pct", "sparsity_1e-6_pct"]).to_dicts()
+    if not rows:
+        return
+
+    def more(row: dict[str, Any], tolerance: str) -> float:
+        return float(row[f"sparsity_{tolerance}_pct"] - row["sparsity_1e-8_pct"])
+
+    yield Finding(
+        "Up to 1e-6 the tolerance adds little to sparsity",
+        _all([more(row, "1e-6") <= 1.5 for row in rows]),
+        "points gained from 1e-8 to 1e-6, to 1e-5: "
+        + _listed(rows, "label", lambda r: f"{more(r, '1e-6'):.1f}, {more(r, '1e-5'):.1f}"),
+        "0.0–1.4 and 0.4–29.7 points",
+    )
+
+
 def _rank(ours: polars.DataFrame) -> Iterator[Finding]:
     rows = ours.drop_nulls("mean_rank_pct").to_dicts()
     if not rows:
@@ -264,6 +281,7 @@ def _loss(drawn: polars.DataFrame) -> Iterator[Finding]:
 
 _JUDGES: tuple[tuple[str, Callable[[polars.DataFrame], Iterator[Finding]]], ...] = (
     ("table_1_update_sparsity", _sparsity),
+    ("table_6_tolerance_sweep", _tolerance),
     ("table_2_update_rank", _rank),
     ("conjecture_1_agreement", _agreement),
     ("table_3_subnetwork_accuracy", _accuracy),

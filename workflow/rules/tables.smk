@@ -121,6 +121,36 @@ rule table_4_overlap:
         " --output-folder {params.folder} 2> >(tee {log} >&2)"
 
 
+rule table_6_tolerance_sweep:
+    """Table 6: the sparsity of each update at tolerances from 1e-8 to 1e-4."""
+    input:
+        environment("figures"),
+        updates=update_files(EXPERIMENT.tables, "table_6_tolerance_sweep", ".json"),
+        code=artefact_code("tables", "table_6_tolerance_sweep"),
+    output:
+        csv=report(
+            "<results>/tables/table_6_tolerance_sweep.csv",
+            caption="../report/table_6_tolerance_sweep.rst",
+            category="Tables",
+            labels={"table": "Table 6"},
+        ),
+        md="<results>/tables/table_6_tolerance_sweep.md",
+        tex="<results>/tables/table_6_tolerance_sweep.tex",
+    log:
+        "<results>/logs/tables/table_6_tolerance_sweep.log",
+    localrule: True
+    conda:
+        conda("figures")
+    params:
+        spec=artefact_spec(EXPERIMENT.tables, "table_6_tolerance_sweep"),
+        results=subpath(output.csv, ancestor=2),
+        folder=subpath(output.csv, parent=True),
+    shell:
+        "in_stage figures python -m subnetworks table table_6_tolerance_sweep --spec {params.spec:q}"
+        " --results {params.results} --published workflow/published"
+        " --output-folder {params.folder} 2> >(tee {log} >&2)"
+
+
 rule conjecture_1_agreement:
     """Conjecture 1: the share of weights that full and masked training agree on."""
     input:

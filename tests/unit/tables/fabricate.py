@@ -7,6 +7,7 @@ import numpy as np
 import polars
 
 LAYERS, HIDDEN, MLP, VOCABULARY = 4, 128, 384, 64
+TINY = ("1e-8", "1e-7", "1e-6")
 INIT_SCORES = {"math500": 0.40, "agieval": 0.30, "mmlu_pro": 0.25}
 
 
@@ -54,6 +55,7 @@ def update(results: Path, name: str, sparsity: float, rng: np.random.Generator) 
                 "n": n,
                 "equal": bits,
                 "bit_equal": bits,
+                **{f"isclose_bf16_{t}": min(bits + k, close) for k, t in enumerate(TINY)},
                 "isclose_bf16_1e-5": close,
                 "isclose_bf16_1e-4": (close + n) // 2,
             }
@@ -70,7 +72,9 @@ def update(results: Path, name: str, sparsity: float, rng: np.random.Generator) 
             "n": n,
             "equal": int(of["equal"].sum()),
             "bit_equal": int(of["bit_equal"].sum()),
-            "isclose_bf16": {"1e-5": close, "1e-4": int(of["isclose_bf16_1e-4"].sum())},
+            "isclose_bf16": {
+                t: int(of[f"isclose_bf16_{t}"].sum()) for t in (*TINY, "1e-5", "1e-4")
+            },
             "sparsity": close / n,
             "changed": n - close,
         }
@@ -222,6 +226,12 @@ SPECS = {
         "overlaps": [
             {"overlap": "grpo_seeds", "label": "seed (GRPO)", "published": "seed"},
             {"overlap": "grpo_dpo", "label": "GRPO against DPO"},
+        ]
+    },
+    "table_6_tolerance_sweep": {
+        "updates": [
+            {"update": "sft", "algorithm": "SFT"},
+            {"update": "dpo", "algorithm": "DPO", "published": "allenai/Llama-3.1-Tulu-3-8B-DPO"},
         ]
     },
     "conjecture_1_agreement": {

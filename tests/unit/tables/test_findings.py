@@ -40,6 +40,13 @@ def test_sparsity_by_tolerance_alone_is_no_sparsity(tmp_path):
     assert verdict(tmp_path, "… and not by the tolerance") == "no"
 
 
+@pytest.mark.parametrize(("at_1e_6", "expected"), [(50.5, "yes"), (60.0, "no")])
+def test_sparsity_hangs_on_the_tolerance_or_not(tmp_path, at_1e_6, expected):
+    row = {"label": "DPO", "sparsity_1e-8_pct": 50.0, "sparsity_1e-5_pct": 70.0}
+    write(tmp_path, "table_6_tolerance_sweep", row | {"sparsity_1e-6_pct": at_1e_6})
+    assert verdict(tmp_path, "Up to 1e-6 the tolerance") == expected
+
+
 @pytest.mark.parametrize(
     ("gain", "difference", "appears"),
     [((5, 1), (0.5, 1), ("yes", "yes")), ((1, 1), (-3, 1), ("no", "no"))],

@@ -232,6 +232,23 @@ def test_table_4_sets_overlap_against_every_chance(context):
     assert [row["label"] for row in rest] == ["data", "seed, data and algorithm"]
 
 
+def test_table_6_counts_at_every_tolerance(context, results):
+    sft, dpo, *rest = build(context, "table_6_tolerance_sweep")
+    counted = tensors(results, "dpo")
+    n = sum(t["n"] for t in counted)
+    for tolerance in ("1e-8", "1e-7", "1e-6", "1e-5", "1e-4"):
+        share = 100 * sum(t[f"isclose_bf16_{tolerance}"] for t in counted) / n
+        assert dpo[f"sparsity_{tolerance}_pct"] == pytest.approx(share)
+    assert dpo["equal_pct"] == pytest.approx(100 * sum(t["equal"] for t in counted) / n)
+    assert dpo["difference_1e-8_pct"] == pytest.approx(dpo["sparsity_1e-8_pct"] - 76.04)
+    assert dpo["difference_1e-5_pct"] == pytest.approx(dpo["sparsity_1e-5_pct"] - 81.38)
+    assert sft["published_1e-5_pct"] is None
+    assert len(rest) == 11
+    simpo = next(row for row in rest if row["label"] == "Llama-3-Instruct-8B-SimPO")
+    assert simpo["published_1e-5_pct"] == 76.42
+    assert "86.5" in simpo["remark"]
+
+
 def test_conjecture_1_stands_beside_its_baselines(context, results):
     rows = build(context, "conjecture_1_agreement")
     dpo = [row for row in rows if row["algorithm"] == "DPO"]
