@@ -250,6 +250,8 @@ def _check_references(experiment: Experiment, path: Path) -> None:
     for name, entry in experiment.datasets.items():
         if "policy" in entry:
             check(f"datasets.{name}.policy", entry["policy"], ends, "checkpoint")
+        if "sample" in entry:
+            check(f"datasets.{name}.sample", entry["sample"], experiment.datasets, "dataset")
     for name, run in experiment.runs.items():
         check(f"runs.{name}.init", run["init"], ends, "checkpoint")
         check(f"runs.{name}.data", run["data"], experiment.datasets, "dataset")
@@ -331,7 +333,11 @@ def leaves(value: Any) -> Iterator[tuple[str, Any]]:
 def _check_cycles(experiment: Experiment, path: Path) -> None:
     needs: dict[str, list[str]] = {}
     for name, entry in experiment.datasets.items():
-        needs[f"datasets.{name}"] = [f"checkpoints.{entry['policy']}"] if "policy" in entry else []
+        needs[f"datasets.{name}"] = [
+            f"{kind}.{entry[key]}"
+            for key, kind in (("policy", "checkpoints"), ("sample", "datasets"))
+            if key in entry
+        ]
     for name, run in experiment.runs.items():
         mask = [f"masks.{run['mask']}"] if "mask" in run else []
         needs[f"checkpoints.{name}"] = [

@@ -1,6 +1,7 @@
 """What the finished tables say about each of the paper's claims, in numbers and in plain words."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -231,6 +232,38 @@ def _against(chance: str, row: dict[str, Any]) -> str:
     return f"{row['o1_pct']:.1f} against {row[chance]:.1f} %"
 
 
+def _distribution(ours: polars.DataFrame) -> Iterator[Finding]:
+    def judged(claim: str, rows: list[dict[str, Any]], paper: str) -> Iterator[Finding]:
+        own = [row["sparsity_pct"] for row in rows if row["in_distribution"]]
+        others = [row["sparsity_pct"] for row in rows if not row["in_distribution"]]
+        if own and others:
+            yield Finding(
+                claim,
+                _graded([mine - max(others) for mine in own], clear=10),
+                "in: "
+                + _listed([r for r in rows if r["in_distribution"]], "label", _unchanged)
+                + "; out: "
+                + _listed([r for r in rows if not r["in_distribution"]], "label", _unchanged),
+                paper,
+            )
+
+    rows = ours.to_dicts()
+    yield from judged(
+        "In-distribution data leave updates sparse, out-of-distribution data dense",
+        rows,
+        "in 69–91 %, out 7–8 %",
+    )
+    rates = Counter(row["learning_rate"] for row in rows if row["learning_rate"] is not None)
+    if rates:
+        rate, _ = rates.most_common(1)[0]
+        alike = [row for row in rows if row["learning_rate"] == rate]
+        yield from judged(f"… also at one learning rate ({rate:g})", alike, "not tested")
+
+
+def _unchanged(row: dict[str, Any]) -> str:
+    return f"{row['sparsity_pct']:.1f} %"
+
+
 def _agreement(ours: polars.DataFrame) -> Iterator[Finding]:
     pairs = ours.filter(polars.col("compared") == "full and subnetwork").to_dicts()
     beaten, parts = [], []
@@ -286,4 +319,5 @@ _JUDGES: tuple[tuple[str, Callable[[polars.DataFrame], Iterator[Finding]]], ...]
     ("conjecture_1_agreement", _agreement),
     ("table_3_subnetwork_accuracy", _accuracy),
     ("table_4_overlap", _overlap),
+    ("table_5_in_distribution", _distribution),
 )

@@ -15,6 +15,7 @@ ARTEFACTS = (
     "table_2_update_rank",
     "table_3_subnetwork_accuracy",
     "table_4_overlap",
+    "table_5_in_distribution",
     "table_6_tolerance_sweep",
     "conjecture_1_agreement",
     "figure_1_sft_vs_rl",

@@ -157,8 +157,20 @@ def mask_arguments(wildcards, input):
     return f"{operation} {input.sources}"
 
 
+def run_facts(name):
+    """How a run was trained, as far as a table shows it; nothing for any other update."""
+    run = EXPERIMENT.runs.get(name, {})
+    return {key: run[key] for key in ("learning_rate", "steps") if key in run}
+
+
 def expanded(spec):
-    """An artefact's specification with each agreement replaced by what it is read from."""
+    """An artefact's specification with what the experiment says of the things that it names.
+
+    Each agreement is replaced by what it is read from; where data are told apart by whose they are,
+    a run's learning rate and steps stand beside it.
+    """
+    if any("in_distribution" in row for row in spec.get("updates", [])):
+        return {"updates": [{**run_facts(row["update"]), **row} for row in spec["updates"]]}
     if "agreements" not in spec:
         return spec
     rows = []

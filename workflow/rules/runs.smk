@@ -14,6 +14,8 @@ rule make_dataset:
         manifest="<results>/data/{dataset}/manifest.json",
     log:
         "<results>/logs/data/{dataset}.log",
+    wildcard_constraints:
+        dataset=names(EXPERIMENT.with_source("datasets", "make")),
     conda:
         conda("measure")
     threads: 1
@@ -33,6 +35,45 @@ rule make_dataset:
     shell:
         "in_stage measure python -m subnetworks make {params.kind} --output {params.folder}"
         " --settings {params.settings:q} {params.policy} 2> >(tee {log} >&2)"
+
+
+rule sample_dataset:
+    """Sample a checkpoint's answers to problems with vLLM and keep the right ones, to imitate.
+
+    Needs: the problems, the checkpoint. Gives: a Parquet file of conversations.
+    """
+    input:
+        environment("train"),
+        policy=policy_of,
+        problems=lambda wildcards: f"<results>/data/{EXPERIMENT.datasets[wildcards.dataset]['sample']}/manifest.json",
+    output:
+        manifest="<results>/data/{dataset}/manifest.json",
+    log:
+        "<results>/logs/data/{dataset}.log",
+    benchmark:
+        "<results>/logs/data/{dataset}.tsv"
+    wildcard_constraints:
+        dataset=names(EXPERIMENT.with_source("datasets", "sample")),
+    conda:
+        conda("train")
+    threads: ACCELERATOR["threads"]
+    resources:
+        mem_mb=int(1000 * ACCELERATOR.get("memory_gb", 8)),
+        gpu=ACCELERATOR["devices"] if ACCELERATOR["kind"] == "cuda" else 0,
+    params:
+        folder=subpath(output.manifest, parent=True),
+        problems=lambda wildcards, input: Path(input.problems).parent,
+        policy=lambda wildcards, input: Path(input.policy).parent,
+        settings=lambda wildcards: settings_of(
+            EXPERIMENT.datasets[wildcards.dataset], "sample", "policy"
+        ),
+        accelerator=ACCELERATOR_JSON,
+    message:
+        "Sampling the data set {wildcards.dataset}"
+    shell:
+        "in_stage train python -m subnetworks sample --problems {params.problems}"
+        " --policy {params.policy} --output {params.folder} --settings {params.settings:q}"
+        " --accelerator {params.accelerator:q} 2> >(tee {log} >&2)"
 
 
 rule train:

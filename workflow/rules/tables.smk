@@ -121,6 +121,36 @@ rule table_4_overlap:
         " --output-folder {params.folder} 2> >(tee {log} >&2)"
 
 
+rule table_5_in_distribution:
+    """Table 5: sparsity after training on data from the init's own distribution, and from another."""
+    input:
+        environment("figures"),
+        updates=update_files(EXPERIMENT.tables, "table_5_in_distribution", ".json"),
+        code=artefact_code("tables", "table_5_in_distribution"),
+    output:
+        csv=report(
+            "<results>/tables/table_5_in_distribution.csv",
+            caption="../report/table_5_in_distribution.rst",
+            category="Tables",
+            labels={"table": "Table 5"},
+        ),
+        md="<results>/tables/table_5_in_distribution.md",
+        tex="<results>/tables/table_5_in_distribution.tex",
+    log:
+        "<results>/logs/tables/table_5_in_distribution.log",
+    localrule: True
+    conda:
+        conda("figures")
+    params:
+        spec=artefact_spec(EXPERIMENT.tables, "table_5_in_distribution"),
+        results=subpath(output.csv, ancestor=2),
+        folder=subpath(output.csv, parent=True),
+    shell:
+        "in_stage figures python -m subnetworks table table_5_in_distribution --spec {params.spec:q}"
+        " --results {params.results} --published workflow/published"
+        " --output-folder {params.folder} 2> >(tee {log} >&2)"
+
+
 rule table_6_tolerance_sweep:
     """Table 6: the sparsity of each update at tolerances from 1e-8 to 1e-4."""
     input:

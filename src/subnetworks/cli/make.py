@@ -16,7 +16,8 @@ def add_to(app: typer.Typer) -> None:
         kind: Annotated[
             str,
             typer.Argument(
-                help="base, demonstrations, problems, preferences, math500, agieval or mmlu_pro."
+                help="base, demonstrations, problems, preferences, foreign_demonstrations, "
+                "foreign_preferences, math500, agieval or mmlu_pro."
             ),
         ],
         output: Annotated[Path, typer.Option(help="Folder to write; replaced as a whole.")],

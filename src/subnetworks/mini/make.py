@@ -1,18 +1,19 @@
 """Everything that can be made, by name: where settings become a finished folder."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from subnetworks.datasets import Splits, write
 from subnetworks.errors import UserError
-from subnetworks.files import atomic_folder, sha256, write_json
-from subnetworks.mini import base, benchmarks, datasets, preferences
+from subnetworks.files import atomic_folder
+from subnetworks.mini import base, benchmarks, datasets, foreign, preferences
 from subnetworks.mini.settings import (
     BaseSettings,
     BenchmarkSettings,
     DemonstrationSettings,
+    ForeignSettings,
     PreferenceSettings,
     ProblemSettings,
     Settings,
@@ -20,12 +21,11 @@ from subnetworks.mini.settings import (
 )
 from subnetworks.provenance import recorded
 
-Row = dict[str, Any]
-Splits = dict[str, list[Row]]
-
 DATASETS: dict[str, tuple[type[Settings], Callable[[Any], Splits]]] = {
     "demonstrations": (DemonstrationSettings, datasets.demonstrations),
     "problems": (ProblemSettings, datasets.problems),
+    "foreign_demonstrations": (ForeignSettings, foreign.demonstrations),
+    "foreign_preferences": (ForeignSettings, foreign.preferences),
 }
 BENCHMARKS: dict[str, Callable[[BenchmarkSettings], Splits]] = {
     "math500": benchmarks.math500,
@@ -33,33 +33,6 @@ BENCHMARKS: dict[str, Callable[[BenchmarkSettings], Splits]] = {
     "mmlu_pro": benchmarks.mmlu_pro,
 }
 KINDS = ("base", *DATASETS, "preferences", *BENCHMARKS)
-
-
-def _write_parquet(rows: list[Row], path: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-
-
-def _write_json_lines(rows: list[Row], path: Path) -> None:
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_text("".join(lines), encoding="utf-8")
-
-
-def _write(splits: Splits, folder: Path, kind: str, settings: Settings, suffix: str) -> None:
-    """The splits, one file each, then the manifest that says they are complete."""
-    files = {}
-    for split, rows in splits.items():
-        path = folder / f"{split}{suffix}"
-        (_write_parquet if suffix == ".parquet" else _write_json_lines)(rows, path)
-        files[path.name] = {
-            "sha256": sha256(path),
-            "size": path.stat().st_size,
-            "rows": len(rows),
-        }
-    manifest = {"name": kind, "kind": "make", "settings": asdict(settings), "files": files}
-    write_json(folder / "manifest.json", manifest)
 
 
 def _quiet() -> None:
@@ -109,13 +82,20 @@ def make(
                 settings = parse(PreferenceSettings, values, kind)
                 facts["policy"] = str(policy)
                 splits = preferences.preferences(settings, policy)
-                _write(splits, folder, kind, settings, ".parquet")
+                write(splits, folder, name=kind, kind="make", settings=asdict(settings))
             elif kind in DATASETS:
                 settings_class, build = DATASETS[kind]
                 settings = parse(settings_class, values, kind)
-                _write(build(settings), folder, kind, settings, ".parquet")
+                write(build(settings), folder, name=kind, kind="make", settings=asdict(settings))
             else:
                 settings = parse(BenchmarkSettings, values, kind)
-                _write(BENCHMARKS[kind](settings), folder, kind, settings, ".jsonl")
+                write(
+                    BENCHMARKS[kind](settings),
+                    folder,
+                    name=kind,
+                    kind="make",
+                    settings=asdict(settings),
+                    suffix=".jsonl",
+                )
         facts.update(kind=kind, seed=settings.seed, settings=asdict(settings))
     return asdict(settings)

@@ -57,6 +57,13 @@ class ProblemSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ForeignSettings(Settings):
+    """Answers in a style that no model here has read: `rows` of them, or of pairs."""
+
+    rows: int = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
 class PreferenceSettings(Settings):
     """Pairs sampled from a policy: of `samples` answers a problem, one right and one wrong."""
 

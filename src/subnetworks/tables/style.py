@@ -29,6 +29,7 @@ class Column:
         upper: a column with the upper end, shown as `low–high` where the two differ, or as
             `low to high` if signed.
         signed: whether positive numbers carry a plus sign.
+        general: whether a number of any magnitude is shown with the digits it has.
     """
 
     key: str
@@ -38,6 +39,7 @@ class Column:
     error: str | None = None
     upper: str | None = None
     signed: bool = False
+    general: bool = False
 
     @property
     def is_text(self) -> bool:
@@ -62,6 +64,8 @@ class Column:
                 return "yes" if value else "no"
             case int():
                 return f"{value:,}"
+            case float() if self.general:
+                return f"{value:g}"
             case float():
                 sign = "+" if self.signed else ""
                 shown = f"{value:{sign}.{self.digits}f}"

@@ -24,26 +24,12 @@ def check(folder: Path, settings: Settings) -> None:
         UserError: the file or a column is absent, there are fewer rows than one step takes, or a
             row is empty or one-sided; names the file, the row and the remedy.
     """
-    import pyarrow
-    import pyarrow.parquet
-
     file = folder / "train.parquet"
-    if not file.exists():
-        raise UserError(f"{file}: no such file; make the data set first")
-    try:
-        table = pyarrow.parquet.ParquetFile(file)
-        names = table.schema_arrow.names
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{file}: not a Parquet file ({error})") from None
-    wanted = COLUMNS[settings.kind]
+    table = _opened(file)
+    names = table.schema_arrow.names
     labelled = isinstance(settings, KtoSettings) and "label" in names
-    if labelled:
-        wanted = LABELLED
-    if absent := [name for name in wanted if name not in names]:
-        raise UserError(
-            f"{file}: {settings.algorithm} needs the columns {', '.join(wanted)}; "
-            f"there is no {absent[0]!r} among {', '.join(names)}"
-        )
+    wanted = LABELLED if labelled else COLUMNS[settings.kind]
+    _check_columns(file, names, wanted, settings.algorithm)
     rows = table.metadata.num_rows
     # Without labels, each row gives one answer of either kind.
     split = isinstance(settings, KtoSettings) and not labelled
@@ -58,6 +44,42 @@ def check(folder: Path, settings: Settings) -> None:
         _check_pairs(file, table.read(columns=list(wanted)).to_pylist())
     if settings.kind == "online":
         _check_truths(file, table.read(columns=["reward_model"])["reward_model"].to_pylist())
+
+
+def check_problems(folder: Path) -> list[dict[str, Any]]:
+    """The rows of `folder`/train.parquet, checked to be problems whose answers can be judged.
+
+    Raises:
+        UserError: as `check` does for an on-policy run.
+    """
+    file = folder / "train.parquet"
+    table = _opened(file)
+    _check_columns(file, table.schema_arrow.names, COLUMNS["online"], "sampling")
+    rows = table.read().to_pylist()
+    if not rows:
+        raise UserError(f"{file}: has no rows: there is nothing to answer")
+    _check_truths(file, [row["reward_model"] for row in rows])
+    return rows
+
+
+def _opened(file: Path) -> Any:
+    import pyarrow
+    import pyarrow.parquet
+
+    if not file.exists():
+        raise UserError(f"{file}: no such file; make the data set first")
+    try:
+        return pyarrow.parquet.ParquetFile(file)
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{file}: not a Parquet file ({error})") from None
+
+
+def _check_columns(file: Path, names: Sequence[str], wanted: Sequence[str], whose: str) -> None:
+    if absent := [name for name in wanted if name not in names]:
+        raise UserError(
+            f"{file}: {whose} needs the columns {', '.join(wanted)}; "
+            f"there is no {absent[0]!r} among {', '.join(names)}"
+        )
 
 
 def _check_pairs(file: Path, rows: Sequence[dict[str, Any]]) -> None:

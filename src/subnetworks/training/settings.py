@@ -382,7 +382,7 @@ class Accelerator:
             )
 
 
-Parsed = TypeVar("Parsed", Settings, Accelerator)
+Parsed = TypeVar("Parsed")
 
 
 def parse_settings(settings: Mapping[str, Any]) -> Settings:
@@ -394,14 +394,14 @@ def parse_settings(settings: Mapping[str, Any]) -> Settings:
             f"{hint(str(algorithm), ALGORITHMS)}; there are: {', '.join(ALGORITHMS)}"
         )
     values = {key: value for key, value in settings.items() if key != "algorithm"}
-    parsed = _parse(ALGORITHMS[algorithm], values, f"settings of {algorithm}")
+    parsed = parse(ALGORITHMS[algorithm], values, f"settings of {algorithm}")
     parsed.check()
     return parsed
 
 
 def parse_accelerator(accelerator: Mapping[str, Any]) -> Accelerator:
     """The typed accelerator; `UserError` names the key and what is allowed there."""
-    parsed = _parse(Accelerator, accelerator, "accelerator")
+    parsed = parse(Accelerator, accelerator, "accelerator")
     parsed.check()
     return parsed
 
@@ -421,9 +421,10 @@ def positive(value: object, *names: str) -> None:
             raise UserError(f"settings: {name} must be above 0, got {getattr(value, name)}")
 
 
-def _parse(cls: type[Parsed], values: Mapping[str, Any], where: str) -> Parsed:
+def parse(cls: type[Parsed], values: Mapping[str, Any], where: str) -> Parsed:
+    """A dataclass from JSON values; `UserError` names the key and what is allowed there."""
     types = typing.get_type_hints(cls)
-    allowed = [entry.name for entry in fields(cls)]
+    allowed = [entry.name for entry in fields(cls)]  # type: ignore[arg-type]
     for key in values:
         if key not in allowed:
             raise UserError(

@@ -218,9 +218,16 @@ def test_the_schema_knows_what_can_be_made() -> None:
         "demonstrations": settings.DemonstrationSettings,
         "problems": settings.ProblemSettings,
         "preferences": settings.PreferenceSettings,
+        "foreign": settings.ForeignSettings,
     }.items():
         fields = {field.name for field in dataclasses.fields(kind)}
         assert keys(definition) - {"make", "policy"} == fields, definition
+
+
+def test_the_schema_knows_how_answers_are_sampled() -> None:
+    rejection = pytest.importorskip("subnetworks.training.rejection")
+    fields = {field.name for field in dataclasses.fields(rejection.RejectionSettings)}
+    assert keys("sampled") == fields | {"sample", "policy"}
 
 
 def test_the_schema_knows_how_a_benchmark_is_asked() -> None:

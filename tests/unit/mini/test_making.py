@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from subnetworks.errors import UserError
 from subnetworks.files import sha256
-from subnetworks.mini import base, preferences
+from subnetworks.mini import base, foreign, preferences
 from subnetworks.mini.arithmetic import Problem, problems
 from subnetworks.mini.make import KINDS, make
 from subnetworks.mini.settings import PreferenceSettings
@@ -39,6 +39,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "base": {"steps": 3, "batch_size": 8},
     "demonstrations": {"rows": 400},
     "problems": {"rows": 200, "test_rows": 50},
+    "foreign_demonstrations": {"rows": 200},
+    "foreign_preferences": {"rows": 200},
     "math500": {"rows": 60},
     "agieval": {"rows": 60},
     "mmlu_pro": {"rows": 60},
@@ -200,6 +202,18 @@ def test_problems_follow_verls_schema_and_know_the_answer(made: Path) -> None:
             truth = eval(message["content"].removesuffix("="))
             assert row["reward_model"] == {"style": "rule", "ground_truth": str(truth)}
             assert row["extra_info"] == {"index": index, "split": split}
+
+
+def test_foreign_answers_are_right_or_wrong_in_words(made: Path) -> None:
+    known = {foreign.words(number): number for number in range(200)}
+    assert len(known) == 200
+    assert {"zero", "nineteen", "eighty-five", "one hundred", "one hundred and four"} <= set(known)
+    for row in table(made / "foreign_demonstrations"):
+        asked, answer = row["messages"]
+        assert known[answer["content"]] == eval(asked["content"].removesuffix("="))
+    for row in table(made / "foreign_preferences"):
+        truth = eval(row["prompt"][0]["content"].removesuffix("="))
+        assert known[row["chosen"]] == truth != known[row["rejected"]]
 
 
 def test_math500_rows(made: Path) -> None:

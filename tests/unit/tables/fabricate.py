@@ -228,6 +228,23 @@ SPECS = {
             {"overlap": "grpo_dpo", "label": "GRPO against DPO"},
         ]
     },
+    "table_5_in_distribution": {
+        "updates": [
+            {
+                "update": "dpo",
+                "algorithm": "DPO",
+                "in_distribution": True,
+                "learning_rate": 1.5e-6,
+                "steps": 100,
+            },
+            {
+                "update": "sft",
+                "algorithm": "SFT",
+                "in_distribution": False,
+                "published": "Llama-3.1-8B-SFT, SFT",
+            },
+        ]
+    },
     "table_6_tolerance_sweep": {
         "updates": [
             {"update": "sft", "algorithm": "SFT"},

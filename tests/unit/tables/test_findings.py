@@ -79,3 +79,22 @@ def test_overlap_may_beat_uniform_chance_and_not_chance_by_magnitude(tmp_path, c
     write(tmp_path, "table_4_overlap", row)
     assert verdict(tmp_path, "Subnetworks of two runs overlap") == "yes"
     assert verdict(tmp_path, "… also than by chance matched by magnitude") == expected
+
+
+@pytest.mark.parametrize(
+    ("foreign", "at_one_rate"),
+    [((30.0, 20.0), "yes"), ((80.0, 20.0), "no"), ((55.0, 5.0), "unclear")],
+)
+def test_what_the_data_do_is_judged_at_one_learning_rate_too(tmp_path, foreign, at_one_rate):
+    def row(label, own, rate, value):
+        return sparsity(label, value) | {"in_distribution": own, "learning_rate": rate}
+
+    write(
+        tmp_path,
+        "table_5_in_distribution",
+        row("RFT", True, 1e-6, 60.0),
+        row("DPO", True, 1e-6, 50.0),
+        *(row("foreign", False, 1e-6, value) for value in foreign),
+        row("SFT", False, 1e-3, 2.0),
+    )
+    assert verdict(tmp_path, "… also at one learning rate (1e-06)") == at_one_rate

@@ -232,6 +232,18 @@ def test_table_4_sets_overlap_against_every_chance(context):
     assert [row["label"] for row in rest] == ["data", "seed, data and algorithm"]
 
 
+def test_table_5_tells_data_apart_and_says_how_each_was_trained(context, results):
+    dpo, sft, *rest = build(context, "table_5_in_distribution")
+    measured = json.loads((results / "updates" / "dpo.json").read_text())
+    assert dpo["sparsity_pct"] == pytest.approx(100 * measured["sparsity"])
+    assert (dpo["in_distribution"], dpo["learning_rate"], dpo["steps"]) == (True, 1.5e-6, 100)
+    assert (dpo["published_low_pct"], dpo["published_high_pct"]) == (69.4, 91.2)
+    assert dpo["difference_pct"] is None
+    assert sft["difference_pct"] == pytest.approx(sft["sparsity_pct"] - 6.8)
+    assert [row["published_low_pct"] for row in rest] == [91.2, 69.4, 6.8, 7.7, 81.4]
+    assert "6.8" in next(row["remark"] for row in rest if row["label"].startswith("Zephyr"))
+
+
 def test_table_6_counts_at_every_tolerance(context, results):
     sft, dpo, *rest = build(context, "table_6_tolerance_sweep")
     counted = tensors(results, "dpo")
@@ -350,6 +362,7 @@ def test_numbers_are_shown_with_sign_error_and_range():
     assert style.Column("a", "", signed=True).show(row) == "0.0"
     assert style.Column("b", "", error="e", digits=2).show(row) == "−1.25 ± 0.50"
     assert style.Column("low", "", upper="high").show(row) == "1.0–2.0"
+    assert style.Column("e", "", general=True).show({"e": 1.5e-6}) == "1.5e-06"
     assert style.Column("n", "").show(row) == "1,234,567"
     assert style.text("f", "").show(row) == "yes"
     assert style.text("nothing", "").show(row) == "–"

@@ -1,0 +1,201 @@
+"""Rejection sampling (RFT): a policy's own right answers, as conversations to imitate."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from subnetworks import datasets
+from subnetworks.errors import UserError
+from subnetworks.files import atomic_folder
+from subnetworks.provenance import recorded
+from subnetworks.training import finish, rewards, state
+from subnetworks.training.conversations import load_tokenizer
+from subnetworks.training.data import check_problems, check_prompts, read_problems
+from subnetworks.training.settings import (
+    Accelerator,
+    at_least,
+    parse,
+    parse_accelerator,
+    positive,
+)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RejectionSettings:
+    """What is sampled, and what is kept of it.
+
+    `problems` bounds how many problems are asked, `answers_per_problem` how many different right
+    answers of one are kept; without them there is no bound. `reward` is the one that on-policy runs
+    take: an answer counts as right if it is rewarded with 1.
+    """
+
+    seed: int = 0
+    samples: int = 8
+    problems: int | None = None
+    answers_per_problem: int | None = None
+    temperature: float = 1.0
+    max_prompt_length: int = 512
+    max_response_length: int = 512
+    reward: str = "boxed"
+
+    def check(self) -> None:
+        """Raise `UserError` for values that are of the right type and still senseless."""
+        at_least(self, 0, "seed")
+        at_least(self, 1, "samples", "problems", "answers_per_problem")
+        at_least(self, 1, "max_prompt_length", "max_response_length")
+        positive(self, "temperature")
+
+
+def sample(
+    values: Mapping[str, Any],
+    *,
+    problems: Path,
+    policy: Path,
+    output: Path,
+    accelerator: Mapping[str, Any] | None = None,
+) -> None:
+    """Sample answers to problems from a policy, and write the right ones as a data set to imitate.
+
+    Writes `output`/train.parquet with `messages` (prompt and answer), and its manifest; the folder
+    appears as a whole.
+
+    Args:
+        values: keys of `RejectionSettings`.
+        problems: folder with train.parquet in the schema of on-policy runs.
+        policy: folder of the checkpoint that answers.
+        accelerator: keys of `subnetworks.training.settings.Accelerator`.
+
+    Raises:
+        UserError: wrong settings, problems or policy; or not one answer is right.
+    """
+    settings = parse(RejectionSettings, values, "settings of sample")
+    settings.check()
+    machine = parse_accelerator(accelerator or {})
+    finish.shapes(policy)
+    rows = check_problems(problems)[: settings.problems]
+    reward = rewards.load(settings.reward)
+    tokenizer = load_tokenizer(policy)
+    check_prompts(problems, tokenizer, settings.max_prompt_length)
+    prompts = [ids for ids, _ in read_problems(problems / "train.parquet", tokenizer)][: len(rows)]
+    facts = {
+        "settings": asdict(settings),
+        "policy": state.digest(policy),
+        "problems": state.digest(problems),
+    }
+    with recorded(output / "manifest.json", seed=settings.seed, **facts) as meta:
+        answers = generate(prompts, policy, tokenizer, settings, machine)
+        kept, right = verified(rows, answers, reward, settings)
+        meta |= {"sampled": len(answers), "right": right, "kept": len(kept)}
+        if not kept:
+            raise UserError(
+                f"{policy}: not one of {len(answers)} answers to the {len(rows)} problems in "
+                f"{problems} is right by the reward {settings.reward!r}: nothing to imitate; "
+                "sample more, or from a better policy"
+            )
+        print(f"{len(answers)} answers sampled, {right} right, {len(kept)} different ones kept")
+        with atomic_folder(output) as folder:
+            datasets.write(
+                {"train": kept}, folder, name=output.name, kind="sample", settings=asdict(settings)
+            )
+
+
+def verified(
+    problems: Sequence[Row],
+    answers: Sequence[str],
+    reward: rewards.Reward,
+    settings: RejectionSettings,
+) -> tuple[list[Row], int]:
+    """The conversations to imitate, and how many answers were right.
+
+    Each answer to a prompt is kept once, in the order in which they were sampled.
+
+    Args:
+        problems: rows with `prompt` and `reward_model.ground_truth`.
+        answers: `settings.samples` for each problem, one problem's side by side.
+    """
+    kept: dict[str, dict[str, Row]] = {}
+    right = 0
+    for index, answer in enumerate(answers):
+        problem = problems[index // settings.samples]
+        truth = str(problem["reward_model"]["ground_truth"])
+        if rewards.checked(reward, answer, truth) != 1:
+            continue
+        right += 1
+        different = kept.setdefault(repr(problem["prompt"]), {})
+        if settings.answers_per_problem is None or len(different) < settings.answers_per_problem:
+            reply = {"role": "assistant", "content": answer}
+            different.setdefault(answer, {"messages": [*problem["prompt"], reply]})
+    return [row for different in kept.values() for row in different.values()], right
+
+
+def generate(
+    prompts: Sequence[list[int]],
+    policy: Path,
+    tokenizer: Any,
+    settings: RejectionSettings,
+    machine: Accelerator,
+) -> list[str]:
+    """`settings.samples` answers to each prompt, one prompt's side by side.
+
+    By vLLM in bf16; special tokens are left out. On a CPU the same seed gives the same answers: the
+    engine is in this process, and has all prompts before its first step. (A seed for every draw
+    would be a call of its own to the random generator, and cost more time than a small model.)
+
+    Args:
+        prompts: tokens of each prompt.
+    """
+    os.environ |= _ENVIRONMENT[machine.kind]
+    os.environ.setdefault("OMP_NUM_THREADS", str(machine.threads))
+    from vllm import LLM, SamplingParams
+    from vllm.inputs import TokensPrompt
+
+    engine = LLM(
+        model=str(policy),
+        dtype="bfloat16",
+        seed=settings.seed,
+        max_model_len=settings.max_prompt_length + settings.max_response_length,
+        max_num_seqs=256,
+        **_ENGINE[machine.kind],
+        **({"tensor_parallel_size": machine.devices} if machine.kind == "cuda" else {}),
+    )
+    outputs = engine.generate(
+        [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts],
+        SamplingParams(
+            n=settings.samples,
+            temperature=settings.temperature,
+            top_p=1.0,
+            top_k=0,
+            max_tokens=settings.max_response_length,
+            detokenize=False,
+        ),
+        use_tqdm=sys.stderr.isatty(),
+    )
+    answers = [list(answer.token_ids) for output in outputs for answer in output.outputs]
+    return tokenizer.batch_decode(answers, skip_special_tokens=True)
+
+
+_QUIET = {
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+_ENVIRONMENT = {
+    # One process: the engine is ready in seconds, and no thread is pinned to a busy core.
+    "cpu": _QUIET
+    | {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    },
+    "cuda": _QUIET,
+}
+_ENGINE: dict[str, dict[str, Any]] = {
+    "cpu": {"enforce_eager": True},
+    "cuda": {"gpu_memory_utilization": 0.9},
+}

@@ -1,0 +1,119 @@
+"""Rejection sampling keeps the right answers, each once, and says so if there are none."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("pyarrow")
+
+import pyarrow
+import pyarrow.parquet
+
+from subnetworks.errors import UserError
+from subnetworks.training import rewards
+from subnetworks.training.rejection import RejectionSettings, verified
+from subnetworks.training.settings import parse
+
+
+def problem(text, truth):
+    return {
+        "data_source": "test",
+        "prompt": [{"role": "user", "content": text}],
+        "reward_model": {"style": "rule", "ground_truth": truth},
+    }
+
+
+PROBLEMS = [problem("1+1=", "2"), problem("2+2=", "4"), problem("1+1=", "2")]
+ANSWERS = [
+    *("\\boxed{2}", "\\boxed{3}", "so \\boxed{2}"),
+    *("4", "\\boxed{5}", "\\boxed{2}"),
+    *("\\boxed{2}", "\\boxed{ 2 }", "2"),
+]
+
+
+def kept(**settings):
+    rows, right = verified(
+        PROBLEMS, ANSWERS, rewards.load("boxed"), RejectionSettings(samples=3, **settings)
+    )
+    return [row["messages"][-1]["content"] for row in rows], rows, right
+
+
+def test_each_right_answer_is_kept_once():
+    answers, rows, right = kept()
+    assert answers == ["\\boxed{2}", "so \\boxed{2}", "\\boxed{ 2 }"]
+    assert right == 4
+    asked, reply = rows[0]["messages"]
+    assert (asked["content"], reply["role"]) == ("1+1=", "assistant")
+
+
+def test_at_most_so_many_of_a_problem():
+    assert kept(answers_per_problem=1)[0] == ["\\boxed{2}"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"samples": 0}, ["samples", "at least 1"]),
+        ({"temperature": 0}, ["temperature", "above 0"]),
+        ({"sample": 3}, ["sample", "did you mean 'samples'"]),
+    ],
+)
+def test_wrong_settings_are_named(values, words):
+    with pytest.raises(UserError) as caught:
+        parse(RejectionSettings, values, "settings of sample").check()
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An untrained miniature, and three problems that it does not solve."""
+    pytest.importorskip("vllm")
+    from subnetworks.mini.make import make
+
+    folder = tmp_path_factory.mktemp("rejection")
+    make("base", folder / "policy", {"steps": 1, "batch_size": 4})
+    (folder / "problems").mkdir()
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist(PROBLEMS), folder / "problems" / "train.parquet"
+    )
+    (folder / "own_reward.py").write_text("def spoken(answer, truth):\n    return bool(answer)\n")
+    return folder
+
+
+def sample(folder: Path, output: Path, reward: str) -> subprocess.CompletedProcess[str]:
+    settings = '{"samples": 4, "max_prompt_length": 16, "max_response_length": 8, "reward": "%s"}'
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "subnetworks", "sample", "--problems", folder / "problems"),
+            *("--policy", folder / "policy", "--output", output, "--settings", settings % reward),
+        ],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(["src", str(folder)])},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_policy_is_sampled_alike_from_the_same_seed(folder, tmp_path):
+    contents = []
+    for name in ("first", "second"):
+        done = sample(folder, tmp_path / name, "own_reward:spoken")
+        assert done.returncode == 0, done.stderr[-3000:]
+        contents.append((tmp_path / name / "train.parquet").read_bytes())
+    assert contents[0] == contents[1]
+    rows = pyarrow.parquet.read_table(tmp_path / "first" / "train.parquet").to_pylist()
+    said = [(row["messages"][0]["content"], row["messages"][-1]["content"]) for row in rows]
+    assert len(set(said)) == len(said) > 1
+
+
+def test_nothing_right_is_an_error_and_leaves_nothing(folder, tmp_path):
+    done = sample(folder, tmp_path / "none", "boxed")
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert "not one of 12 answers" in last
+    assert "better policy" in last
+    assert not (tmp_path / "none").exists()
