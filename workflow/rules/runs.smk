@@ -37,6 +37,40 @@ rule make_dataset:
         " --settings {params.settings:q} {params.policy} 2> >(tee {log} >&2)"
 
 
+rule fetch_dataset:
+    """Download a data set from the Hub and rewrite it in the schema that runs read.
+
+    Needs: the network (HF_TOKEN for gated repositories). Gives: a Parquet file.
+    """
+    input:
+        environment("download"),
+    output:
+        manifest="<results>/data/{dataset}/manifest.json",
+    log:
+        "<results>/logs/data/{dataset}.log",
+    wildcard_constraints:
+        dataset=names(EXPERIMENT.with_source("datasets", "hub")),
+    retries: 2
+    conda:
+        conda("download")
+    threads: 1
+    resources:
+        mem_mb=8000,
+    params:
+        folder=subpath(output.manifest, parent=True),
+        source=lambda wildcards: hub_source(EXPERIMENT.datasets[wildcards.dataset]),
+        settings=lambda wildcards: settings_of(
+            EXPERIMENT.datasets[wildcards.dataset], "hub", "revision"
+        ),
+        cache=config["cache"],
+    message:
+        "Fetching the data set {params.source}"
+    shell:
+        "in_stage download python -m subnetworks fetch-data {params.source:q}"
+        " --output {params.folder} --settings {params.settings:q} --cache {params.cache:q}"
+        " 2> >(tee {log} >&2)"
+
+
 rule sample_dataset:
     """Sample a checkpoint's answers to problems with vLLM and keep the right ones, to imitate.
 

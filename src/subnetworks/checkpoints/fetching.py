@@ -2,7 +2,9 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from subnetworks.checkpoints.manifest import NAME, write_manifest
 from subnetworks.errors import UserError
@@ -33,8 +35,15 @@ def parse(source: str) -> tuple[str, str]:
     return found["repository"], found["revision"] or "main"
 
 
-def download(source: str, cache: str | os.PathLike[str] | None = None) -> Path:
+def download(
+    source: str,
+    cache: str | os.PathLike[str] | None = None,
+    patterns: Sequence[str] = PATTERNS,
+    repo_type: Literal["model", "dataset"] = "model",
+) -> Path:
     """Fetch `hub:owner/name@revision` into the Hub's cache; returns the snapshot's folder.
+
+    Only the files that match one of the globs `patterns` are fetched.
 
     A finished download costs nothing again, a cut one is resumed. `HF_TOKEN` and `HF_ENDPOINT` are
     obeyed.
@@ -58,7 +67,8 @@ def download(source: str, cache: str | os.PathLike[str] | None = None) -> Path:
                 repository,
                 revision=revision,
                 cache_dir=os.fspath(cache) if cache is not None else None,
-                allow_patterns=list(PATTERNS),
+                allow_patterns=list(patterns),
+                repo_type=repo_type,
             )
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -69,7 +79,7 @@ def download(source: str, cache: str | os.PathLike[str] | None = None) -> Path:
         ) from error
 
 
-def _verify(source: str, files: list[Path]) -> None:
+def verify(source: str, files: list[Path]) -> None:
     """Compare each large file with the SHA-256 that the Hub names it by; the client does not.
 
     A damaged file is removed from the cache, so that fetching again fetches it anew.
@@ -117,7 +127,7 @@ def fetch(
     if not any(path.suffix == ".safetensors" for path in found):
         raise UserError(f"{source}: no .safetensors files in it; pickles are not taken")
     if kind == "hub":
-        _verify(source, found)
+        verify(source, found)
     for path in found:
         link = folder / path.relative_to(origin)
         link.parent.mkdir(parents=True, exist_ok=True)

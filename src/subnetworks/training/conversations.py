@@ -42,12 +42,13 @@ def spans(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, list[tuple[
 
 
 def tokenise(
-    tokenizer: Any, conversations: Sequence[Sequence[Message]], max_length: int, source: str
+    tokenizer: Any, conversations: Sequence[Sequence[Message]], max_length: int | None, source: str
 ) -> list[tuple[list[int], list[int]]]:
     """Tokens of each conversation and, for each token, 1 if it is the assistant's.
 
     Raises:
-        UserError: a conversation is longer than `max_length` tokens or has nothing to learn.
+        UserError: a conversation is longer than `max_length` tokens (None: no bound) or has nothing
+            to learn.
     """
     written = [spans(tokenizer, messages) for messages in conversations]
     encoded = tokenizer(
@@ -62,15 +63,46 @@ def tokenise(
     ):
         parts = written[row][1]
         learnt = [int(any(b <= begin < e for b, e in parts)) for begin, _ in offsets]
-        if len(ids) > max_length:
+        if max_length is not None and len(ids) > max_length:
             raise UserError(
                 f"{source}: row {row} has {len(ids)} tokens, more than max_length ({max_length}); "
-                "raise max_length or shorten the row"
+                "raise max_length, shorten the row, or set too_long to cut"
             )
         if not any(learnt):
             raise UserError(f"{source}: row {row} has no assistant message to learn from")
         result.append((ids, learnt))
     return result
+
+
+def cut(
+    rows: Sequence[Sequence[tuple[list[int], list[int]]]], max_length: int, source: str
+) -> list[int]:
+    """Shorten every conversation in place to its first `max_length` tokens.
+
+    Args:
+        rows: the conversations of each row, as `tokenise` gives them.
+
+    Returns:
+        The rows in which every conversation still has something to learn.
+
+    Raises:
+        UserError: there is no such row.
+    """
+    kept = []
+    for index, row in enumerate(rows):
+        for ids, learnt in row:
+            del ids[max_length:], learnt[max_length:]
+        if all(any(learnt) for _, learnt in row):
+            kept.append(index)
+    if not kept:
+        raise UserError(f"{source}: max_length ({max_length}) leaves no row an answer; raise it")
+    if len(kept) < len(rows):
+        print(
+            f"{source}: {len(rows) - len(kept)} of {len(rows)} rows are left out: within "
+            f"max_length ({max_length}) they have no answer",
+            flush=True,
+        )
+    return kept
 
 
 def epochs(rows: int, batch: int, steps: int, seed: int) -> list[list[int]]:

@@ -31,9 +31,7 @@ def check(folder: Path, settings: Settings) -> None:
     wanted = LABELLED if labelled else COLUMNS[settings.kind]
     _check_columns(file, names, wanted, settings.algorithm)
     rows = table.metadata.num_rows
-    # Without labels, each row gives one answer of either kind.
-    split = isinstance(settings, KtoSettings) and not labelled
-    if rows * (2 if split else 1) < settings.batch_size:
+    if examples(folder, settings.algorithm) < settings.batch_size:
         raise UserError(
             f"{file}: {rows} rows are fewer than one step takes; make more rows or lower "
             f"batch_size ({settings.batch_size})"
@@ -44,6 +42,16 @@ def check(folder: Path, settings: Settings) -> None:
         _check_pairs(file, table.read(columns=list(wanted)).to_pylist())
     if settings.kind == "online":
         _check_truths(file, table.read(columns=["reward_model"])["reward_model"].to_pylist())
+
+
+def examples(folder: Path, algorithm: object) -> int:
+    """How many examples `folder`/train.parquet holds for an algorithm; as `check` refuses it.
+
+    KTO makes two of every row that is a pair.
+    """
+    table = _opened(folder / "train.parquet")
+    split = algorithm == KtoSettings.algorithm and "label" not in table.schema_arrow.names
+    return table.metadata.num_rows * (2 if split else 1)
 
 
 def check_problems(folder: Path) -> list[dict[str, Any]]:

@@ -4,43 +4,54 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from subnetworks.training.conversations import tokenise
+from subnetworks.training.conversations import cut, tokenise
+from subnetworks.training.settings import TooLong
 
 Conversation = tuple[list[int], list[int]]
 """Tokens of a conversation and, for each, 1 if it belongs to the last answer."""
 Row = dict[str, Any]
 
 
-def read_pairs(path: str | Path, tokenizer: Any, max_length: int) -> list[tuple[Conversation, ...]]:
+def read_pairs(
+    path: str | Path, tokenizer: Any, max_length: int, too_long: TooLong = "refuse"
+) -> list[tuple[Conversation, ...]]:
     """The chosen and the rejected conversation of every row, tokenised.
 
+    With `too_long` "cut", pairs of which an answer is cut off whole are left out.
+
     Raises:
-        UserError: a conversation is longer than `max_length` tokens.
+        UserError: a conversation is longer than `max_length` tokens, and not to be cut.
     """
     rows = _rows(path)
+    bound = None if too_long == "cut" else max_length
     sides = [
-        _conversations(rows, side, tokenizer, max_length, f"{path}: {side}")
+        _conversations(rows, side, tokenizer, bound, f"{path}: {side}")
         for side in ("chosen", "rejected")
     ]
-    return list(zip(*sides, strict=True))
+    pairs: list[tuple[Conversation, ...]] = list(zip(*sides, strict=True))
+    if too_long == "cut":
+        return [pairs[index] for index in cut(pairs, max_length, str(path))]
+    return pairs
 
 
 def read_labelled(
-    path: str | Path, tokenizer: Any, max_length: int
+    path: str | Path, tokenizer: Any, max_length: int, too_long: TooLong = "refuse"
 ) -> tuple[list[tuple[Conversation, ...]], list[bool]]:
     """Single conversations and whether each one's answer is desirable.
 
     Rows with a `label` are taken as they are; rows of pairs give a desirable and an undesirable
-    answer each.
+    answer each. With `too_long` "cut", rows of which an answer is cut off whole are left out.
 
     Raises:
-        UserError: a conversation is longer than `max_length` tokens.
+        UserError: a conversation is longer than `max_length` tokens, and not to be cut.
     """
     rows = _rows(path)
     if rows and "label" in rows[0]:
-        single = _conversations(rows, "answer", tokenizer, max_length, str(path))
-        return [(sequence,) for sequence in single], [row["label"] for row in rows]
-    pairs = read_pairs(path, tokenizer, max_length)
+        bound = None if too_long == "cut" else max_length
+        single = [(c,) for c in _conversations(rows, "answer", tokenizer, bound, str(path))]
+        kept = cut(single, max_length, str(path)) if too_long == "cut" else range(len(single))
+        return [single[index] for index in kept], [rows[index]["label"] for index in kept]
+    pairs = read_pairs(path, tokenizer, max_length, too_long)
     return [(sequence,) for pair in pairs for sequence in pair], [True, False] * len(pairs)
 
 
@@ -65,7 +76,7 @@ def _rows(path: str | Path) -> list[Row]:
 
 
 def _conversations(
-    rows: Sequence[Row], side: str, tokenizer: Any, max_length: int, source: str
+    rows: Sequence[Row], side: str, tokenizer: Any, max_length: int | None, source: str
 ) -> list[Conversation]:
     """Every prompt with one of its answers.
 

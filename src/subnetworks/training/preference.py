@@ -115,7 +115,8 @@ class Trainer:
             "global_batch_size": settings.sequences_a_step,
             "pad_token_id": model.tokenizer.pad_token_id,
         }
-        read = (job["data"], load_tokenizer(job["init"]), settings.max_length)
+        tokenizer = load_tokenizer(job["init"])
+        read = (job["data"], tokenizer, settings.max_length, settings.too_long)
         self.desirable: list[bool] = []
         if settings.answers == 1:
             self.examples, self.desirable = examples.read_labelled(*read)

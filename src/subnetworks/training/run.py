@@ -29,9 +29,11 @@ from subnetworks.training.conversations import load_tokenizer
 from subnetworks.training.job import Command, Job
 from subnetworks.training.log import StepsLog
 from subnetworks.training.settings import (
+    IN_STEPS,
     Accelerator,
     OnlineSettings,
     Settings,
+    in_steps,
     parse_accelerator,
     parse_settings,
 )
@@ -63,7 +65,8 @@ def train(
     removed at the end unless `keep_state`.
 
     Args:
-        settings: `algorithm` and that algorithm's keys (`subnetworks.training.settings`).
+        settings: `algorithm` and that algorithm's keys (`subnetworks.training.settings`);
+            `epochs` for `steps`, `warmup_share` for `warmup_steps`.
         init: folder of the checkpoint to start from.
         data: folder with train.parquet (and test.parquet).
         mask: mask file (`subnetworks.masks`) over exactly the init's tensors.
@@ -73,6 +76,8 @@ def train(
         UserError: wrong settings, init, data or mask (before training starts), or the trainer
             failed.
     """
+    if IN_STEPS.keys() & settings.keys():
+        settings = in_steps(settings, datasets.examples(data, settings.get("algorithm")))
     parsed, machine = parse_settings(settings), parse_accelerator(accelerator or {})
     init, data, output, run_folder = (p.resolve() for p in (init, data, output, run_folder))
     mask = mask.resolve() if mask else None

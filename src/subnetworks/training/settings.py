@@ -4,12 +4,14 @@ import difflib
 import math
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 from subnetworks.errors import UserError
 from subnetworks.training.schedule import Schedule
+
+TooLong = Literal["refuse", "cut"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +82,16 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class SftSettings(Settings):
-    """Supervised finetuning on conversations; `batch_size` counts conversations."""
+    """Supervised finetuning on conversations; `batch_size` counts conversations.
+
+    A conversation of more than `max_length` tokens is refused or loses its end (`too_long`).
+    """
 
     algorithm: ClassVar[str] = "sft"
     kind: ClassVar[Literal["sft", "online", "preference"]] = "sft"
 
     max_length: int = 2048
+    too_long: TooLong = "refuse"
 
     def check(self) -> None:
         """See `Settings.check`."""
@@ -223,7 +229,8 @@ class PreferenceSettings(Settings):
     """What the preference algorithms share; `batch_size` counts examples, most often pairs.
 
     An example has `answers` answers. `needs_reference` says whether the loss compares the policy
-    with the init.
+    with the init. A conversation of more than `max_length` tokens is refused or loses its end
+    (`too_long`).
     """
 
     kind: ClassVar[Literal["sft", "online", "preference"]] = "preference"
@@ -231,6 +238,7 @@ class PreferenceSettings(Settings):
     needs_reference: ClassVar[bool] = False
 
     max_length: int = 2048
+    too_long: TooLong = "refuse"
 
     @property
     def per_token(self) -> bool:
@@ -399,6 +407,45 @@ def parse_settings(settings: Mapping[str, Any]) -> Settings:
     return parsed
 
 
+IN_STEPS = {"epochs": "steps", "warmup_share": "warmup_steps"}
+"""What a run's lengths may be told by instead of steps, before its data are known."""
+
+
+def in_steps(settings: Mapping[str, Any], examples: int) -> dict[str, Any]:
+    """Settings with `epochs` as `steps`, and `warmup_share` as `warmup_steps`.
+
+    An epoch is as many whole steps as the data set's `examples` fill; the warm-up's share is of all
+    steps, to the nearest one.
+
+    Raises:
+        UserError: a length is given twice, or is no number in its range.
+    """
+    given = dict(settings)
+    values = {
+        name: _convert(float, given.pop(name), "settings", name)
+        for name in IN_STEPS
+        if name in given
+    }
+    for name in values:
+        if IN_STEPS[name] in given:
+            raise UserError(f"settings: {name} and {IN_STEPS[name]} say the same thing: give one")
+    if "epochs" in values:
+        if values["epochs"] <= 0:
+            raise UserError(f"settings: epochs must be above 0, got {values['epochs']:g}")
+        batch = _convert(
+            int, given.get("batch_size", Settings.batch_size), "settings", "batch_size"
+        )
+        given["steps"] = max(1, int(values["epochs"] * examples / max(1, batch)))
+    if "warmup_share" in values:
+        if not 0 <= values["warmup_share"] <= 1:
+            raise UserError(
+                f"settings: warmup_share must lie in [0, 1], got {values['warmup_share']:g}"
+            )
+        steps = _convert(int, given.get("steps"), "settings", "steps")
+        given["warmup_steps"] = round(values["warmup_share"] * steps)
+    return given
+
+
 def parse_accelerator(accelerator: Mapping[str, Any]) -> Accelerator:
     """The typed accelerator; `UserError` names the key and what is allowed there."""
     parsed = parse(Accelerator, accelerator, "accelerator")
@@ -435,7 +482,11 @@ def parse(cls: type[Parsed], values: Mapping[str, Any], where: str) -> Parsed:
     try:
         return cls(**converted)
     except TypeError:
-        required = {"steps", "learning_rate"} & set(allowed)
+        required = {
+            entry.name
+            for entry in fields(cls)  # type: ignore[arg-type]
+            if entry.default is MISSING and entry.default_factory is MISSING
+        }
         missing = ", ".join(repr(name) for name in sorted(required - set(values)))
         raise UserError(f"{where}: missing key {missing}") from None
 
@@ -465,6 +516,10 @@ def _convert(kind: Any, value: Any, where: str, key: str) -> Any:
         return value
     if kind is str and isinstance(value, str):
         return value
+    if origin is dict and isinstance(value, Mapping):
+        return {str(name): str(text) for name, text in value.items()}
+    if origin is dict:
+        raise UserError(f"{where}: {key}: expected names and texts, got {value!r}")
     names = {float: "a number", str: "a text", int: "a whole number", bool: "true or false"}
     raise UserError(f"{where}: {key}: expected {names[kind]}, got {value!r}")
 

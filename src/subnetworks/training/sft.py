@@ -16,6 +16,7 @@ def command(job: Job) -> Command:
         "data.micro_batch_size_per_gpu": job.sequences_at_once,
         "data.use_dynamic_bsz": False,
         "data.max_length": settings.max_length,
+        "+data.too_long": settings.too_long,
         "data.num_workers": 0,
         "data.custom_cls.path": "pkg://subnetworks.training.sft_main",
         "data.custom_cls.name": "ConversationDataset",

@@ -12,7 +12,7 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.device import auto_set_device
 from verl.utils.distributed import destroy_global_process_group, initialize_global_process_group
 
-from subnetworks.training.conversations import tokenise
+from subnetworks.training.conversations import cut, tokenise
 
 
 class ConversationDataset(Dataset):
@@ -33,7 +33,11 @@ class ConversationDataset(Dataset):
 
         path = parquet_files if isinstance(parquet_files, str) else parquet_files[0]
         rows = pyarrow.parquet.read_table(path, columns=["messages"])["messages"].to_pylist()
-        self.rows = tokenise(tokenizer, rows, config.max_length, path)
+        bound = None if config.too_long == "cut" else config.max_length
+        self.rows = tokenise(tokenizer, rows, bound, path)
+        if config.too_long == "cut":
+            kept = cut([(row,) for row in self.rows], config.max_length, path)
+            self.rows = [self.rows[index] for index in kept]
 
     def __len__(self) -> int:
         return len(self.rows)

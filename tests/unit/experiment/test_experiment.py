@@ -186,7 +186,7 @@ def keys(definition: str) -> set[str]:
 
 def test_the_schema_knows_what_the_trainer_knows() -> None:
     settings = pytest.importorskip("subnetworks.training.settings")
-    of_the_workflow = {"algorithm", "init", "data", "mask"}
+    of_the_workflow = {"algorithm", "init", "data", "mask", *settings.IN_STEPS}
     for name, kind in settings.ALGORITHMS.items():
         fields = {field.name for field in dataclasses.fields(kind)}
         assert keys(name) == fields | of_the_workflow, name
@@ -228,6 +228,12 @@ def test_the_schema_knows_how_answers_are_sampled() -> None:
     rejection = pytest.importorskip("subnetworks.training.rejection")
     fields = {field.name for field in dataclasses.fields(rejection.RejectionSettings)}
     assert keys("sampled") == fields | {"sample", "policy"}
+
+
+def test_the_schema_knows_how_a_data_set_is_fetched() -> None:
+    hub_data = pytest.importorskip("subnetworks.training.hub_data")
+    fields = {field.name for field in dataclasses.fields(hub_data.HubSettings)}
+    assert keys("hub_dataset") == fields | {"hub", "revision"}
 
 
 def test_the_schema_knows_how_a_benchmark_is_asked() -> None:

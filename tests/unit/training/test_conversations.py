@@ -1,7 +1,7 @@
 import pytest
 
 from subnetworks.errors import UserError
-from subnetworks.training.conversations import epochs, spans, tokenise
+from subnetworks.training.conversations import cut, epochs, spans, tokenise
 
 
 class Letters:
@@ -54,6 +54,18 @@ def test_too_long_a_row_is_named():
     rows = [[user("a"), assistant("b")], [user("a" * 50), assistant("b")]]
     with pytest.raises(UserError, match=r"data\.parquet: row 1 has .* max_length \(20\)"):
         tokenise(Letters(), rows, 20, "data.parquet")
+
+
+def test_a_row_that_is_cut_keeps_its_beginning_and_one_without_an_answer_is_left_out(capsys):
+    rows = [[user("a"), assistant("b" * 50)], [user("a" * 50), assistant("b")]]
+    talks = [(talk,) for talk in tokenise(Letters(), rows, None, "data.parquet")]
+    assert cut(talks, 20, "data.parquet") == [0]
+    ((ids, learnt),) = talks[0]
+    assert "".join(map(chr, ids)) == "<u>a.<a>" + "b" * 12
+    assert learnt == [0] * 8 + [1] * 12
+    assert "1 of 2 rows are left out" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"max_length \(5\) leaves no row an answer"):
+        cut(talks, 5, "data.parquet")
 
 
 def test_a_row_without_an_answer_is_named():

@@ -5,6 +5,7 @@ from subnetworks.training.settings import (
     ALGORITHMS,
     DpoSettings,
     GrpoSettings,
+    in_steps,
     parse_accelerator,
     parse_settings,
 )
@@ -95,6 +96,32 @@ def test_what_is_wrong_with_a_preference_run_is_named(algorithm, changes, words)
         parse_settings({"algorithm": algorithm, **BASE, **changes})
     for word in words:
         assert word in str(caught.value)
+
+
+def test_lengths_may_be_told_by_the_data():
+    given = {"algorithm": "dpo", "learning_rate": 1, "epochs": 1, "warmup_share": 0.1}
+    told = in_steps({**given, "batch_size": 128}, examples=12_900)
+    assert (told["steps"], told["warmup_steps"]) == (100, 10)
+    assert parse_settings(told).steps == 100
+    assert in_steps({**given, "epochs": 1.5}, examples=64)["steps"] == 3
+    assert in_steps({**given, "epochs": 0.001}, examples=64)["steps"] == 1
+    assert in_steps({"steps": 20, "warmup_share": 0.25}, examples=1)["warmup_steps"] == 5
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"epochs": 1, "steps": 3}, "epochs and steps"),
+        ({"epochs": 0}, "epochs must be above 0"),
+        ({"epochs": "one"}, "expected a number"),
+        ({"steps": 3, "warmup_share": 2}, r"warmup_share must lie in \[0, 1\]"),
+        ({"steps": 3, "warmup_steps": 1, "warmup_share": 0}, "warmup_share and warmup_steps"),
+        ({"warmup_share": 0.5}, "steps"),
+    ],
+)
+def test_a_length_is_told_once_and_in_its_range(given, words):
+    with pytest.raises(UserError, match=words):
+        in_steps(given, examples=100)
 
 
 def test_kto_counts_answers():
