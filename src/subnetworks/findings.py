@@ -239,7 +239,7 @@ def _distribution(ours: polars.DataFrame) -> Iterator[Finding]:
         if own and others:
             yield Finding(
                 claim,
-                _graded([mine - max(others) for mine in own], clear=10),
+                _graded([mine - other for mine in own for other in others], clear=10),
                 "in: "
                 + _listed([r for r in rows if r["in_distribution"]], "label", _unchanged)
                 + "; out: "

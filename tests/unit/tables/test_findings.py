@@ -83,7 +83,7 @@ def test_overlap_may_beat_uniform_chance_and_not_chance_by_magnitude(tmp_path, c
 
 @pytest.mark.parametrize(
     ("foreign", "at_one_rate"),
-    [((30.0, 20.0), "yes"), ((80.0, 20.0), "no"), ((55.0, 5.0), "unclear")],
+    [((30.0, 20.0), "yes"), ((80.0, 70.0), "no"), ((55.0, 5.0), "unclear")],
 )
 def test_what_the_data_do_is_judged_at_one_learning_rate_too(tmp_path, foreign, at_one_rate):
     def row(label, own, rate, value):
