@@ -30,6 +30,7 @@ class Column:
             `low to high` if signed.
         signed: whether positive numbers carry a plus sign.
         general: whether a number of any magnitude is shown with the digits it has.
+        bounded: whether a positive number too small for its digits is shown as below the least.
     """
 
     key: str
@@ -40,6 +41,7 @@ class Column:
     upper: str | None = None
     signed: bool = False
     general: bool = False
+    bounded: bool = False
 
     @property
     def is_text(self) -> bool:
@@ -66,6 +68,8 @@ class Column:
                 return f"{value:,}"
             case float() if self.general:
                 return f"{value:g}"
+            case float() if self.bounded and 0 < value < 10**-self.digits:
+                return f"<{10**-self.digits:.{self.digits}f}"
             case float():
                 sign = "+" if self.signed else ""
                 shown = f"{value:{sign}.{self.digits}f}"

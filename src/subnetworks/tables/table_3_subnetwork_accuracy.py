@@ -25,7 +25,7 @@ COLUMNS = (
     Column("gain", "full − start", error="gain_stderr", signed=True),
     Column("difference", "subnetwork − full", error="difference_stderr", signed=True),
     Column("difference_low", "95 % interval", upper="difference_high", signed=True),
-    Column("p", "p", digits=3),
+    Column("p", "p", digits=3, bounded=True),
     Column("beyond_noise", "beyond noise", digits=-1),
     Column("published_full", "full", "paper"),
     Column("published_subnetwork", "subnetwork", "paper"),
