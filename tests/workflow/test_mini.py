@@ -14,7 +14,10 @@ pytestmark = pytest.mark.usefixtures("mini")
 
 RL_RUNS = ["grpo", "grpo_seed1", "grpo_seed2", "grpo_subnetwork", "dpo", "dpo_subnetwork"]
 FULL_AND_SUBNETWORK = [("grpo", "grpo_subnetwork"), ("dpo", "dpo_subnetwork")]
-MASKED = [*FULL_AND_SUBNETWORK, ("ppo", "ppo_subnetwork"), ("prime", "prime_subnetwork")]
+MASKED = [
+    *FULL_AND_SUBNETWORK,
+    *((run, f"{run}_subnetwork") for run in ("ppo", "prime", "orpo", "kto", "simpo", "rft")),
+]
 
 
 def read(path: Path) -> Any:
@@ -35,6 +38,9 @@ def test_sft_is_far_denser_than_rl(mini: Path) -> None:
         "dpo",
         "dpo_seed1",
         "dpo_seed2",
+        "orpo",
+        "kto",
+        "simpo",
     ):
         assert sparsity(mini, run) > sparsity(mini, "sft") + 0.2
 
@@ -80,6 +86,23 @@ def test_full_and_masked_training_agree_more_than_the_baselines(
         agreement = share(f"{full}_agreement", tolerance)
         assert agreement > share(f"{full}_agreement_init", tolerance)
         assert agreement > share(f"{full}_agreement_seed", tolerance)
+
+
+@pytest.mark.parametrize("run", ["orpo", "kto", "simpo", "rft"])
+def test_masked_training_ends_nearer_to_full_training_than_the_init(mini: Path, run: str) -> None:
+    trained, init = (
+        read(mini / "updates" / f"{run}_agreement{what}.json") for what in ("", "_init")
+    )
+    for tolerance in ("1e-5", "1e-4"):
+        assert trained["isclose_bf16"][tolerance] > init["isclose_bf16"][tolerance]
+
+
+def test_finetuning_on_foreign_answers_is_denser_at_the_same_learning_rate(mini: Path) -> None:
+    """Foreign preferences are not: DPO soon tells them apart, and changes little."""
+    assert sparsity(mini, "sft_foreign") < sparsity(mini, "rft") - 0.1
+    with open(mini / "tables" / "table_5_in_distribution.csv", newline="") as handle:
+        rates = {row["update"]: row["learning_rate"] for row in csv.DictReader(handle)}
+    assert rates["rft"] == rates["sft_foreign"] == rates["dpo_foreign"]
 
 
 def test_subnetworks_overlap_beyond_chance(mini: Path) -> None:

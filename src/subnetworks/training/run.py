@@ -32,7 +32,9 @@ from subnetworks.training.settings import (
     IN_STEPS,
     Accelerator,
     OnlineSettings,
+    PreferenceSettings,
     Settings,
+    SftSettings,
     in_steps,
     parse_accelerator,
     parse_settings,
@@ -172,8 +174,14 @@ def check(
     config = json.loads((init / "config.json").read_text(encoding="utf-8"))
     if mask:
         masking.check(mask, init, shapes, tied=bool(config.get("tie_word_embeddings")))
+    context = config.get("max_position_embeddings")
+    offline = SftSettings | PreferenceSettings
+    if isinstance(settings, offline) and context and settings.max_length > context:
+        raise UserError(
+            f"settings: max_length ({settings.max_length}) exceeds the context of {init} "
+            f"({context} tokens); lower it"
+        )
     if isinstance(settings, OnlineSettings):
-        context = config.get("max_position_embeddings")
         if context and settings.longest_sequence > context:
             raise UserError(
                 f"settings: max_prompt_length ({settings.max_prompt_length}) and "

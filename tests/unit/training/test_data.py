@@ -7,7 +7,7 @@ import pyarrow.parquet
 
 from subnetworks.errors import UserError
 from subnetworks.training import data
-from subnetworks.training.settings import parse_settings
+from subnetworks.training.settings import parse_accelerator, parse_settings
 
 PAIR = {"prompt": [{"role": "user", "content": "1+1="}], "chosen": "2", "rejected": "3"}
 PROBLEM = {
@@ -124,3 +124,22 @@ def test_a_reward_that_cannot_work_is_named_before_training(tmp_path, monkeypatc
         data.check_reward(folder, settings("grpo", reward="own_rewards:absent"))
     with pytest.raises(UserError, match=r"gives 3; prime needs scores in \[0, 1\]"):
         data.check_reward(folder, settings("prime", reward="own_rewards:many"))
+
+
+@pytest.mark.parametrize(("algorithm", "row"), [("sft", TALK), ("simpo", PAIR), ("kto", PAIR)])
+def test_more_than_the_context_is_refused_before_training(tmp_path, algorithm, row):
+    save_file = pytest.importorskip("safetensors.numpy").save_file
+    numpy = pytest.importorskip("numpy")
+    run = pytest.importorskip("subnetworks.training.run")
+    (tmp_path / "init").mkdir()
+    save_file({"w": numpy.zeros(2, numpy.float32)}, tmp_path / "init" / "model.safetensors")
+    (tmp_path / "init" / "config.json").write_text('{"max_position_embeddings": 64}')
+    write(tmp_path, [row] * 2)
+
+    def check(length):
+        told = settings(algorithm, max_length=length)
+        run.check(told, parse_accelerator({}), tmp_path / "init", tmp_path, None)
+
+    check(64)
+    with pytest.raises(UserError, match=r"max_length \(65\) exceeds the context .* \(64 tokens\)"):
+        check(65)
