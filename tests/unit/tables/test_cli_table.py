@@ -68,7 +68,7 @@ def test_report_says_what_the_tables_say(made_up, tmp_path):
     done = subnetworks("report", "--results", results, "--text", *options)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert 8 <= len(lines) <= 12
+    assert 8 <= len(lines) <= 14
     markdown, page = (path.read_text() for path in outputs)
     for number in ("92.5 against 73.0 %", "GRPO 0 moved, DPO 0 moved"):
         assert number in done.stdout
