@@ -46,8 +46,7 @@ class Job:
         """Sequences in one forward pass on one device: the most, up to what the settings say, that
         divide a device's share of a step evenly."""
         share = self.settings.sequences_a_step // self.machine.devices
-        most = min(self.settings.sequences_at_once, share)
-        return next(size for size in range(most, 0, -1) if share % size == 0)
+        return largest_divisor(share, self.settings.sequences_at_once)
 
     @property
     def engine(self) -> dict[str, object]:
@@ -75,6 +74,11 @@ class Job:
     def saved(self, step: int) -> Path:
         """Where the trainer keeps the state after a step."""
         return self.state / f"global_step_{step}"
+
+
+def largest_divisor(number: int, at_most: int) -> int:
+    """The largest divisor of `number` that does not exceed `at_most`."""
+    return next(part for part in range(min(number, at_most), 0, -1) if number % part == 0)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from subnetworks.files import atomic_path, write_json, write_text
 from subnetworks.training import examples
 from subnetworks.training.conversations import epochs, load_tokenizer
 from subnetworks.training.examples import Conversation
-from subnetworks.training.job import Command, Job, distributed, environment
+from subnetworks.training.job import Command, Job, distributed, environment, largest_divisor
 from subnetworks.training.log import flat
 from subnetworks.training.settings import KtoSettings, PreferenceSettings, parse_settings
 
@@ -280,11 +280,6 @@ def _save(file: Path, values: "numpy.ndarray") -> None:
 
     with atomic_path(file) as temporary, open(temporary, "wb") as handle:
         numpy.save(handle, values)
-
-
-def largest_divisor(number: int, at_most: int) -> int:
-    """The largest divisor of `number` that does not exceed `at_most`."""
-    return next(part for part in range(min(number, at_most), 0, -1) if number % part == 0)
 
 
 def main(file: str) -> None:
