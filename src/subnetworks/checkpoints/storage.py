@@ -181,7 +181,7 @@ def _check(header: dict[str, Any], file: File, data: int) -> None:
             raise UserError(
                 f"{file.path}: tensor {name!r}: malformed header entry: the file is damaged"
             ) from error
-        if dtype not in ITEMSIZE:
+        if not isinstance(dtype, str) or dtype not in ITEMSIZE:
             raise UserError(
                 f"{file.path}: tensor {name!r}: unknown dtype {dtype!r}; "
                 f"known: {', '.join(ITEMSIZE)}"
