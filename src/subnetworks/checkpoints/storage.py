@@ -170,6 +170,10 @@ def _check(header: dict[str, Any], file: File, data: int) -> None:
     spans = []
     for name, entry in header.items():
         if name == "__metadata__":
+            if not (isinstance(entry, dict) and all(isinstance(v, str) for v in entry.values())):
+                raise UserError(
+                    f"{file.path}: metadata is not a map from text to text: the file is damaged"
+                )
             continue
         try:
             dtype, shape = entry["dtype"], entry["shape"]

@@ -98,7 +98,7 @@ def damage(draw: st.DrawFn, content: bytes) -> bytes:
     else:
         (size,) = struct.unpack("<Q", data[:8])
         header = json.loads(data[8 : 8 + size])
-        entry = header["__metadata__"] if "__metadata__" in header else None
+        entry = header.get("__metadata__")
         if kind == "header" or entry is None:
             entry = header[draw(st.sampled_from(sorted(header)))]
         if kind == "entry":
@@ -122,6 +122,7 @@ def test_damage_is_refused_or_harmless(
     (folder / "base").symlink_to(whole["base"])
     path = folder / "damaged.safetensors"
     refused = 0
+    lines: set[int] = set()
 
     @hypothesis.settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
     @hypothesis.given(damage(content))
@@ -132,11 +133,28 @@ def test_damage_is_refused_or_harmless(
             READERS[kind](path)
         except UserError as error:
             refused += 1
-            assert "\n" not in str(error)
+            lines.add(str(error).count("\n") + 1)
 
     READERS[kind](whole[kind])
     run()
     assert refused > EXAMPLES / 3
+    assert lines == {1}
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_metadata_that_are_no_words_are_refused(
+    kind: str, whole: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "base").symlink_to(whole["base"])
+    data = whole[kind].read_bytes()
+    (size,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + size])
+    for value in ([], None, "text", {"format": 1}, {"format": None}):
+        text = json.dumps({**header, "__metadata__": value}).encode()
+        path = tmp_path / "damaged.safetensors"
+        path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size :])
+        with pytest.raises(UserError):
+            READERS[kind](path)
 
 
 @pytest.mark.parametrize("kind", READERS)
