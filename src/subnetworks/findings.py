@@ -16,6 +16,8 @@ from subnetworks.figures import figure_4_training_loss
 
 Verdict = Literal["yes", "unclear", "no"]
 SUPERVISED = ("SFT", "RFT", "RAFT")
+# The name under which tables show a run on random rewards.
+PLACEBO = "Placebo"
 _TWO_SIDED_95 = 1.96
 
 
@@ -94,7 +96,8 @@ def _listed(rows: list[dict[str, Any]], name: str, show: Callable[[dict[str, Any
 def _sparsity(ours: polars.DataFrame) -> Iterator[Finding]:
     rows = ours.to_dicts()
     supervised = [r for r in rows if (r["algorithm"] or "").upper().startswith(SUPERVISED)]
-    reinforced = [r for r in rows if r not in supervised]
+    controls = [r for r in rows if (r["algorithm"] or "") == PLACEBO]
+    reinforced = [r for r in rows if r not in supervised and r not in controls]
     if not reinforced:
         return
     if supervised:
@@ -120,6 +123,16 @@ def _sparsity(ours: polars.DataFrame) -> Iterator[Finding]:
         _listed(reinforced, "label", lambda r: f"{r['bit_equal_pct']:.1f} %") + " bit-equal",
         "50.4–87.6 % at 1e-8",
     )
+    if controls:
+        sampled = [r for r in reinforced if r["on_policy"]] or reinforced
+        least = min(r["sparsity_pct"] for r in controls)
+        yield Finding(
+            "Random rewards change fewer weights than real ones (a control of ours)",
+            _all([least > r["sparsity_pct"] for r in sampled]),
+            _listed([*controls, *sampled], "label", lambda r: f"{r['sparsity_pct']:.1f} %")
+            + " of the weights unchanged",
+            "–",
+        )
 
 
 def _tolerance(ours: polars.DataFrame) -> Iterator[Finding]:

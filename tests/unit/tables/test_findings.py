@@ -40,6 +40,14 @@ def test_sparsity_by_tolerance_alone_is_no_sparsity(tmp_path):
     assert verdict(tmp_path, "… and not by the tolerance") == "no"
 
 
+@pytest.mark.parametrize(("placebo", "expected"), [(90.0, "yes"), (40.0, "no")])
+def test_a_placebo_is_a_control_and_no_rl(tmp_path, placebo, expected):
+    rows = [sparsity("SFT", 2.0), sparsity("GRPO", 56.0), sparsity("Placebo", placebo)]
+    write(tmp_path, "table_1_update_sparsity", *rows)
+    assert verdict(tmp_path, "Random rewards change fewer") == expected
+    assert verdict(tmp_path, "RL leaves most weights") == "yes"
+
+
 @pytest.mark.parametrize(("at_1e_6", "expected"), [(50.5, "yes"), (60.0, "no")])
 def test_sparsity_hangs_on_the_tolerance_or_not(tmp_path, at_1e_6, expected):
     row = {"label": "DPO", "sparsity_1e-8_pct": 50.0, "sparsity_1e-5_pct": 70.0}
