@@ -302,12 +302,15 @@ def _check_artefacts(experiment: Experiment, check: Any) -> None:
         "full": {**experiment.runs, **experiment.checkpoints},
         "subnetwork": {**experiment.runs, **experiment.checkpoints},
         "init": {**experiment.runs, **experiment.checkpoints},
+        "run": {k: run for k, run in experiment.runs.items() if run.get("trajectory_every")},
     }
+    kinds = {key: key for key in ("update", "overlap", "agreement")}
+    kinds["run"] = "run with trajectory_every"
     for section in ("tables", "figures"):
         for artefact, spec in getattr(experiment, section).items():
             for key, value in leaves(spec):
                 if key in known and isinstance(value, str):
-                    kind = key if key in ("update", "overlap", "agreement") else "checkpoint"
+                    kind = kinds.get(key, "checkpoint")
                     check(f"{section}.{artefact}.{key}", value, known[key], kind)
                 if key == "benchmarks":
                     for name in value:

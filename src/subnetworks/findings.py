@@ -5,14 +5,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import polars
 
-from subnetworks import tables
+from subnetworks import figures, tables
 from subnetworks.errors import UserError
-from subnetworks.figures import figure_4_training_loss
 
 Verdict = Literal["yes", "unclear", "no"]
 SUPERVISED = ("SFT", "RFT", "RAFT")
@@ -54,7 +54,7 @@ def read_table(results: Path, name: str) -> polars.DataFrame | None:
 
 
 def collect(results: Path) -> list[Finding]:
-    """All findings that the tables (and the drawn data of Figure 4) in `results` allow.
+    """All findings that the tables and the drawn data of the figures in `results` allow.
 
     Raises:
         UserError: there is not a single table.
@@ -71,9 +71,14 @@ def collect(results: Path) -> list[Finding]:
             found += judge(ours)
     if not any_table:
         raise UserError(f"{results / 'tables'}: no table there; make them: snakemake --cores all")
-    path = results / "figures" / f"{figure_4_training_loss.NAME}.csv"
-    if path.exists():
-        found += _loss(polars.read_csv(path, schema=figure_4_training_loss.SCHEMA))
+    for name, judge in _DRAWN:
+        path = results / "figures" / f"{name}.csv"
+        if path.exists():
+            drawn = polars.read_csv(path, schema=figures.load(name).SCHEMA)
+            if "source" in drawn.columns:
+                drawn = drawn.filter(polars.col("source") == "here")
+            if not drawn.is_empty():
+                found += judge(drawn)
     return found
 
 
@@ -325,6 +330,102 @@ def _loss(drawn: polars.DataFrame) -> Iterator[Finding]:
         )
 
 
+def _by_label(drawn: polars.DataFrame) -> Iterator[tuple[str, polars.DataFrame]]:
+    for label in drawn["label"].unique(maintain_order=True):
+        yield label, drawn.filter(label=label)
+
+
+def _parts(drawn: polars.DataFrame) -> Iterator[Finding]:
+    runs: list[dict[str, Any]] = [
+        {"label": label, **dict(zip(rows["part"], rows["pct"], strict=True))}
+        for label, rows in _by_label(drawn)
+    ]
+    yield Finding(
+        "Most weights are never updated",
+        _all([run["never"] > 50 for run in runs]),
+        _listed(runs, "label", lambda run: f"{run['never']:.1f} %"),
+        "72 % (PRIME)",
+    )
+    yield Finding(
+        "… and few that end unchanged were updated and cancelled out",
+        _all([run["cancelled"] <= 10 for run in runs]),
+        _listed(runs, "label", lambda run: f"{run['cancelled']:.2f} %") + " seen between saves",
+        "8 % (PRIME)",
+    )
+
+
+def _course(drawn: polars.DataFrame) -> Iterator[Finding]:
+    runs: list[dict[str, Any]] = []
+    for label, rows in _by_label(drawn.drop_nulls("sparsity_pct").sort("step")):
+        values = rows["sparsity_pct"].to_list()
+        middle = values[len(values) // 2]
+        early, late = values[0] - middle, middle - values[-1]
+        falls = all(a >= b for a, b in pairwise(values))
+        runs.append({"label": label, "falls": falls, "early": early, "late": late, "all": values})
+    yield Finding(
+        "Sparsity falls as training goes on",
+        _all([run["falls"] for run in runs]),
+        _listed(runs, "label", lambda run: f"{run['all'][0]:.0f} → {run['all'][-1]:.1f} %"),
+        "99.6 → 82.3 % (PRIME, digitised)",
+    )
+    yield Finding(
+        "… and ever more slowly",
+        _all([run["early"] > run["late"] for run in runs]),
+        _listed(runs, "label", lambda run: f"{run['early']:.1f}, then {run['late']:.1f} points")
+        + " in the halves of training",
+        "12.4, then 5.3 points (PRIME, digitised)",
+    )
+
+
+def _outside(drawn: polars.DataFrame) -> Iterator[Finding]:
+    runs: list[dict[str, Any]] = [
+        {"label": label, "most": float(rows["outside_final_pct"].max())}  # type: ignore[arg-type]
+        for label, rows in _by_label(drawn.drop_nulls("outside_final_pct"))
+    ]
+    yield Finding(
+        "Few weights change on the way that are back at the end",
+        _all([run["most"] <= 10 for run in runs]),
+        _listed(runs, "label", lambda run: f"at most {run['most']:.2f} %") + " at any saved step",
+        "at most 3.2 % (PRIME, digitised)",
+    )
+
+
+def _intervals(drawn: polars.DataFrame) -> Iterator[Finding]:
+    saves: list[dict[str, Any]] = []
+    rises: list[dict[str, Any]] = []
+    for label, rows in _by_label(drawn.sort("step")):
+        saved = rows.drop_nulls("sparsity_consecutive_pct")
+        last = saved.row(-1, named=True)
+        between, since = last["sparsity_consecutive_pct"], last["sparsity_pct"]
+        saves.append({"label": label, "between": between, "since": since})
+        accuracy = rows["accuracy_pct"].drop_nulls()
+        quarter = max(2, accuracy.len() // 4)
+        early, late = accuracy.head(quarter), accuracy.tail(quarter)
+        gain = float(late.mean()) - float(early.mean())  # type: ignore[arg-type]
+        spread = [float(part.std() or 0) ** 2 / part.len() for part in (early, late)]  # type: ignore[arg-type]
+        rises.append({"label": label, "gain": gain, "error": math.sqrt(sum(spread))})
+    yield Finding(
+        "From save to save few weights change, fewer than since the init",
+        _all([run["between"] > run["since"] for run in saves]),
+        _listed(saves, "label", lambda run: f"{run['between']:.1f} % kept since the last save"),
+        "more than from the init (PRIME)",
+    )
+    yield Finding(
+        "Accuracy in training rises, beyond the noise",
+        _all([run["gain"] > _TWO_SIDED_95 * run["error"] for run in rises]),
+        _listed(rises, "label", lambda run: f"{run['gain']:+.1f} ± {run['error']:.1f} points")
+        + " from the first quarter to the last",
+        "rises (PRIME)",
+    )
+
+
+_DRAWN: tuple[tuple[str, Callable[[polars.DataFrame], Iterator[Finding]]], ...] = (
+    ("figure_2_gradient_shares", _parts),
+    ("figure_4_training_loss", _loss),
+    ("figure_5_sparsity_over_training", _course),
+    ("figure_6_outside_final_mask", _outside),
+    ("figure_7_accuracy_and_intervals", _intervals),
+)
 _JUDGES: tuple[tuple[str, Callable[[polars.DataFrame], Iterator[Finding]]], ...] = (
     ("table_1_update_sparsity", _sparsity),
     ("table_6_tolerance_sweep", _tolerance),

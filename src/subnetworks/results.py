@@ -62,6 +62,11 @@ class Context:
         path = self.results / "updates" / f"{name}.rank.parquet"
         return _parquet(path, "rank", "rank_fraction") if path.exists() else None
 
+    def trajectory(self, run: str) -> dict[str, Any]:
+        """What became of a run's weights, and its saved steps (`trajectories/<run>.json`)."""
+        path = self.results / "trajectories" / f"{run}.json"
+        return _json(path, "follow_trajectory", "n", "never", "cancelled", "final", "steps")
+
     def overlap(self, name: str) -> dict[str, Any]:
         """Two masks compared (`overlaps/<name>.json`)."""
         path = self.results / "overlaps" / f"{name}.json"

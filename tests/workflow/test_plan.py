@@ -19,8 +19,12 @@ ARTEFACTS = (
     "table_6_tolerance_sweep",
     "conjecture_1_agreement",
     "figure_1_sft_vs_rl",
+    "figure_2_gradient_shares",
     "figure_3_layerwise_sparsity",
     "figure_4_training_loss",
+    "figure_5_sparsity_over_training",
+    "figure_6_outside_final_mask",
+    "figure_7_accuracy_and_intervals",
 )
 
 

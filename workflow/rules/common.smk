@@ -197,11 +197,13 @@ def artefact_spec(section, name):
     return canonical_json(expanded(section.get(name, {})))
 
 
-def artefact_code(kind, name):
+def artefact_code(kind, name, *helpers):
     """The modules that make an artefact, so that touching one makes it again and nothing else."""
     source = Path("src/subnetworks")
     shared = {"tables": ("style", "shared", "pairing"), "figures": ("style",)}[kind]
-    return [source / kind / f"{module}.py" for module in (name, *shared)] + [source / "results.py"]
+    return [source / kind / f"{module}.py" for module in (name, *helpers, *shared)] + [
+        source / "results.py"
+    ]
 
 
 def update_files(section, name, suffix):
@@ -227,8 +229,13 @@ def score_files(section, name):
 
 def log_files(section, name):
     """Logs of the runs that an artefact names."""
-    runs = values_of(section.get(name, {}), "full", "subnetwork")
+    runs = values_of(section.get(name, {}), "full", "subnetwork", "run")
     return [f"<results>/runs/{run}/log.csv" for run in runs]
+
+
+def trajectory_files(section, name):
+    """What became of the weights of the runs that an artefact names."""
+    return [f"<results>/trajectories/{run}.json" for run in values_of(section.get(name, {}), "run")]
 
 
 def policy_of(wildcards):

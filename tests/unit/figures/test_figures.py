@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import json
 import math
 import sys
 from itertools import pairwise
@@ -120,6 +121,69 @@ def test_figure_4_names_an_empty_column(made_up, results):
     context = Context(results, PUBLISHED, {"pairs": [pair | {"measure": "reward"}]})
     with pytest.raises(UserError, match="nothing in column 'reward'"):
         figures.load("figure_4_training_loss").draw(context)
+
+
+def test_figure_2_parts_are_all_the_weights(drawn, results):
+    figure, frame = drawn["figure_2_gradient_shares"]
+    counted = json.loads((results / "trajectories" / "grpo.json").read_text())
+    ours = dict(frame.filter(run="grpo").select("part", "pct").iter_rows())
+    assert ours == {
+        part: pytest.approx(100 * counted[part] / counted["n"])
+        for part in ("never", "cancelled", "final")
+    }
+    widths = [bar.get_width() for bar in figure.axes[0].patches]
+    assert sum(widths[:3]) == pytest.approx(100)
+    assert widths[:3] == pytest.approx(list(ours.values()))
+    theirs = dict(frame.filter(source="paper").select("part", "pct").iter_rows())
+    assert theirs == {"never": 72, "cancelled": 8, "final": 20}
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "of", "published", "start"),
+    [
+        ("figure_5_sparsity_over_training", "sparsity_pct", "sparsity", "sparsity_pct", 100),
+        (
+            "figure_6_outside_final_mask",
+            "outside_final_pct",
+            "outside_final_share",
+            "changed_outside_final_mask_pct",
+            0,
+        ),
+    ],
+)
+def test_figures_5_and_6_draw_every_saved_step(drawn, results, name, column, of, published, start):
+    figure, frame = drawn[name]
+    steps = json.loads((results / "trajectories" / "dpo.json").read_text())["steps"]
+    line = figure.axes[0].get_lines()[1]
+    assert line.get_xdata().tolist() == [0, *(s["step"] for s in steps)]
+    assert line.get_ydata().tolist() == pytest.approx([start, *(100 * s[of] for s in steps)])
+    assert frame.filter(run="dpo")[column].to_list() == line.get_ydata().tolist()
+    number = name.split("_")[1]
+    (path,) = PUBLISHED.glob(f"figure{number}_*_digitised.csv")
+    with open(path, newline="") as handle:
+        printed = [float(row[published]) for row in csv.DictReader(handle)]
+    assert frame.filter(source="paper")[column].to_list() == printed
+    assert "digitised" in figure.axes[1].get_title(loc="left")
+
+
+def test_figure_7_sets_accuracy_beside_both_sparsities(drawn, results):
+    figure, frame = drawn["figure_7_accuracy_and_intervals"]
+    steps = json.loads((results / "trajectories" / "grpo.json").read_text())["steps"]
+    ours = frame.filter(run="grpo")
+    since_init, between = figure.axes[0].get_lines()
+    assert since_init.get_ydata().tolist()[1:] == pytest.approx(
+        [100 * s["sparsity"] for s in steps]
+    )
+    assert between.get_xdata().tolist() == [s["step"] for s in steps]
+    assert between.get_ydata().tolist() == pytest.approx(
+        [100 * s["sparsity_consecutive"] for s in steps]
+    )
+    with open(results / "runs" / "grpo" / "log.csv", newline="") as handle:
+        logged = [100 * float(row["accuracy"]) for row in csv.DictReader(handle)]
+    assert ours["step"].to_list() == list(range(len(logged) + 1))
+    assert ours["accuracy_pct"].to_list() == [None, *map(pytest.approx, logged)]
+    middle = sum(logged[24:35]) / 11  # step 30, saves ten steps apart
+    assert ours.filter(step=30)["accuracy_smoothed_pct"].item() == pytest.approx(middle)
 
 
 @pytest.mark.parametrize("name", figures.NAMES)

@@ -176,10 +176,41 @@ def log(results: Path, run: str, measure: str, seed: int, shift: float, steps: i
     lines = ["step,loss,reward,accuracy,learning_rate,grad_norm,seconds"]
     for number, value in zip(step, curve + noise + own + shift * step / steps, strict=True):
         loss, reward = (value, "") if measure == "loss" else (0.001, value)
-        lines.append(f"{number},{loss},{reward},,1e-06,1.0,1.5")
+        lines.append(f"{number},{loss},{reward},{number / steps},1e-06,1.0,1.5")
     (folder / "log.csv").write_text("\n".join(lines) + "\n")
 
 
+def trajectory(results: Path, run: str, outside: tuple[int, ...], every: int) -> None:
+    """Saved steps every so often, each with so many weights that the end has as in the init."""
+    n, steps, before = 10_000, [], 0
+    for number, beyond in enumerate(outside, 1):
+        changed = 500 * number + beyond
+        moved = changed - before + 40
+        steps.append(
+            {
+                "step": every * number,
+                "n": n,
+                "changed": changed,
+                "outside_final": beyond,
+                "sparsity": 1 - (changed - 10) / n,
+                "sparsity_consecutive": 1 - moved / n,
+                "changed_share": changed / n,
+                "outside_final_share": beyond / n,
+            }
+        )
+        before = changed
+    cancelled = max(outside) + 30
+    final = 500 * len(outside)
+    counts = {"never": n - cancelled - final, "cancelled": cancelled, "final": final}
+    write_json(results / "trajectories" / f"{run}.json", {"n": n, **counts, "steps": steps})
+
+
+FOLLOWED = {
+    "runs": [
+        {"run": "grpo", "algorithm": "GRPO"},
+        {"run": "dpo", "algorithm": "DPO", "label": "DPO, long"},
+    ]
+}
 SPECS = {
     "table_1_update_sparsity": {
         "updates": [
@@ -273,6 +304,10 @@ SPECS = {
             {"family": "mini, DPO", "sft": "sft", "rl": "dpo"},
         ]
     },
+    "figure_2_gradient_shares": FOLLOWED,
+    "figure_5_sparsity_over_training": FOLLOWED,
+    "figure_6_outside_final_mask": FOLLOWED,
+    "figure_7_accuracy_and_intervals": FOLLOWED,
     "figure_3_layerwise_sparsity": {
         "updates": [
             {"update": "sft", "label": "SFT", "algorithm": "SFT"},
@@ -314,4 +349,6 @@ def make(results: Path) -> Path:
     log(results, "dpo_subnetwork", "loss", 2, -0.02)
     log(results, "grpo", "reward", 3, 0.0)
     log(results, "grpo_subnetwork", "reward", 4, 0.01)
+    trajectory(results, "grpo", (0, 20, 50, 30, 10, 0), every=10)
+    trajectory(results, "dpo", (0, 5, 15, 0), every=15)
     return results

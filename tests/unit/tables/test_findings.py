@@ -5,7 +5,7 @@ import pytest
 polars = pytest.importorskip("polars")
 pytest.importorskip("matplotlib")
 
-from subnetworks import findings, tables  # noqa: E402
+from subnetworks import figures, findings, tables  # noqa: E402
 
 
 def write(results, name, *rows):
@@ -106,3 +106,58 @@ def test_what_the_data_do_is_judged_at_one_learning_rate_too(tmp_path, foreign, 
         row("SFT", False, 1e-3, 2.0),
     )
     assert verdict(tmp_path, "… also at one learning rate (1e-06)") == at_one_rate
+
+
+def draw(results, name, *rows):
+    schema = figures.load(name).SCHEMA
+    rows = [dict.fromkeys(schema) | {"source": "here", "label": "GRPO"} | row for row in rows]
+    (results / "figures").mkdir(exist_ok=True, parents=True)
+    polars.DataFrame(rows, schema=schema).write_csv(results / "figures" / f"{name}.csv")
+    write(results, "table_1_update_sparsity", sparsity("GRPO", 80.0))
+
+
+@pytest.mark.parametrize(
+    ("never", "cancelled", "expected"), [(72, 8, ("yes", "yes")), (40, 20, ("no", "no"))]
+)
+def test_weights_never_updated_or_cancelled(tmp_path, never, cancelled, expected):
+    parts = {"never": never, "cancelled": cancelled, "final": 100 - never - cancelled}
+    rows = [{"part": part, "pct": pct} for part, pct in parts.items()]
+    paper = {"source": "paper", "label": "PRIME", "part": "never", "pct": 1.0}
+    draw(tmp_path, "figure_2_gradient_shares", *rows, paper)
+    assert verdict(tmp_path, "Most weights are never updated") == expected[0]
+    assert verdict(tmp_path, "… and few that end unchanged") == expected[1]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((100, 70, 60), ("yes", "yes")),
+        ((100, 90, 60), ("yes", "no")),
+        ((100, 60, 70), ("no", "yes")),
+    ],
+)
+def test_sparsity_over_training(tmp_path, values, expected):
+    rows = [{"step": 5 * k, "sparsity_pct": value} for k, value in enumerate(values)]
+    draw(tmp_path, "figure_5_sparsity_over_training", *rows)
+    assert verdict(tmp_path, "Sparsity falls as training goes on") == expected[0]
+    assert verdict(tmp_path, "… and ever more slowly") == expected[1]
+
+
+@pytest.mark.parametrize(("most", "expected"), [(3.2, "yes"), (12.0, "no")])
+def test_changes_outside_the_final_mask(tmp_path, most, expected):
+    rows = [{"step": 5 * k, "outside_final_pct": v} for k, v in enumerate((0, most, 0))]
+    draw(tmp_path, "figure_6_outside_final_mask", *rows)
+    assert verdict(tmp_path, "Few weights change on the way") == expected
+
+
+@pytest.mark.parametrize(
+    ("between", "late", "expected"), [(95.0, 90, ("yes", "yes")), (50.0, 41, ("no", "no"))]
+)
+def test_saves_are_sparse_and_accuracy_rises_beyond_noise(tmp_path, between, late, expected):
+    accuracy = [40, 44, 36, 40, *[60] * 8, late, late + 4, late - 4, late]
+    rows = [{"step": k, "accuracy_pct": value} for k, value in enumerate(accuracy, 1)]
+    rows[7] |= {"sparsity_pct": 75.0, "sparsity_consecutive_pct": 75.0}
+    rows[15] |= {"sparsity_pct": 60.0, "sparsity_consecutive_pct": between}
+    draw(tmp_path, "figure_7_accuracy_and_intervals", *rows)
+    assert verdict(tmp_path, "From save to save few weights") == expected[0]
+    assert verdict(tmp_path, "Accuracy in training rises") == expected[1]
