@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import subnetworks
-from subnetworks.training.settings import Accelerator, Settings
+from subnetworks.training.settings import Accelerator, OnlineSettings, Settings
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,10 @@ class Job:
 
     @property
     def engine_beside(self) -> dict[str, object]:
-        """The same for a model that is trained beside the policy: whole, and of no trajectory."""
-        return self.engine | {"mask": None, "trajectory": None}
+        """The same for a model that is trained beside the policy: of no trajectory, and whole
+        unless the run's settings say otherwise."""
+        masked = isinstance(self.settings, OnlineSettings) and self.settings.mask_beside
+        return self.engine | {"trajectory": None} | ({} if masked else {"mask": None})
 
     def saved(self, step: int) -> Path:
         """Where the trainer keeps the state after a step."""

@@ -137,7 +137,7 @@ def _ppo(job: Job) -> dict[str, object]:
         "critic.fsdp.use_torch_compile": False,
         "critic.fsdp.seed": settings.seed,
         "critic.data_loader_seed": settings.seed,
-        # The critic is trained whole, whatever the policy's mask.
+        # Whole, whatever the policy's mask, unless the settings say otherwise.
         **optimiser("critic.optim", job, settings.critic_learning_rate, policy=False),
         "critic.ppo_micro_batch_size_per_gpu": job.sequences_at_once,
         "+critic.fsdp.use_dynamic_bsz": False,
@@ -157,7 +157,7 @@ def _prime(job: Job) -> dict[str, object]:
         "critic.enable": False,
         "trainer.v1.trainer_mode": "subnetworks_prime",
         f"+{section}.beta": settings.beta,
-        # The reward model is trained whole, whatever the policy's mask.
+        # Whole, whatever the policy's mask, unless the settings say otherwise.
         f"+{section}.optim.lr": settings.reward_learning_rate,
         f"+{section}.optim.weight_decay": settings.reward_weight_decay,
         f"+{section}.optim.clip_grad": settings.reward_clip_gradient or 1e30,

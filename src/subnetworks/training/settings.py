@@ -134,6 +134,11 @@ class OnlineSettings(Settings):
         """Tokens of the longest prompt with the longest answer."""
         return self.max_prompt_length + self.max_response_length
 
+    @property
+    def mask_beside(self) -> bool:
+        """Whether the model that is trained beside the policy keeps to the policy's mask."""
+        return False
+
     def check(self) -> None:
         """See `Settings.check`."""
         super().check()
@@ -171,8 +176,8 @@ class PpoSettings(OnlineSettings):
     `lam`) from a critic that starts as the init with a new value head.
 
     The critic has the policy's schedule, its own `critic_learning_rate`, and is trained whole even
-    where the policy is trained within a mask. `clip_value` bounds how far its predictions move in
-    one step.
+    where the policy is trained within a mask, unless `mask_critic` (its value head always is).
+    `clip_value` bounds how far its predictions move in one step.
     """
 
     algorithm: ClassVar[str] = "ppo"
@@ -182,6 +187,12 @@ class PpoSettings(OnlineSettings):
     lam: float = 1.0
     critic_learning_rate: float = 1e-5
     clip_value: float = 0.5
+    mask_critic: bool = False
+
+    @property
+    def mask_beside(self) -> bool:
+        """See `OnlineSettings.mask_beside`."""
+        return self.mask_critic
 
     def check(self) -> None:
         """See `Settings.check`."""
@@ -199,8 +210,8 @@ class PrimeSettings(OnlineSettings):
 
     The reward model starts as the init, which is also its reference, has the policy's schedule, its
     own `reward_learning_rate`, `reward_weight_decay` and bound `reward_clip_gradient`, and is
-    trained whole even where the policy is trained within a mask. `beta` is the weight of its
-    log-ratios.
+    trained whole even where the policy is trained within a mask, unless `mask_reward_model`. `beta`
+    is the weight of its log-ratios.
     """
 
     algorithm: ClassVar[str] = "prime"
@@ -209,6 +220,12 @@ class PrimeSettings(OnlineSettings):
     reward_learning_rate: float = 1e-6
     reward_weight_decay: float = 0.0
     reward_clip_gradient: float = 10.0
+    mask_reward_model: bool = False
+
+    @property
+    def mask_beside(self) -> bool:
+        """See `OnlineSettings.mask_beside`."""
+        return self.mask_reward_model
 
     def check(self) -> None:
         """See `Settings.check`."""
