@@ -347,7 +347,7 @@ def _parts(drawn: polars.DataFrame) -> Iterator[Finding]:
         "72 % (PRIME)",
     )
     yield Finding(
-        "… and few that end unchanged were updated and cancelled out",
+        "… and few were updated and cancelled out",
         _all([run["cancelled"] <= 10 for run in runs]),
         _listed(runs, "label", lambda run: f"{run['cancelled']:.2f} %") + " seen between saves",
         "8 % (PRIME)",
@@ -405,17 +405,17 @@ def _intervals(drawn: polars.DataFrame) -> Iterator[Finding]:
         spread = [float(part.std() or 0) ** 2 / part.len() for part in (early, late)]  # type: ignore[arg-type]
         rises.append({"label": label, "gain": gain, "error": math.sqrt(sum(spread))})
     yield Finding(
-        "From save to save few weights change, fewer than since the init",
+        "From save to save few weights change, fewer than since the init (at the end)",
         _all([run["between"] > run["since"] for run in saves]),
         _listed(saves, "label", lambda run: f"{run['between']:.1f} % kept since the last save"),
-        "more than from the init (PRIME)",
+        "drawn (PRIME), no values",
     )
     yield Finding(
         "Accuracy in training rises, beyond the noise",
         _all([run["gain"] > _TWO_SIDED_95 * run["error"] for run in rises]),
         _listed(rises, "label", lambda run: f"{run['gain']:+.1f} ± {run['error']:.1f} points")
         + " from the first quarter to the last",
-        "rises (PRIME)",
+        "drawn (PRIME), no values",
     )
 
 

@@ -1,5 +1,8 @@
 """Figure 7: accuracy over training beside sparsity, from the init and from save to save."""
 
+from typing import Any
+
+import matplotlib.lines
 import polars
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,6 +19,14 @@ ALT = (
 )
 _VALUES = ("sparsity_pct", "sparsity_consecutive_pct", "accuracy_pct", "accuracy_smoothed_pct")
 SCHEMA = {**over_training.SCHEMA, **dict.fromkeys(_VALUES, polars.Float64)}
+_BETWEEN: dict[str, Any] = {
+    "color": style.INK,
+    "linestyle": (0, (4, 1.5)),
+    "markerfacecolor": "white",
+    "markeredgecolor": style.INK,
+    "markeredgewidth": 0.9,
+}
+_RAW: dict[str, Any] = {"linewidth": 0.5, "alpha": 0.4}
 _PREFERENCE = {"DPO", "ORPO", "KTO", "SIMPO"}
 
 
@@ -46,11 +57,20 @@ def draw(context: Context) -> tuple[Figure, polars.DataFrame]:
         _accuracy(grid[1][column], panel)
     frame = polars.concat(panels)
     lowest = float(frame["sparsity_pct"].min() or 0)  # type: ignore[arg-type]
-    grid[0][0].set_ylim(10 * (max(lowest - 1, 0) // 10), 101)
+    grid[0][0].set_ylim(10 * (lowest // 10), 101)
     grid[0][0].set_ylabel("weights left\nunchanged (%)")
     grid[1][0].set_ylabel("accuracy in\ntraining (%)")
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    looks: dict[str, dict[str, Any]] = {
+        "since the init": {"marker": "o"},
+        "since the saved step before": _BETWEEN | {"marker": "o"},
+        "accuracy of one step": _RAW,
+        "its running mean": {},
+    }
+    handles = [
+        matplotlib.lines.Line2D([], [], **{"color": style.FAINT, "label": label, **look})
+        for label, look in looks.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure, frame
 
 
@@ -85,11 +105,7 @@ def _sparsity(axes: Axes, panel: polars.DataFrame) -> None:
         saved.filter(polars.col("step") > 0),
         "sparsity_consecutive_pct",
         "since the saved step before",
-        color=style.INK,
-        linestyle=(0, (4, 1.5)),
-        markerfacecolor="white",
-        markeredgecolor=style.INK,
-        markeredgewidth=0.9,
+        **_BETWEEN,
     )
     every = saved["step"][1]
     axes.set_title(f"{panel['label'][0]}: saved every {every} steps")
@@ -100,7 +116,7 @@ def _accuracy(axes: Axes, panel: polars.DataFrame) -> None:
     look = style.algorithm(name)
     logged = panel.drop_nulls("accuracy_pct")
     steps = logged["step"].to_numpy()
-    axes.plot(steps, logged["accuracy_pct"].to_numpy(), color=look.colour, linewidth=0.5, alpha=0.4)
+    axes.plot(steps, logged["accuracy_pct"].to_numpy(), color=look.colour, **_RAW)
     axes.plot(steps, logged["accuracy_smoothed_pct"].to_numpy(), color=look.colour)
     preference = name.split(",")[0].split()[0].upper() in _PREFERENCE
     axes.set_title(

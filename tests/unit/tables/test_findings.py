@@ -125,7 +125,7 @@ def test_weights_never_updated_or_cancelled(tmp_path, never, cancelled, expected
     paper = {"source": "paper", "label": "PRIME", "part": "never", "pct": 1.0}
     draw(tmp_path, "figure_2_gradient_shares", *rows, paper)
     assert verdict(tmp_path, "Most weights are never updated") == expected[0]
-    assert verdict(tmp_path, "… and few that end unchanged") == expected[1]
+    assert verdict(tmp_path, "… and few were updated") == expected[1]
 
 
 @pytest.mark.parametrize(
