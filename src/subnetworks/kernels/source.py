@@ -1,8 +1,9 @@
 """The compiled inner loops, in Python that Numba translates; `subnetworks.kernels` calls them.
 
-Written for the vector units: blocks that stay in the first-level cache, one plain loop a quantity,
-float32 counters with reassociation (integer ones are not vectorised), and bytes and halfwords
-counted eight and four at a time within 64-bit words. Nothing here allocates, raises or touches a
+Written for the vector units: blocks that stay in the first-level cache, looked at once for what
+differs, 64 entries at a time (`subnetworks.kernels.vectors`); those that moved are gathered from
+many blocks, and only they are held against the tolerances, one plain loop a quantity.
+Nothing here allocates, raises or touches a
 Python object, so that the machine code can be kept and loaded again without Numba.
 """
 

@@ -136,12 +136,12 @@ def at_most(_typing, values, i, bound):
 
 @intrinsic
 def above(_typing, values, i, bound):
-    """Which float32 exceed `bound`."""
+    """Which float32 exceed `bound`; none that is no number."""
 
     def generate(context, builder, signature, arguments):
         array, at, limit = arguments
         vector = _load(context, builder, signature.args[0], array, at)
-        return _word(builder, builder.fcmp_unordered(">", vector, _spread(builder, limit)))
+        return _word(builder, builder.fcmp_ordered(">", vector, _spread(builder, limit)))
 
     return types.uint64(values, i, types.float32), generate
 

@@ -34,7 +34,7 @@ WIDTH = {"BF16": 16, "F16": 16, "F32": 32, "F8_E4M3": 8, "F8_E5M2": 8}
 RULES = Rules(
     isclose_bf16=("0", "1e-40", "1e-8", "1e-5", "1e-4", "0.5", "1e38"),
     absolute=("0", "1e-8", "1e-5", "0.1"),
-    relative=("0", "1e-3", "0.00390625", "0.01", "0.5", "2"),
+    relative=("0", "1e-3", "0.00390625", "0.01", "0.5", "2", "3"),
 )
 SELECTIONS = (
     Selection(),
@@ -42,6 +42,7 @@ SELECTIONS = (
     Selection("isclose_bf16", "1e-5"),
     Selection("absolute", "1e-5"),
     Selection("relative", "0.01"),
+    Selection("relative", "3"),
 )
 
 
@@ -198,6 +199,11 @@ def test_all_65536_bfloat16_before_and_after() -> None:
     every = np.arange(1 << 16, dtype=np.uint16)
     for shift in (0, 1, 0x8000, 0x4000, 12345):
         check(every, (every + shift).astype(np.uint16), "BF16")
+
+
+def test_differences_beyond_the_largest_float32() -> None:
+    huge = np.full(2048, 0x7F7F, np.uint16)
+    check(huge, huge ^ np.uint16(0x8000), "BF16")
 
 
 def test_midpoint_agrees_with_isclose_on_every_bfloat16_difference() -> None:
