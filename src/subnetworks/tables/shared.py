@@ -6,6 +6,23 @@ import polars
 
 from subnetworks.errors import UserError
 from subnetworks.results import Context
+from subnetworks.tables.style import Column
+
+SPARSITY_COLUMNS = (
+    Column("sparsity_pct", "|Δ| ≤ 1e-5", "all weights", 2),
+    Column("bit_equal_pct", "bit-equal", "all weights", 2),
+    Column("sparsity_without_embeddings_pct", "|Δ| ≤ 1e-5", "without embeddings", 2),
+    Column("bit_equal_without_embeddings_pct", "bit-equal", "without embeddings", 2),
+)
+SPARSITY_SCHEMA = {
+    "n": polars.Int64,
+    "changed": polars.Int64,
+    "sparsity_pct": polars.Float64,
+    "bit_equal_pct": polars.Float64,
+    "sparsity_without_embeddings_pct": polars.Float64,
+    "bit_equal_without_embeddings_pct": polars.Float64,
+}
+"""What `sparsity_of` gives: n and changed in entries, shares in per cent."""
 
 
 def percent(count: float | None, whole: float = 1) -> float | None:
@@ -13,6 +30,23 @@ def percent(count: float | None, whole: float = 1) -> float | None:
     if count is None or not whole:
         return None
     return 100 * count / whole
+
+
+def sparsity_of(context: Context, update: str) -> dict[str, Any]:
+    """How much of an update is zero, by the paper's rule (|Δ| ≤ 1e-5) and bit for bit.
+
+    Each also without embeddings, None where there is nothing else. Keys: `SPARSITY_SCHEMA`.
+    """
+    measured = context.update(update)
+    n, without = measured["n"], measured.get("without_embeddings") or {}
+    return {
+        "n": n,
+        "changed": n - measured["isclose_bf16"]["1e-5"],
+        "sparsity_pct": percent(measured["sparsity"]),
+        "bit_equal_pct": percent(measured["bit_equal"], n),
+        "sparsity_without_embeddings_pct": percent(without.get("sparsity")),
+        "bit_equal_without_embeddings_pct": percent(without.get("bit_equal"), without.get("n", 0)),
+    }
 
 
 def difference(ours: float | None, theirs: float | None) -> float | None:

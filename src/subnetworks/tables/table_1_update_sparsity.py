@@ -4,12 +4,14 @@ import polars
 
 from subnetworks.results import Context, label_of
 from subnetworks.tables.shared import (
+    SPARSITY_COLUMNS,
+    SPARSITY_SCHEMA,
     difference,
     frame,
-    percent,
     published_range,
     published_row,
     remark_on,
+    sparsity_of,
 )
 from subnetworks.tables.style import Column, text
 
@@ -17,10 +19,7 @@ NAME = "table_1_update_sparsity"
 TITLE = "Table 1. Sparsity of the update: share of weights left unchanged (%)"
 COLUMNS = (
     text("label", "update"),
-    Column("sparsity_pct", "|Δ| ≤ 1e-5", "all weights", 2),
-    Column("bit_equal_pct", "bit-equal", "all weights", 2),
-    Column("sparsity_without_embeddings_pct", "|Δ| ≤ 1e-5", "without embeddings", 2),
-    Column("bit_equal_without_embeddings_pct", "bit-equal", "without embeddings", 2),
+    *SPARSITY_COLUMNS,
     Column("published_low_pct", "paper", upper="published_high_pct"),
     Column("difference_pct", "difference", signed=True),
     Column("changed", "changed"),
@@ -43,12 +42,7 @@ SCHEMA = {
     "label": polars.String,
     "algorithm": polars.String,
     "update": polars.String,
-    "n": polars.Int64,
-    "changed": polars.Int64,
-    "sparsity_pct": polars.Float64,
-    "bit_equal_pct": polars.Float64,
-    "sparsity_without_embeddings_pct": polars.Float64,
-    "bit_equal_without_embeddings_pct": polars.Float64,
+    **SPARSITY_SCHEMA,
     "published_low_pct": polars.Float64,
     "published_high_pct": polars.Float64,
     "difference_pct": polars.Float64,
@@ -68,9 +62,7 @@ def build(context: Context) -> polars.DataFrame:
     paper = context.paper("table1_update_sparsity")
     rows, reproduced = [], []
     for entry in context.rows("updates", "update"):
-        measured = context.update(entry["update"])
-        n, without = measured["n"], measured.get("without_embeddings") or {}
-        sparsity = percent(measured["sparsity"])
+        measured = sparsity_of(context, entry["update"])
         theirs = published_row(paper, "tuned", entry)
         if theirs:
             reproduced.append(theirs["tuned"])
@@ -83,17 +75,10 @@ def build(context: Context) -> polars.DataFrame:
                 "label": label_of(entry),
                 "algorithm": entry.get("algorithm"),
                 "update": entry["update"],
-                "n": n,
-                "changed": n - measured["isclose_bf16"]["1e-5"],
-                "sparsity_pct": sparsity,
-                "bit_equal_pct": percent(measured["bit_equal"], n),
-                "sparsity_without_embeddings_pct": percent(without.get("sparsity")),
-                "bit_equal_without_embeddings_pct": percent(
-                    without.get("bit_equal"), without.get("n", 0)
-                ),
+                **measured,
                 "published_low_pct": low,
                 "published_high_pct": high,
-                "difference_pct": difference(sparsity, low) if theirs else None,
+                "difference_pct": difference(measured["sparsity_pct"], low) if theirs else None,
                 "on_policy": entry.get("on_policy"),
                 "kl": entry.get("kl"),
                 "online": entry.get("online"),

@@ -3,7 +3,15 @@
 import polars
 
 from subnetworks.results import Context, label_of
-from subnetworks.tables.shared import difference, frame, percent, published_row, remark_on
+from subnetworks.tables.shared import (
+    SPARSITY_COLUMNS,
+    SPARSITY_SCHEMA,
+    difference,
+    frame,
+    published_row,
+    remark_on,
+    sparsity_of,
+)
 from subnetworks.tables.style import Column, text
 
 NAME = "table_5_in_distribution"
@@ -13,10 +21,7 @@ COLUMNS = (
     text("in_distribution", "in distribution"),
     Column("learning_rate", "learning rate", general=True),
     Column("steps", "steps"),
-    Column("sparsity_pct", "|Δ| ≤ 1e-5", "all weights", 2),
-    Column("bit_equal_pct", "bit-equal", "all weights", 2),
-    Column("sparsity_without_embeddings_pct", "|Δ| ≤ 1e-5", "without embeddings", 2),
-    Column("bit_equal_without_embeddings_pct", "bit-equal", "without embeddings", 2),
+    *SPARSITY_COLUMNS,
     Column("published_low_pct", "paper", upper="published_high_pct"),
     Column("difference_pct", "difference", signed=True),
     Column("changed", "changed"),
@@ -39,12 +44,7 @@ SCHEMA = {
     "in_distribution": polars.Boolean,
     "learning_rate": polars.Float64,
     "steps": polars.Int64,
-    "n": polars.Int64,
-    "changed": polars.Int64,
-    "sparsity_pct": polars.Float64,
-    "bit_equal_pct": polars.Float64,
-    "sparsity_without_embeddings_pct": polars.Float64,
-    "bit_equal_without_embeddings_pct": polars.Float64,
+    **SPARSITY_SCHEMA,
     "published_low_pct": polars.Float64,
     "published_high_pct": polars.Float64,
     "difference_pct": polars.Float64,
@@ -65,9 +65,7 @@ def build(context: Context) -> polars.DataFrame:
     )
     rows, reproduced = [], []
     for entry in context.rows("updates", "update", "in_distribution"):
-        measured = context.update(entry["update"])
-        n, without = measured["n"], measured.get("without_embeddings") or {}
-        sparsity = percent(measured["sparsity"])
+        measured = sparsity_of(context, entry["update"])
         theirs = published_row(paper, "row", entry)
         alike = paper.filter(own=entry["in_distribution"])["sparsity_pct"].to_list()
         if theirs:
@@ -82,17 +80,12 @@ def build(context: Context) -> polars.DataFrame:
                 "in_distribution": entry["in_distribution"],
                 "learning_rate": entry.get("learning_rate"),
                 "steps": entry.get("steps"),
-                "n": n,
-                "changed": n - measured["isclose_bf16"]["1e-5"],
-                "sparsity_pct": sparsity,
-                "bit_equal_pct": percent(measured["bit_equal"], n),
-                "sparsity_without_embeddings_pct": percent(without.get("sparsity")),
-                "bit_equal_without_embeddings_pct": percent(
-                    without.get("bit_equal"), without.get("n", 0)
-                ),
+                **measured,
                 "published_low_pct": min(alike, default=None),
                 "published_high_pct": max(alike, default=None),
-                "difference_pct": difference(sparsity, alike[0]) if theirs else None,
+                "difference_pct": difference(measured["sparsity_pct"], alike[0])
+                if theirs
+                else None,
                 "remark": remark_on(context, NAME, theirs["model"]) if theirs else None,
             }
         )
