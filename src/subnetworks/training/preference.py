@@ -26,24 +26,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def described(job: Job) -> dict[str, Any]:
+    """What a `Trainer` is told of its job, as JSON takes it."""
+    return {
+        "settings": {"algorithm": job.settings.algorithm, **asdict(job.settings)},
+        "init": str(job.init),
+        "data": str(job.train_file),
+        "state": str(job.state),
+        "steps_log": str(job.steps_log),
+        "resume": job.resume,
+        "attention": job.machine.attention,
+        "device": job.machine.kind,
+        "engine": job.engine,
+    }
+
+
 def command(job: Job) -> Command:
     """The processes that train this run; the job travels in a file."""
     assert isinstance(job.settings, PreferenceSettings)
     file = job.state / "preference.json"
-    write_json(
-        file,
-        {
-            "settings": {"algorithm": job.settings.algorithm, **asdict(job.settings)},
-            "init": str(job.init),
-            "data": str(job.train_file),
-            "state": str(job.state),
-            "steps_log": str(job.steps_log),
-            "resume": job.resume,
-            "attention": job.machine.attention,
-            "device": job.machine.kind,
-            "engine": job.engine,
-        },
-    )
+    write_json(file, described(job))
     return Command(distributed(job, "subnetworks.training.preference", str(file)), environment(job))
 
 

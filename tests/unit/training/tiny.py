@@ -4,7 +4,6 @@ import json
 import os
 import random
 import subprocess
-from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow
@@ -13,6 +12,7 @@ import torch
 
 from subnetworks.training import finish, masking, state
 from subnetworks.training.job import Job, distributed, environment
+from subnetworks.training.preference import described
 from subnetworks.training.settings import parse_accelerator, parse_settings
 
 
@@ -85,21 +85,6 @@ def make_job(folder, name, settings, ranks=1, mask=None, resume=0, data=None):
         trajectory=place / "trajectory" if kept else None,
         base=masking.digest(folder / "init") if kept else "",
     )
-
-
-def described(job):
-    """What `subnetworks.training.preference.command` writes for the trainer's processes."""
-    return {
-        "settings": {"algorithm": job.settings.algorithm, **asdict(job.settings)},
-        "init": str(job.init),
-        "data": str(job.train_file),
-        "state": str(job.state),
-        "steps_log": str(job.steps_log),
-        "resume": job.resume,
-        "attention": "sdpa",
-        "device": "cpu",
-        "engine": job.engine,
-    }
 
 
 def launch(folder, jobs):
