@@ -20,7 +20,7 @@ RESULTS := results/$(EXPERIMENT)
 REPORT := $(RESULTS)/report.html
 
 .DEFAULT_GOAL := report
-.PHONY: report bootstrap environments test lint lock bench clean help
+.PHONY: report controls bootstrap environments test lint lock bench clean help
 
 report: bootstrap ## Run the experiment (EXPERIMENT=mini) and write its report
 	@$(RUN) snakemake --config experiment=$(EXPERIMENT)
@@ -29,6 +29,10 @@ report: bootstrap ## Run the experiment (EXPERIMENT=mini) and write its report
 		$(RUN) snakemake --config experiment=$(EXPERIMENT) --report $(REPORT); fi
 	@PYTHONPATH=src .venvs/figures/bin/python -m subnetworks report --results $(RESULTS) --text
 	@echo "The report: $(CURDIR)/$(REPORT)"
+
+controls: bootstrap ## Make what readers ask next, too, and write the report with it
+	@$(RUN) snakemake --config experiment=$(EXPERIMENT) -- controls
+	@$(MAKE) report
 
 bootstrap: # Snakemake and uv, in an environment of their own
 	@[[ -n "$(PYTHON)" ]] || { echo "make: needs Python 3.11 (as python3.11 or python3 on the PATH," \

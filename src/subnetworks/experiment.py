@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,19 @@ import yaml
 from subnetworks.errors import UserError
 
 Section = dict[str, dict[str, Any]]
+SECTIONS = (
+    "checkpoints",
+    "datasets",
+    "runs",
+    "updates",
+    "masks",
+    "overlaps",
+    "agreements",
+    "benchmarks",
+    "evaluation",
+    "tables",
+    "figures",
+)
 # Masks that a checkpoint's own weights choose.
 BY_WEIGHTS = ("magnitude", "principal")
 
@@ -22,7 +35,8 @@ class Experiment:
 
     Every section maps a name to its settings. A run implies a checkpoint and an update of its
     name, every update a mask of its name, and every agreement the updates it is read from and the
-    overlap of its two masks.
+    overlap of its two masks. What the file's `controls` names is in the same sections;
+    `of_controls` lists, by section, the names that nothing else in the file gives.
     """
 
     name: str
@@ -38,6 +52,12 @@ class Experiment:
     tables: Section
     figures: Section
     source: Path = field(repr=False)
+    of_controls: Mapping[str, frozenset[str]] = field(default_factory=dict, repr=False)
+
+    def named(self, section: str, *, controls: bool = False) -> list[str]:
+        """Names in `section` but those of the controls; with `controls`, those alone."""
+        apart = self.of_controls.get(section, frozenset())
+        return [name for name in getattr(self, section) if (name in apart) == controls]
 
     def with_source(self, section: str, source: str) -> list[str]:
         """Names in `section` (`checkpoints`, `datasets`, …) that have the key `source`."""
@@ -155,11 +175,48 @@ def load(path: Path, schema: Path) -> Experiment:
     raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise UserError(f"{path}: expected a mapping of sections")
-    raw = {**raw, "runs": _follow_like(raw.get("runs") or {}, path)}
+    raw = _resolve_likes(raw, path)
     validate(raw, read_yaml(schema), str(path))
-    experiment = _complete(raw, path)
-    _check_references(experiment, path)
-    return experiment
+    return _with_controls(raw, path)
+
+
+def _resolve_likes(raw: dict[str, Any], path: Path) -> dict[str, Any]:
+    """`raw` with every `like` of its runs, those of the controls too, followed."""
+    controls = raw.get("controls") or {}
+    further = controls.get("runs") if isinstance(controls, dict) else None
+    own, further = raw.get("runs") or {}, further or {}
+    if not isinstance(own, dict) or not isinstance(further, dict):
+        return raw  # the schema says what is wrong
+    runs = _follow_like({**own, **further}, path)
+    raw = {**raw, "runs": {name: runs[name] for name in own}}
+    if further:
+        raw["controls"] = {**controls, "runs": {name: runs[name] for name in further}}
+    return raw
+
+
+def _with_controls(raw: Mapping[str, Any], path: Path) -> Experiment:
+    """The experiment with its controls in it. Without them it stands by itself."""
+    controls = raw.get("controls") or {}
+    main = {section: raw.get(section) or {} for section in SECTIONS}
+    alone = _complete(main, path)
+    _check_references(alone, path)
+    if not controls:
+        return alone
+    both = {}
+    for section, entries in main.items():
+        further = controls.get(section) or {}
+        if twice := [name for name in further if name in entries]:
+            raise UserError(
+                f"{path}: controls.{section}: {_quoted(twice)} stands in {section} already"
+            )
+        both[section] = {**entries, **further}
+    whole = _complete(both, path)
+    _check_references(whole, path)
+    apart = {
+        section: frozenset(getattr(whole, section)) - frozenset(getattr(alone, section))
+        for section in SECTIONS
+    }
+    return replace(whole, of_controls=apart)
 
 
 def _follow_like(runs: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -180,7 +237,7 @@ def _follow_like(runs: dict[str, Any], path: Path) -> dict[str, Any]:
         own = {key: value for key, value in entry.items() if key != "like"}
         return {**resolve(other, (*trail, name)), **own}
 
-    return {name: resolve(name, ()) for name in runs} if isinstance(runs, dict) else runs
+    return {name: resolve(name, ()) for name in runs}
 
 
 def _complete(raw: dict[str, Any], path: Path) -> Experiment:

@@ -2,14 +2,18 @@
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import polars
 
 from subnetworks import figures, tables
 from subnetworks.findings import Finding, read_table
 from subnetworks.tables import style
 
 SOURCE = "arXiv 2505.11711"
+CONTROLS_HEADING = "What readers ask next"
 _MARKS = {"yes": "✓", "unclear": "~", "no": "✗"}
 _LEGEND = (
     "Appears: yes; unclear, in part of the runs or within the noise (two standard errors); no. "
@@ -32,13 +36,29 @@ def to_markdown(results: Path, found: Sequence[Finding]) -> str:
         cells = (finding.claim, _shown(finding), finding.here, finding.paper)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     lines += ["", _missing(found), "", "## Tables", ""]
-    for name, sheet in _sheets(results):
-        lines += [style.to_markdown(sheet), f"Data: [tables/{name}.csv](tables/{name}.csv)", ""]
-    lines += ["## Figures", ""]
-    for name, title, alt in _drawings(results):
-        lines += [f"### {title}", "", f"![{alt}](figures/{name}.png)", ""]
-        lines += [f"Data: [figures/{name}.csv](figures/{name}.csv)", ""]
+    lines += _markdown_sheets(results, tables.NAMES)
+    lines += ["## Figures", "", *_markdown_drawings(results, figures.NAMES)]
+    if asked := _markdown_sheets(results, tables.CONTROLS) + _markdown_drawings(
+        results, figures.CONTROLS
+    ):
+        lines += [f"## {CONTROLS_HEADING}", "", *asked]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_sheets(results: Path, names: Iterable[str]) -> list[str]:
+    lines = []
+    for name, sheet in _sheets(results, names):
+        lines += [style.to_markdown(sheet), f"Data: [tables/{name}.csv](tables/{name}.csv)", ""]
+    return lines
+
+
+def _markdown_drawings(results: Path, names: Iterable[str]) -> list[str]:
+    lines = []
+    for shown in _drawings(results, names):
+        lines += [f"### {shown.title}", "", f"![{shown.alt}](figures/{shown.name}.png)", ""]
+        lines += [*(f"- {words}" for words in shown.said), ""] if shown.said else []
+        lines += [f"Data: [figures/{shown.name}.csv](figures/{shown.name}.csv)", ""]
+    return lines
 
 
 def _shown(finding: Finding) -> str:
@@ -55,23 +75,36 @@ def _missing(found: Sequence[Finding]) -> str:
     return " ".join(words)
 
 
-def _sheets(results: Path) -> list[tuple[str, style.Sheet]]:
+def _sheets(results: Path, names: Iterable[str]) -> list[tuple[str, style.Sheet]]:
     sheets = []
-    for name in tables.NAMES:
+    for name in names:
         frame = read_table(results, name)
         if frame is not None:
-            module = tables.load(name)
-            sheets.append((name, style.sheet(frame, module.TITLE, module.COLUMNS, module.NOTES)))
+            sheets.append((name, style.sheet_of(tables.load(name), frame)))
     return sheets
 
 
-def _drawings(results: Path) -> list[tuple[str, str, str]]:
-    """(name, title, alternative text) of the figures that are there."""
-    return [
-        (name, figures.load(name).TITLE, figures.load(name).ALT)
-        for name in figures.NAMES
-        if (results / "figures" / f"{name}.png").exists()
-    ]
+@dataclass(frozen=True)
+class _Drawing:
+    """A figure that is there: its title, alternative text, and what its numbers say."""
+
+    name: str
+    title: str
+    alt: str
+    said: list[str]
+
+
+def _drawings(results: Path, names: Iterable[str]) -> list[_Drawing]:
+    found = []
+    for name in names:
+        if (results / "figures" / f"{name}.png").exists():
+            figure = figures.load(name)
+            said: list[str] = []
+            if hasattr(figure, "said"):
+                drawn = results / "figures" / f"{name}.csv"
+                said = figure.said(polars.read_csv(drawn, schema=figure.SCHEMA))
+            found.append(_Drawing(name, figure.TITLE, figure.ALT, said))
+    return found
 
 
 _CSS = """
@@ -124,18 +157,34 @@ def to_html(results: Path, found: Sequence[Finding]) -> str:
             f'<td class="words wrap">{escape(finding.paper)}</td></tr>'
         )
     parts += ["</tbody></table>", f"<p>{escape(_missing(found))}</p>", "<h2>Tables</h2>"]
-    for name, sheet in _sheets(results):
-        parts += [_html_table(sheet), f'<p><a href="tables/{name}.csv">data (CSV)</a></p>']
-    parts.append("<h2>Figures</h2>")
-    for name, heading, alt in _drawings(results):
-        picture = base64.b64encode((results / "figures" / f"{name}.png").read_bytes()).decode()
-        parts += [
-            f"<h3>{escape(heading)}</h3>",
-            f'<img alt="{escape(alt)}" src="data:image/png;base64,{picture}">',
-            f'<p><a href="figures/{name}.csv">data (CSV)</a> · '
-            f'<a href="figures/{name}.pdf">PDF</a></p>',
-        ]
+    parts += _html_sheets(results, tables.NAMES)
+    parts += ["<h2>Figures</h2>", *_html_drawings(results, figures.NAMES)]
+    if asked := _html_sheets(results, tables.CONTROLS) + _html_drawings(results, figures.CONTROLS):
+        parts += [f"<h2>{CONTROLS_HEADING}</h2>", *asked]
     return "\n".join([*parts, "</body></html>", ""])
+
+
+def _html_sheets(results: Path, names: Iterable[str]) -> list[str]:
+    parts = []
+    for name, sheet in _sheets(results, names):
+        parts += [_html_table(sheet), f'<p><a href="tables/{name}.csv">data (CSV)</a></p>']
+    return parts
+
+
+def _html_drawings(results: Path, names: Iterable[str]) -> list[str]:
+    escape = html.escape
+    parts = []
+    for shown in _drawings(results, names):
+        png = results / "figures" / f"{shown.name}.png"
+        picture = base64.b64encode(png.read_bytes()).decode()
+        parts += [
+            f"<h3>{escape(shown.title)}</h3>",
+            f'<img alt="{escape(shown.alt)}" src="data:image/png;base64,{picture}">',
+            *(f'<p class="said">{escape(words)}</p>' for words in shown.said),
+            f'<p><a href="figures/{shown.name}.csv">data (CSV)</a> · '
+            f'<a href="figures/{shown.name}.pdf">PDF</a></p>',
+        ]
+    return parts
 
 
 def _html_table(sheet: style.Sheet) -> str:

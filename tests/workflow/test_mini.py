@@ -213,6 +213,29 @@ def test_changing_one_figure_redraws_that_figure_only(copy: Path) -> None:
     assert set(jobs) == {"all", "figure_4_training_loss", "summary"}
 
 
+def test_a_control_is_made_by_its_name_and_then_shown_on_the_page(mini: Path) -> None:
+    """Of those that train nothing; touching its module makes it again, and nothing else."""
+    done = run_snakemake("--cores", "1", "control_chance")
+    assert done.returncode == 0, done.stderr
+    with (mini / "tables" / "control_chance.csv").open(newline="") as handle:
+        rows = {row["label"]: row for row in csv.DictReader(handle)}
+    placebo, seeds = rows["GRPO, placebo"], rows["GRPO 0, GRPO 1"]
+    assert float(placebo["times_uniform"]) > 1.3
+    assert abs(float(placebo["times_by_magnitude"]) - 1) < 0.05
+    assert float(seeds["of_rest_pct"]) > float(placebo["of_rest_pct"]) + 20
+    assert planned(run_snakemake("-n", "--cores", "1", "control_chance")) == {}
+    assert run_snakemake("--cores", "1").returncode == 0
+    assert "GRPO, placebo" in (mini / "summary.md").read_text()
+
+
+def test_changing_one_control_makes_that_control_only(copy: Path) -> None:
+    source = copy / "src" / "subnetworks" / "tables" / "control_chance.py"
+    source.write_text(source.read_text() + "# Another way.\n")
+    assert planned(run_snakemake("-n", "--cores", "1", folder=copy)) == {}
+    jobs = planned(run_snakemake("-n", "--cores", "1", "control_chance", folder=copy))
+    assert jobs == {"control_chance": 1}
+
+
 def test_changing_one_seed_reruns_only_what_depends_on_it(copy: Path) -> None:
     path = copy / "experiments" / "mini.yaml"
     text = path.read_text()

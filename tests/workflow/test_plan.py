@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -53,6 +54,36 @@ def test_a_single_figure_plans_only_what_it_needs(copy: Path) -> None:
     assert jobs["measure"] == 3  # SFT, GRPO, DPO
     assert jobs["train"] == 3
     assert not {"evaluate", "overlap", "rank", "table_1_update_sparsity"} & jobs.keys()
+
+
+def sections(copy: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The miniature and its controls."""
+    whole = yaml.safe_load((copy / "experiments" / "mini.yaml").read_text())
+    return whole, whole["controls"]
+
+
+def test_all_leaves_out_the_controls_and_controls_makes_them(copy: Path) -> None:
+    """On an empty folder, so that nothing counts as made."""
+    (copy / "results").unlink(missing_ok=True)
+    main, controls = sections(copy)
+    artefacts = {*controls.get("tables", {}), *controls.get("figures", {})}
+    assert all(name.startswith("control_") for name in artefacts)
+    everything = planned(run_snakemake("-n", "--cores", "1", folder=copy))
+    assert not artefacts & everything.keys()
+    assert everything["train"] == len(main["runs"])
+    assert everything["overlap"] >= len(main["overlaps"])
+    further = planned(run_snakemake("-n", "--cores", "1", "controls", folder=copy))
+    assert artefacts <= further.keys()
+    assert further["overlap"] >= len(controls["overlaps"])
+
+
+def test_every_control_is_a_named_target_with_a_line_on_it_and_a_caption() -> None:
+    listed = run_snakemake("--list-target-rules").stdout
+    modules = [p.stem for p in sorted((ROOT / "src/subnetworks").glob("[tf]*s/control_*.py"))]
+    assert modules
+    for name in modules:
+        assert re.search(rf"^{name} \(.{{20,}}\)$", listed, re.MULTILINE), name
+        assert (ROOT / "workflow" / "report" / f"{name}.rst").exists(), name
 
 
 MASKS = """

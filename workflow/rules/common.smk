@@ -1,5 +1,6 @@
 """The experiment, the machine, and every function that the stages share."""
 
+import ast
 import sys
 from pathlib import Path
 
@@ -87,9 +88,14 @@ def names(*sections):
     return "|".join(sorted({name for section in sections for name in section})) or "(?!)"
 
 
-def artefacts(section, suffix):
-    """The files of all tables or figures that the experiment asks for."""
-    return [f"<results>/{section}/{name}.{suffix}" for name in getattr(EXPERIMENT, section)]
+def asked_for(pattern, section, controls=False):
+    """A file for each name in a section: of the experiment proper, or of its controls alone."""
+    return expand(f"<results>/{pattern}", name=EXPERIMENT.named(section, controls=controls))
+
+
+def artefacts(section, suffix, controls=False):
+    """The files of all tables or figures that the experiment asks for, or its controls do."""
+    return asked_for(f"{section}/{{name}}.{suffix}", section, controls)
 
 
 def checkpoint(name):
@@ -197,13 +203,89 @@ def artefact_spec(section, name):
     return canonical_json(expanded(section.get(name, {})))
 
 
-def artefact_code(kind, name, *helpers):
-    """The modules that make an artefact, so that touching one makes it again and nothing else."""
-    source = Path("src/subnetworks")
-    shared = {"tables": ("style", "shared", "pairing"), "figures": ("style",)}[kind]
-    return [source / kind / f"{module}.py" for module in (name, *helpers, *shared)] + [
-        source / "results.py"
+LIBRARY = Path("src/subnetworks")
+SHOWN = ("tables", "figures")
+
+
+def artefact_module(kind, name):
+    """The module that makes a table or a figure."""
+    return LIBRARY / kind / f"{name}.py"
+
+
+def artefact_code(kind, name):
+    """The modules that make an artefact, so that touching one makes it again and nothing else.
+
+    Its own, how it is written, and of tables/, figures/ and results.py what these import.
+    """
+    found, waiting = [], [artefact_module(kind, name), LIBRARY / kind / "style.py"]
+    while waiting:
+        source = waiting.pop()
+        if source in found or not (ROOT / source).exists():
+            continue
+        found.append(source)
+        for node in ast.walk(ast.parse((ROOT / source).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                places = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+                waiting += [
+                    LIBRARY / f"{'/'.join(parts)}.py"
+                    for _, *parts in (place.split(".") for place in places)
+                    if parts and (parts[0] in SHOWN or parts == ["results"])
+                ]
+    return sorted(found)
+
+
+def first_line(source):
+    """What a module is for."""
+    text = (ROOT / source).read_text(encoding="utf-8")
+    return ast.get_docstring(ast.parse(text)).splitlines()[0]
+
+
+def control_kind(name):
+    """Whether a control is a table or a figure: where its module lies."""
+    return next(kind for kind in SHOWN if (ROOT / artefact_module(kind, name)).exists())
+
+
+def control_entry(name):
+    """What the experiment asks a control to show; nothing if it does not ask for it."""
+    return getattr(EXPERIMENT, control_kind(name)).get(name, {})
+
+
+def control_files(name, reads):
+    """The results that a control reads, of each thing that it names under a key of `reads`."""
+    spec = expanded(control_entry(name))
+    return [
+        f"<results>/{pattern.format(thing)}"
+        for key, patterns in reads.items()
+        for thing in values_of(spec, key)
+        for pattern in patterns
     ]
+
+
+def control_outputs(name):
+    """A control's files; the one that Snakemake's report shows among them."""
+    kind = control_kind(name)
+    suffixes = {"tables": ("csv", "md", "tex"), "figures": ("png", "pdf", "svg", "csv")}[kind]
+    files = {suffix: f"<results>/{kind}/{name}.{suffix}" for suffix in suffixes}
+    words = name.removeprefix("control_").replace("_", " ")
+    files[suffixes[0]] = report(
+        files[suffixes[0]],
+        caption=f"../report/{name}.rst",
+        category="What readers ask next",
+        labels={"control": words},
+    )
+    return files
+
+
+def controls_made():
+    """Digests of the controls there are: the page shows them, but does not ask for them."""
+    folder = Path("results", config["experiment"])
+    files = [
+        folder / "tables" / f"{name}.csv" for name in EXPERIMENT.named("tables", controls=True)
+    ]
+    files += [
+        folder / "figures" / f"{name}.png" for name in EXPERIMENT.named("figures", controls=True)
+    ]
+    return " ".join(sha256(file)[:12] for file in files if file.exists())
 
 
 def update_files(section, name, suffix):

@@ -37,7 +37,7 @@ rule figure_2_gradient_shares:
     input:
         environment("figures"),
         trajectories=trajectory_files(EXPERIMENT.figures, "figure_2_gradient_shares"),
-        code=artefact_code("figures", "figure_2_gradient_shares", "over_training"),
+        code=artefact_code("figures", "figure_2_gradient_shares"),
     output:
         png=report(
             "<results>/figures/figure_2_gradient_shares.png",
@@ -131,7 +131,7 @@ rule figure_5_sparsity_over_training:
     input:
         environment("figures"),
         trajectories=trajectory_files(EXPERIMENT.figures, "figure_5_sparsity_over_training"),
-        code=artefact_code("figures", "figure_5_sparsity_over_training", "over_training"),
+        code=artefact_code("figures", "figure_5_sparsity_over_training"),
     output:
         png=report(
             "<results>/figures/figure_5_sparsity_over_training.png",
@@ -162,7 +162,7 @@ rule figure_6_outside_final_mask:
     input:
         environment("figures"),
         trajectories=trajectory_files(EXPERIMENT.figures, "figure_6_outside_final_mask"),
-        code=artefact_code("figures", "figure_6_outside_final_mask", "over_training"),
+        code=artefact_code("figures", "figure_6_outside_final_mask"),
     output:
         png=report(
             "<results>/figures/figure_6_outside_final_mask.png",
@@ -194,7 +194,7 @@ rule figure_7_accuracy_and_intervals:
         environment("figures"),
         trajectories=trajectory_files(EXPERIMENT.figures, "figure_7_accuracy_and_intervals"),
         logs=log_files(EXPERIMENT.figures, "figure_7_accuracy_and_intervals"),
-        code=artefact_code("figures", "figure_7_accuracy_and_intervals", "over_training"),
+        code=artefact_code("figures", "figure_7_accuracy_and_intervals"),
     output:
         png=report(
             "<results>/figures/figure_7_accuracy_and_intervals.png",

@@ -233,6 +233,7 @@ rule summary:
         conda("figures")
     params:
         results=subpath(output.text, parent=True),
+        controls=controls_made(),
     shell:
         "in_stage figures python -m subnetworks report --results {params.results}"
         " --output {output.page} --output {output.text} 2> >(tee {log} >&2)"

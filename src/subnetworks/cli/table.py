@@ -39,7 +39,7 @@ def table(
     context = Context(results, published, json_object(spec, "--spec"))
     with recorded(output_folder / f"{name}.csv", settings=dict(context.spec)):
         frame = module.build(context)
-        sheet = style.sheet(frame, module.TITLE, module.COLUMNS, module.NOTES)
+        sheet = style.sheet_of(module, frame)
         for path in style.write(frame, sheet, name, output_folder):
             typer.echo(path)
 

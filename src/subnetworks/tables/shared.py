@@ -1,5 +1,6 @@
 """Small steps that several tables share: percentages, the paper's rows, their remarks."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import polars
@@ -47,6 +48,13 @@ def sparsity_of(context: Context, update: str) -> dict[str, Any]:
         "sparsity_without_embeddings_pct": percent(without.get("sparsity")),
         "bit_equal_without_embeddings_pct": percent(without.get("bit_equal"), without.get("n", 0)),
     }
+
+
+def span(values: Iterable[float], digits: int = 1) -> str:
+    """Least and greatest of some numbers in words, `1.2 to 3.4`; one alone if they round alike."""
+    numbers = list(values)
+    low, high = f"{min(numbers):.{digits}f}", f"{max(numbers):.{digits}f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def difference(ours: float | None, theirs: float | None) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import polars
@@ -122,6 +123,13 @@ def sheet(
         blocks.append((GROUPS.get(source, source), cells))
     lettered = [f"[{_letter(number)}] {remark}" for number, remark in enumerate(remarks)]
     return Sheet(title, shown, blocks, [*notes, *lettered])
+
+
+def sheet_of(artefact: ModuleType, frame: polars.DataFrame) -> Sheet:
+    """The table of a module in `subnetworks.tables`: what its `said(frame)` reads from the numbers,
+    if it has one, stands above its notes."""
+    said = artefact.said(frame) if hasattr(artefact, "said") else []
+    return sheet(frame, artefact.TITLE, artefact.COLUMNS, [*said, *artefact.NOTES])
 
 
 def _letter(number: int) -> str:

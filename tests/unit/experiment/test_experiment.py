@@ -101,6 +101,53 @@ def test_a_mask_by_weights_or_of_a_trajectory_is_drawn_on_its_own_checkpoint(
     assert weights == {"small": "base", "principal": "sft", "early": "sft", "either": "sft"}
 
 
+CONTROLS: dict[str, Any] = {
+    "runs": {"dpo_fast": {"like": "dpo", "learning_rate": 1e-4}},
+    "overlaps": {"fast": {"masks": ["dpo", "dpo_fast"]}},
+    "agreements": {"fast": {"full": "dpo", "subnetwork": "dpo_fast"}},
+    "tables": {"control_chance": {"overlaps": [{"overlap": "fast", "label": "fast"}]}},
+}
+
+
+def test_controls_are_in_the_same_sections_and_told_apart(tmp_path: Path) -> None:
+    alone = load(written(tmp_path, {}), SCHEMA)
+    experiment = load(written(tmp_path, {"controls": CONTROLS}), SCHEMA)
+    assert experiment.runs["dpo_fast"] == {**SMALL["runs"]["dpo"], "learning_rate": 1e-4}
+    assert experiment.updates["dpo_fast"] == {"before": "sft", "after": "dpo_fast"}
+    for section in ("runs", "updates", "overlaps", "agreements", "evaluation", "tables"):
+        assert experiment.named(section) == list(getattr(alone, section)), section
+        both = experiment.named(section) + experiment.named(section, controls=True)
+        assert sorted(both) == sorted(getattr(experiment, section)), section
+    assert experiment.named("updates", controls=True) == ["dpo_fast", "fast_agreement"]
+    assert experiment.named("overlaps", controls=True) == ["fast", "fast_within"]
+    assert alone.named("updates", controls=True) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"controls.overlaps.both": {"masks": ["dpo", "sft"]}}, ["controls.overlaps", "'both'"]),
+        ({"controls.runs.dpo": {"like": "sft"}}, ["controls.runs", "'dpo'"]),
+        ({"controls.overlap": {}}, ["controls", "did you mean 'overlaps'"]),
+        ({"controls.runs.fast": {"like": "dpo", "step": 1}}, ["controls.runs.fast", "'step'"]),
+        ({"controls.runs.fast": {"like": "dop"}}, ["runs.fast.like", "did you mean 'dpo'"]),
+        ({"controls.overlaps.x": {"masks": ["dpo", "sff"]}}, ["overlaps.x.masks", "'sff'"]),
+        (
+            {"controls.runs.fast": {"like": "dpo"}, "runs.dpo_sub.mask": "fast"},
+            ["runs.dpo_sub.mask", "no mask 'fast'"],
+        ),
+    ],
+)
+def test_a_mistake_among_the_controls_is_one_clear_line(
+    tmp_path: Path, change: dict[str, Any], words: list[str]
+) -> None:
+    with pytest.raises(UserError) as error:
+        load(written(tmp_path, change), SCHEMA)
+    for word in words:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -1,0 +1,43 @@
+"""What the paper's readers ask next: tables and figures off the main path, each a target of its own.
+
+A control is a line in READS, a module of its name in src/subnetworks/tables/ or figures/ (whose
+docstring's first line says what the target shows), a caption in workflow/report/, and what it is to
+show, under the experiment's `controls:`.
+"""
+
+# By control: where the results lie of the things that it names, by the key that it names them under.
+READS = {
+    "control_chance": {"overlap": ["overlaps/{}.json"]},
+}
+
+
+for control, reads in READS.items():
+
+    rule:
+        name:
+            control
+        input:
+            environment("figures"),
+            results=control_files(control, reads),
+            code=artefact_code(control_kind(control), control),
+        output:
+            **control_outputs(control),
+        log:
+            f"<results>/logs/controls/{control}.log",
+        localrule: True
+        conda:
+            conda("figures")
+        params:
+            verb=control_kind(control).removesuffix("s"),
+            name=control,
+            spec=canonical_json(expanded(control_entry(control))),
+            results=subpath(output.csv, ancestor=2),
+            folder=subpath(output.csv, parent=True),
+        shell:
+            "in_stage figures python -m subnetworks {params.verb} {params.name} --spec {params.spec:q}"
+            " --results {params.results} --published workflow/published"
+            " --output-folder {params.folder} 2> >(tee {log} >&2)"
+
+    workflow.get_rule(control).docstring = first_line(
+        artefact_module(control_kind(control), control)
+    )
