@@ -20,7 +20,8 @@ rule make_base:
         conda("measure")
     threads: ACCELERATOR["threads"]
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
+        runtime=growing(60),
     params:
         folder=subpath(output.manifest, parent=True),
         settings=lambda wildcards: settings_of(EXPERIMENT.checkpoints[wildcards.made], "make"),
@@ -48,6 +49,7 @@ rule fetch_checkpoint:
     wildcard_constraints:
         fetched=names(EXPERIMENT.with_source("checkpoints", "hub")),
     retries: 2
+    localrule: True
     conda:
         conda("download")
     threads: 1
@@ -78,6 +80,7 @@ rule link_checkpoint:
         "<results>/logs/checkpoints/{linked}.log",
     wildcard_constraints:
         linked=names(EXPERIMENT.with_source("checkpoints", "path")),
+    localrule: True
     conda:
         conda("measure")
     params:

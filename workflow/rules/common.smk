@@ -83,6 +83,20 @@ shell.prefix(
 )
 
 
+def growing(amount):
+    """A resource of which each further attempt gets more, up to threefold.
+
+    For jobs that a cluster killed for want of memory or time (profiles/slurm has the retries).
+    `amount` is a number or a function of the wildcards.
+    """
+
+    def resource(wildcards, attempt):
+        first = amount(wildcards) if callable(amount) else amount
+        return int(first * min(attempt, 3))
+
+    return resource
+
+
 def names(*sections):
     """A wildcard constraint that matches exactly the given names."""
     return "|".join(sorted({name for section in sections for name in section})) or "(?!)"
@@ -118,7 +132,7 @@ def settings_of(entry, *without):
 
 
 # What training reads of the machine, and what evaluation reads: neither reruns the other.
-ACCELERATOR_JSON = settings_of(ACCELERATOR, "evaluation")
+ACCELERATOR_JSON = settings_of(ACCELERATOR, "evaluation", "hours")
 EVALUATION_JSON = canonical_json(
     {key: ACCELERATOR[key] for key in ("kind", "devices", "threads")}
     | ACCELERATOR.get("evaluation", {})

@@ -14,6 +14,9 @@ rule make_benchmark:
         "<results>/logs/benchmarks/{benchmark}.log",
     conda:
         conda("measure")
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         folder=subpath(output.manifest, parent=True),
         kind=lambda wildcards: EXPERIMENT.benchmarks[wildcards.benchmark]["make"],
@@ -51,7 +54,8 @@ rule evaluate:
         conda("evaluate")
     threads: ACCELERATOR["threads"]
     resources:
-        mem_mb=int(1000 * ACCELERATOR.get("memory_gb", 8)),
+        mem_mb=growing(1000 * ACCELERATOR.get("memory_gb", 8)),
+        runtime=growing(60 * ACCELERATOR.get("hours", 24)),
         gpu=ACCELERATOR["devices"] if ACCELERATOR["kind"] == "cuda" else 0,
     params:
         checkpoint=subpath(input.checkpoint, parent=True),

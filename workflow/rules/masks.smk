@@ -21,7 +21,10 @@ rule derive_mask:
     conda:
         conda("measure")
     resources:
-        mem_mb=lambda wildcards: 8000 if "principal" in EXPERIMENT.masks[wildcards.mask] else 1000,
+        mem_mb=growing(
+            lambda wildcards: 8000 if "principal" in EXPERIMENT.masks[wildcards.mask] else 1500
+        ),
+        runtime=growing(60 * ACCELERATOR.get("hours", 24)),
     params:
         made_of=mask_arguments,
         seed=lambda wildcards: EXPERIMENT.masks[wildcards.mask].get("seed", 0),

@@ -18,7 +18,8 @@ rule overlap:
         conda("measure")
     threads: ACCELERATOR["threads"]
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1500),
+        runtime=growing(60 * ACCELERATOR.get("hours", 24)),
     params:
         weights=subpath(input.weights, parent=True),
     message:

@@ -20,7 +20,8 @@ rule make_dataset:
         conda("measure")
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         folder=subpath(output.manifest, parent=True),
         kind=lambda wildcards: EXPERIMENT.datasets[wildcards.dataset]["make"],
@@ -51,6 +52,7 @@ rule fetch_dataset:
     wildcard_constraints:
         dataset=names(EXPERIMENT.with_source("datasets", "hub")),
     retries: 2
+    localrule: True
     conda:
         conda("download")
     threads: 1
@@ -92,7 +94,8 @@ rule sample_dataset:
         conda("train")
     threads: ACCELERATOR["threads"]
     resources:
-        mem_mb=int(1000 * ACCELERATOR.get("memory_gb", 8)),
+        mem_mb=growing(1000 * ACCELERATOR.get("memory_gb", 8)),
+        runtime=growing(60 * ACCELERATOR.get("hours", 24)),
         gpu=ACCELERATOR["devices"] if ACCELERATOR["kind"] == "cuda" else 0,
     params:
         folder=subpath(output.manifest, parent=True),
@@ -134,7 +137,8 @@ rule train:
         conda("train")
     threads: ACCELERATOR["threads"]
     resources:
-        mem_mb=int(1000 * ACCELERATOR.get("memory_gb", 8)),
+        mem_mb=growing(1000 * ACCELERATOR.get("memory_gb", 8)),
+        runtime=growing(60 * ACCELERATOR.get("hours", 24)),
         gpu=ACCELERATOR["devices"] if ACCELERATOR["kind"] == "cuda" else 0,
     params:
         checkpoint=subpath(output.manifest, parent=True),

@@ -20,7 +20,8 @@ rule follow_trajectory:
     conda:
         conda("measure")
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1500),
+        runtime=growing(60 * ACCELERATOR.get("hours", 24)),
     params:
         folder=subpath(input.trajectory, parent=True),
     message:

@@ -21,7 +21,8 @@ rule measure:
         conda("measure")
     threads: ACCELERATOR["threads"]
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1500),
+        runtime=growing(60 * ACCELERATOR.get("hours", 24)),
     params:
         before=subpath(input.before, parent=True),
         after=subpath(input.after, parent=True),
@@ -52,7 +53,8 @@ rule rank:
         conda("measure")
     threads: ACCELERATOR["threads"]
     resources:
-        mem_mb=4000,
+        mem_mb=growing(4000),
+        runtime=growing(60 * ACCELERATOR.get("hours", 24)),
     params:
         before=subpath(input.before, parent=True),
         after=subpath(input.after, parent=True),
