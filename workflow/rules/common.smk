@@ -84,7 +84,7 @@ shell.prefix(
 
 
 def growing(amount):
-    """A resource of which each further attempt gets more, up to threefold.
+    """A resource of which each further attempt gets half as much again.
 
     For jobs that a cluster killed for want of memory or time (profiles/slurm has the retries).
     `amount` is a number or a function of the wildcards.
@@ -92,7 +92,7 @@ def growing(amount):
 
     def resource(wildcards, attempt):
         first = amount(wildcards) if callable(amount) else amount
-        return int(first * min(attempt, 3))
+        return int(first * (attempt + 1) / 2)
 
     return resource
 

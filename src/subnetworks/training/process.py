@@ -29,6 +29,8 @@ from subnetworks.training.log import Row, StepsLog
 _POLL_SECONDS = 0.3
 _LINE_SECONDS = 10.0
 _TAIL_LINES = 30
+# SLURM names a job's GPUs for every vendor; verl and Ray refuse AMD's name beside NVIDIA's.
+_UNWANTED = {"ROCR_VISIBLE_DEVICES"}
 
 
 class Display(Protocol):
@@ -134,7 +136,7 @@ def run(
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | command.environment,
+            env=inherited() | command.environment,
             start_new_session=True,
         )
         assert process.stdin is not None
@@ -169,6 +171,11 @@ def run(
             "its last lines stand above; run again to resume"
         )
     shown.show(last, row)
+
+
+def inherited() -> dict[str, str]:
+    """This process's environment, as far as trainers bear it."""
+    return {name: value for name, value in os.environ.items() if name not in _UNWANTED}
 
 
 def tail(file: Path, lines: int = _TAIL_LINES) -> str:

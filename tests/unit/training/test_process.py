@@ -75,6 +75,17 @@ def train(tmp_path, seconds, status, stall=60.0, steps=None):
     process.run(Command(arguments, {}), scratch, tmp_path / "train.log", log, Silent(), stall)
 
 
+def test_gpus_that_slurm_names_for_all_vendors_are_named_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("ROCR_VISIBLE_DEVICES", "0,1")
+    named = "[n for n in sorted(os.environ) if n.endswith('VISIBLE_DEVICES')]"
+    arguments = [sys.executable, "-c", f"import os; print(*{named})"]
+    (tmp_path / "scratch").mkdir()
+    log = tmp_path / "train.log"
+    process.run(Command(arguments, {}), tmp_path / "scratch", log, StepsLog([]), Silent(), 60.0)
+    assert log.read_text().split() == ["CUDA_VISIBLE_DEVICES"]
+
+
 def test_after_the_end_nothing_is_left(tmp_path):
     train(tmp_path, 0.2, 0)
     assert gone(tmp_path)
