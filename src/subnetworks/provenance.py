@@ -66,6 +66,23 @@ def peak_memory_bytes() -> dict[str, int]:
     }
 
 
+def machine() -> dict[str, Any]:
+    """System, processor, cores, main memory in bytes, and the GPUs that torch has in use."""
+    found: dict[str, Any] = {"system": platform.platform(), "cores": os.cpu_count()}
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        found["processor"] = next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
+    with contextlib.suppress(ValueError, OSError):
+        found["memory_bytes"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
+        found["accelerators"] = names
+    return found
+
+
 @contextmanager
 def recorded(*outputs: str | os.PathLike[str], **facts: Any) -> Iterator[dict[str, Any]]:
     """Run a block and write `<output>.meta.json` beside each output once it has succeeded.
@@ -86,7 +103,7 @@ def recorded(*outputs: str | os.PathLike[str], **facts: Any) -> Iterator[dict[st
         "wall_time_s": round(time.perf_counter() - clock, 3),
         "peak_memory_bytes": peak_memory_bytes(),
         "python": platform.python_version(),
-        "machine": {"system": platform.platform(), "cores": os.cpu_count()},
+        "machine": machine(),
         "packages": versions(),
         **extra,
     }
