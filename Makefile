@@ -24,10 +24,7 @@ REPORT := $(RESULTS)/report.html
 
 report: bootstrap ## Run the experiment (EXPERIMENT=mini) and write its report
 	@$(RUN) snakemake --config experiment=$(EXPERIMENT)
-	@if [[ ! -f $(REPORT) || -n "$$(find $(RESULTS) workflow/report -newer $(REPORT) -type f \
-		-not -path '*/logs/*' -print -quit)" ]]; then \
-		$(RUN) snakemake --config experiment=$(EXPERIMENT) --report $(REPORT); fi
-	@PYTHONPATH=src .venvs/figures/bin/python -m subnetworks report --results $(RESULTS) --text
+	@PYTHONPATH=src .venvs/figures/bin/python -m subnetworks report --results $(RESULTS) --brief
 	@echo "The report: $(CURDIR)/$(REPORT)"
 
 controls: bootstrap ## Make what readers ask next, too, and write the report with it

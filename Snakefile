@@ -32,27 +32,20 @@ include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/controls.smk"
+include: "workflow/rules/report.smk"
 
 
 rule all:
-    """All that the experiment asks for: updates, overlaps, scores, tables, figures, a summary."""
+    """All that the experiment asks for: updates, overlaps, scores, tables, figures, the report."""
     default_target: True
     input:
-        asked_for("updates/{name}.json", "updates"),
-        asked_for("overlaps/{name}.json", "overlaps"),
-        asked_for("evaluation/{name}/scores.json", "evaluation"),
-        artefacts("tables", "csv"),
-        artefacts("figures", "png"),
-        "<results>/summary.md",
+        wanted(),
+        "<results>/report.html",
     localrule: True
 
 
 rule controls:
     """What readers ask next: all that the experiment's `controls:` names, left out of `all`."""
     input:
-        asked_for("updates/{name}.json", "updates", controls=True),
-        asked_for("overlaps/{name}.json", "overlaps", controls=True),
-        asked_for("evaluation/{name}/scores.json", "evaluation", controls=True),
-        artefacts("tables", "csv", controls=True),
-        artefacts("figures", "png", controls=True),
+        wanted(controls=True),
     localrule: True

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -18,6 +18,8 @@ Verdict = Literal["yes", "unclear", "no"]
 SUPERVISED = ("SFT", "RFT", "RAFT")
 # The name under which tables show a run on random rewards.
 PLACEBO = "Placebo"
+MARKS = {"yes": "✓", "unclear": "~", "no": "✗"}
+"""A sign for each verdict."""
 _TWO_SIDED_95 = 1.96
 
 
@@ -30,12 +32,14 @@ class Finding:
         appears: whether it appears here; `unclear` means within the noise or in part.
         here: our numbers.
         paper: the paper's.
+        brief: the claim and its numbers in half a line, for the terminal; empty for lesser ones.
     """
 
     claim: str
     appears: Verdict
     here: str
     paper: str
+    brief: str = ""
 
 
 def read_table(results: Path, name: str) -> polars.DataFrame | None:
@@ -94,6 +98,14 @@ def _graded(excesses: list[float], clear: float) -> Verdict:
     return "unclear" if any(excess > 0 for excess in excesses) else "no"
 
 
+def span(values: Iterable[float], digits: int = 1, sign: bool = False) -> str:
+    """`lowest–highest`, or the one number; with signs `lowest to highest`."""
+    numbers = list(values)
+    low, high = (f"{edge(numbers):{'+' if sign else ''}.{digits}f}" for edge in (min, max))
+    shown = low if low == high else f"{low} to {high}" if sign else f"{low}–{high}"
+    return shown.replace("-", "−")
+
+
 def _listed(rows: list[dict[str, Any]], name: str, show: Callable[[dict[str, Any]], str]) -> str:
     return ", ".join(f"{row[name]} {show(row)}" for row in rows)
 
@@ -113,6 +125,8 @@ def _sparsity(ours: polars.DataFrame) -> Iterator[Finding]:
             _listed([*supervised, *reinforced], "label", lambda r: f"{r['sparsity_pct']:.1f} %")
             + " of the weights unchanged",
             "SFT 6–15 %, RL 68–96 %",
+            f"SFT leaves {span(r['sparsity_pct'] for r in supervised)} % unchanged (6–15), "
+            f"RL {span(r['sparsity_pct'] for r in reinforced)} % (68–96)",
         )
     yield Finding(
         "RL leaves most weights unchanged",
@@ -137,6 +151,8 @@ def _sparsity(ours: polars.DataFrame) -> Iterator[Finding]:
             _listed([*controls, *sampled], "label", lambda r: f"{r['sparsity_pct']:.1f} %")
             + " of the weights unchanged",
             "–",
+            f"random rewards leave {span(r['sparsity_pct'] for r in controls)} % unchanged, "
+            f"real ones {span(r['sparsity_pct'] for r in sampled)} %",
         )
 
 
@@ -173,6 +189,7 @@ def _rank(ours: polars.DataFrame) -> Iterator[Finding]:
         "yes" if lowest >= 99 else "unclear" if lowest >= 95 else "no",
         "mean rank " + _listed(rows, "label", shown),
         "99.2–99.8 %",
+        f"updates have {span(r['mean_rank_pct'] for r in rows)} % of full rank (99.2–99.8)",
     )
 
 
@@ -206,6 +223,7 @@ def _accuracy(ours: polars.DataFrame) -> Iterator[Finding]:
             _listed(gained, "algorithm", lambda r: shown(r, "gain"))
             + f" {over}; beyond noise: {where or 'on no benchmark'}",
             "(its premise)",
+            f"RL scores {span((r['gain'] for r in gained), sign=True)} points over its start",
         )
     better = [r["algorithm"] for r in wholes if r["difference"] > noise(r, "difference") > 0]
     yield Finding(
@@ -215,11 +233,14 @@ def _accuracy(ours: polars.DataFrame) -> Iterator[Finding]:
         + f" {over}; "
         + (f"better beyond noise: {', '.join(better)}" if better else "none better beyond noise"),
         "DPO +1.6, PRIME +2.4 (single runs)",
+        f"the subnetwork scores {span((r['difference'] for r in wholes), sign=True)} points "
+        "against full training (+1.6, +2.4)",
     )
 
 
 def _overlap(ours: polars.DataFrame) -> Iterator[Finding]:
     rows = ours.to_dicts()
+    magnitude = all(r["by_magnitude_o1_pct"] is not None for r in rows)
     chances = [
         ("Subnetworks of two runs overlap more than by chance", "uniform", "uniform chance"),
         ("… also than by chance matched by magnitude", "by_magnitude", "chance by magnitude"),
@@ -243,7 +264,16 @@ def _overlap(ours: polars.DataFrame) -> Iterator[Finding]:
             )
             + f" ({words})",
             "seed 60.5 against 36.7 %" if chance == "uniform" else "not tested",
+            "" if chance == "uniform" and magnitude else _brief_overlap(known, magnitude),
         )
+
+
+def _brief_overlap(rows: list[dict[str, Any]], magnitude: bool) -> str:
+    words = f"masks overlap by {span(r['o1_pct'] for r in rows)} %, "
+    words += f"chance {span(r['uniform_o1_pct'] for r in rows)} (60.5, 36.7)"
+    if magnitude:
+        words += f", matched by magnitude {span(r['by_magnitude_o1_pct'] for r in rows)}"
+    return words
 
 
 def _against(chance: str, row: dict[str, Any]) -> str:
@@ -251,7 +281,9 @@ def _against(chance: str, row: dict[str, Any]) -> str:
 
 
 def _distribution(ours: polars.DataFrame) -> Iterator[Finding]:
-    def judged(claim: str, rows: list[dict[str, Any]], paper: str) -> Iterator[Finding]:
+    def judged(
+        claim: str, rows: list[dict[str, Any]], paper: str, brief: bool = False
+    ) -> Iterator[Finding]:
         own = [row["sparsity_pct"] for row in rows if row["in_distribution"]]
         others = [row["sparsity_pct"] for row in rows if not row["in_distribution"]]
         if own and others:
@@ -263,6 +295,9 @@ def _distribution(ours: polars.DataFrame) -> Iterator[Finding]:
                 + "; out: "
                 + _listed([r for r in rows if not r["in_distribution"]], "label", _unchanged),
                 paper,
+                f"own data leave {span(own)} % unchanged, others' {span(others)} % (69–91, 7–8)"
+                if brief
+                else "",
             )
 
     rows = ours.to_dicts()
@@ -270,6 +305,7 @@ def _distribution(ours: polars.DataFrame) -> Iterator[Finding]:
         "In-distribution data leave updates sparse, out-of-distribution data dense",
         rows,
         "in 69–91 %, out 7–8 %",
+        brief=True,
     )
     rates = Counter(row["learning_rate"] for row in rows if row["learning_rate"] is not None)
     if rates:
@@ -284,12 +320,13 @@ def _unchanged(row: dict[str, Any]) -> str:
 
 def _agreement(ours: polars.DataFrame) -> Iterator[Finding]:
     pairs = ours.filter(polars.col("compared") == "full and subnetwork").to_dicts()
-    beaten, parts = [], []
+    beaten, parts, trivial = [], [], []
     for row in pairs:
         others = ours.filter(
             (polars.col("algorithm") == row["algorithm"])
             & (polars.col("compared") != "full and subnetwork")
         ).to_dicts()
+        trivial += [other["equal_1e-5_pct"] for other in others]
         beaten += [row["equal_1e-5_pct"] > other["equal_1e-5_pct"] for other in others]
         against = ", ".join(
             f"{other['compared'].removeprefix('full and ')} {other['equal_1e-5_pct']:.1f}"
@@ -305,6 +342,8 @@ def _agreement(ours: polars.DataFrame) -> Iterator[Finding]:
         _all(beaten) if beaten else "unclear",
         "; ".join(parts),
         "DPO 94.0, PRIME 90.5 % at 1e-5; 100 % at 1e-4",
+        f"masked and full training agree on {span(r['equal_1e-5_pct'] for r in pairs)} % "
+        "(90.5–94.0)" + (f"; init, other seeds {span(trivial)}" if trivial else ""),
     )
     if moved := [r for r in pairs if r["outside_moved"] is not None]:
         yield Finding(

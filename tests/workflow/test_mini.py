@@ -210,7 +210,7 @@ def test_changing_one_figure_redraws_that_figure_only(copy: Path) -> None:
     module = copy / "src" / "subnetworks" / "figures" / "figure_4_training_loss.py"
     module.write_text(module.read_text() + "# Another style.\n")
     jobs = planned(run_snakemake("-n", "--cores", "1", folder=copy))
-    assert set(jobs) == {"all", "figure_4_training_loss", "summary"}
+    assert set(jobs) == {"all", "figure_4_training_loss", "report"}
 
 
 def test_a_control_is_made_by_its_name_and_then_shown_on_the_page(mini: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_control_is_made_by_its_name_and_then_shown_on_the_page(mini: Path) ->
     assert float(seeds["of_rest_pct"]) > float(placebo["of_rest_pct"]) + 20
     assert planned(run_snakemake("-n", "--cores", "1", "control_chance")) == {}
     assert run_snakemake("--cores", "1").returncode == 0
-    assert "GRPO, placebo" in (mini / "summary.md").read_text()
+    assert "GRPO, placebo" in (mini / "report.md").read_text()
 
 
 def test_changing_one_control_makes_that_control_only(copy: Path) -> None:

@@ -112,6 +112,24 @@ def artefacts(section, suffix, controls=False):
     return asked_for(f"{section}/{{name}}.{suffix}", section, controls)
 
 
+def wanted(controls=False):
+    """All results that the experiment asks for, or its controls do."""
+    return [
+        *asked_for("updates/{name}.json", "updates", controls),
+        *asked_for("overlaps/{name}.json", "overlaps", controls),
+        *asked_for("evaluation/{name}/scores.json", "evaluation", controls),
+        *artefacts("tables", "csv", controls),
+        *artefacts("figures", "png", controls),
+    ]
+
+
+def captions():
+    """The captions of those tables and figures that the experiment asks for."""
+    folder = Path("workflow/report")
+    files = (folder / f"{name}.rst" for name in [*EXPERIMENT.tables, *EXPERIMENT.figures])
+    return [file for file in files if (ROOT / file).exists()]
+
+
 def checkpoint(name):
     """The file that says a checkpoint is complete."""
     return f"<results>/checkpoints/{name}/manifest.json"
@@ -246,6 +264,16 @@ def artefact_code(kind, name):
                     if parts and (parts[0] in SHOWN or parts == ["results"])
                 ]
     return sorted(found)
+
+
+def report_code():
+    """What the report is made with, so that touching it writes the report anew and nothing else."""
+    pages = sorted(path.name for path in (ROOT / LIBRARY / "report").iterdir() if path.is_file())
+    return [
+        LIBRARY / "findings.py",
+        LIBRARY / "controlled.py",
+        *(LIBRARY / "report" / page for page in pages),
+    ]
 
 
 def first_line(source):

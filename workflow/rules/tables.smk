@@ -210,30 +210,3 @@ rule conjecture_1_agreement:
         "in_stage figures python -m subnetworks table conjecture_1_agreement --spec {params.spec:q}"
         " --results {params.results} --published workflow/published"
         " --output-folder {params.folder} 2> >(tee {log} >&2)"
-
-
-rule summary:
-    """The findings in numbers, written from the finished tables, as one page."""
-    input:
-        environment("figures"),
-        artefacts("tables", "csv"),
-        artefacts("figures", "png"),
-        artefacts("figures", "csv"),
-    output:
-        page=report(
-            "<results>/summary.html",
-            caption="../report/summary.rst",
-            category="Summary",
-        ),
-        text="<results>/summary.md",
-    log:
-        "<results>/logs/summary.log",
-    localrule: True
-    conda:
-        conda("figures")
-    params:
-        results=subpath(output.text, parent=True),
-        controls=controls_made(),
-    shell:
-        "in_stage figures python -m subnetworks report --results {params.results}"
-        " --output {output.page} --output {output.text} 2> >(tee {log} >&2)"

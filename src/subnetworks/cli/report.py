@@ -16,7 +16,11 @@ def report(
             help="Write the report here, as .md or as one self-contained .html; repeatable."
         ),
     ] = None,
+    captions: Annotated[
+        Path | None, typer.Option(help="The folder with a caption an artefact, workflow/report.")
+    ] = None,
     text: Annotated[bool, typer.Option("--text", help="Print a line a finding.")] = False,
+    brief: Annotated[bool, typer.Option("--brief", help="Print the gist in ten lines.")] = False,
 ) -> None:
     """Say which of the paper's effects appear, which do not, and in what numbers.
 
@@ -24,21 +28,23 @@ def report(
 
     python -m subnetworks report --results results/mini --text
 
-    python -m subnetworks report --results results/mini --output results/mini/summary.html
+    python -m subnetworks report --results results/mini --captions workflow/report \
+        --output results/mini/report.html --brief
     """
-    from subnetworks import findings
-    from subnetworks import report as page
+    from subnetworks import report as pages
     from subnetworks.files import write_text
 
-    writers = {".md": page.to_markdown, ".html": page.to_html}
+    writers = {".md": pages.to_markdown, ".html": pages.to_html}
     for path in output or ():
         if path.suffix not in writers:
             raise UserError(f"{path}: --output ends in {' or '.join(writers)}")
-    found = findings.collect(results)
+    gathered = pages.gather(results, captions)
     for path in output or ():
-        write_text(path, writers[path.suffix](results, found))
-    if text or not output:
-        typer.echo(page.to_text(found), nl=False)
+        write_text(path, writers[path.suffix](gathered))
+    if brief:
+        typer.echo(pages.to_terminal(gathered), nl=False)
+    if text or not (output or brief):
+        typer.echo(pages.to_text(gathered.found), nl=False)
 
 
 def add_to(app: typer.Typer) -> None:

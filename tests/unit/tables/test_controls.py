@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 polars = pytest.importorskip("polars")
+pytest.importorskip("jinja2")
 
 from subnetworks import report, tables  # noqa: E402
+from subnetworks.report.words import CONTROLS_HEADING  # noqa: E402
 from subnetworks.results import Context  # noqa: E402
 from subnetworks.tables import style  # noqa: E402
 
@@ -83,16 +85,15 @@ def test_an_overlap_without_weights_has_no_chance_by_magnitude(tmp_path: Path) -
 def test_the_page_shows_controls_where_they_were_made(
     made_up: Any, results: Path, tmp_path: Path
 ) -> None:
-    from subnetworks.findings import collect
-
     made = made_up.make(tmp_path / "mini")
     module = tables.load("table_1_update_sparsity")
     frame = module.build(Context(made, Path("workflow/published"), made_up.SPECS[module.NAME]))
     style.write(frame, style.sheet_of(module, frame), module.NAME, made / "tables")
-    assert report.CONTROLS_HEADING not in report.to_markdown(made, collect(made))
+    assert CONTROLS_HEADING not in report.to_markdown(report.gather(made))
     write(made, "overlaps/seeds.json", overlap(36, 24, 30))
     entry = {"overlap": "seeds", "label": "A, B", "varied": "seed"}
     shown(made, "control_chance", {"overlaps": [entry]})
-    for page in (report.to_markdown(made, collect(made)), report.to_html(made, collect(made))):
-        after = page.split(report.CONTROLS_HEADING)[1]
+    gathered = report.gather(made)
+    for page in (report.to_markdown(gathered), report.to_html(gathered)):
+        after = page.split(CONTROLS_HEADING, 1)[1]
         assert "A, B" in after and "more than magnitude explains" in after

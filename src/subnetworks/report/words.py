@@ -1,0 +1,83 @@
+"""What the report says wherever it says it."""
+
+from collections.abc import Sequence
+
+from subnetworks.findings import Finding
+from subnetworks.report.settings import RunSettings
+
+SOURCE = "arXiv 2505.11711"
+CONTROLS_HEADING = "What readers ask next"
+LEGEND = (
+    "Appears: yes; unclear, in part of the runs or within the noise (two standard errors); no. "
+    "Written from the finished tables."
+)
+DEFINITIONS = (
+    ("update", "the change between two checkpoints, before and after training"),
+    (
+        "sparsity",
+        "the share of weights that an update leaves unchanged: by the paper's rule two bf16 "
+        "weights are the same if they differ by at most 1e-5; beside it bit for bit",
+    ),
+    ("subnetwork, mask", "the weights that an update changed, stored as a bit map"),
+    ("full, within the mask", "training of all weights, and of those of a mask only"),
+    (
+        "overlap",
+        "two masks compared: o1 and o2 are the shares of the first and of the second that both "
+        "hold",
+    ),
+    (
+        "chance",
+        "the overlap of masks of the same sizes placed at random: anywhere (uniform), within each "
+        "tensor, or within each tensor and power-of-two bin of the initial weight (by magnitude)",
+    ),
+)
+_HEADS = {
+    "algorithm": "algorithm",
+    "seed": "seed",
+    "steps": "steps",
+    "batch_size": "batch",
+    "samples_per_prompt": "samples a prompt",
+    "learning_rate": "learning rate",
+    "schedule": "schedule",
+    "warmup_steps": "warm-up steps",
+    "weight_decay": "weight decay",
+}
+
+
+def missing(found: Sequence[Finding]) -> list[str]:
+    """What did not reproduce, said aloud: a paragraph for the absent, one for the unclear."""
+    absent = [finding.claim for finding in found if finding.appears == "no"]
+    doubtful = [finding.claim for finding in found if finding.appears == "unclear"]
+    words = [f"Does not appear here: {'; '.join(absent) or 'nothing of the above'}."]
+    if doubtful:
+        words.append(f"Unclear: {'; '.join(doubtful)}.")
+    return words
+
+
+def settings_table(runs: Sequence[RunSettings]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the runs' settings; settings that no run has are left out."""
+    keys = [key for key in _HEADS if any(run.cells[key] != "–" for run in runs)]
+    heads = ["run", "init", "data", "mask", *(_HEADS[key] for key in keys), "further", "time"]
+    rows = [
+        [
+            *(run.name, run.init, run.data, run.mask),
+            *(run.cells[key] for key in keys),
+            "; ".join(run.further),
+            duration(run.seconds),
+        ]
+        for run in runs
+    ]
+    return heads, rows
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, as befits."""
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def size(number: float) -> str:
+    """Bytes as MiB or GiB."""
+    mebibytes = number / 2**20
+    return f"{mebibytes:.0f} MiB" if mebibytes < 1000 else f"{mebibytes / 1024:.1f} GiB"
