@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-MATRICES = "embedding Q K V QKV O gate up gate_up down router norm bias head other".split()
+MATRICES = "embedding Q K V KV QKV O gate up gate_up down router norm bias head other".split()
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(\d+)(?:\.|$)")
 _BUFFER = re.compile(
     r"(?:^|\.)(?:inv_freq|position_ids|masked_bias|rotary_emb\.\w+|cos_cached|sin_cached)$"
@@ -18,7 +18,8 @@ _EMBEDDING = re.compile(
 _TOKEN_EMBEDDING = re.compile(
     r"(?:^|\.)(?:embed_tokens|wte|embed_in|word_embeddings|tok_embeddings)\.weight$"
 )
-_HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.|^output\.")
+# DeepSeek's layer that predicts a further token has an embedding and a head of its own.
+_HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out|shared_head\.head)\.|^output\.")
 # Tried in order on the part of the name after the layer's number: families differ in their words.
 _KINDS = tuple(
     (kind, re.compile(rf"(?:^|\.)(?:{words})(?:\.|$)"))
@@ -27,9 +28,14 @@ _KINDS = tuple(
         ("QKV", r"qkv_proj|query_key_value|c_attn|qkv|Wqkv|in_proj_weight|wqkv"),
         ("gate_up", r"gate_up_proj|gate_and_up_proj"),
         ("Q", r"q_proj|q_a_proj|q_b_proj|query|wq"),
-        ("K", r"k_proj|key|wk|kv_a_proj_with_mqa"),
-        ("V", r"v_proj|value|wv|kv_b_proj"),
-        ("O", r"o_proj|out_proj|attn\.c_proj|attention\.dense|self_attention\.dense|wo"),
+        # Latent attention compresses keys and values together, and expands them together.
+        ("KV", r"kv_a_proj_with_mqa|kv_a_proj|kv_b_proj|kv_proj"),
+        ("K", r"k_proj|key|wk"),
+        ("V", r"v_proj|value|wv"),
+        (
+            "O",
+            r"o_proj|out_proj|attn\.c_proj|(?:attention|self_attn)\.dense|self_attention\.dense|wo",
+        ),
         ("gate", r"gate_proj|w1"),
         ("up", r"up_proj|w3|c_fc|dense_h_to_4h|fc1|fc_in"),
         ("down", r"down_proj|w2|mlp\.c_proj|dense_4h_to_h|fc2|fc_out"),
@@ -53,8 +59,9 @@ class Place:
 def place(name: str) -> Place:
     """Place a parameter by its name: Llama, Qwen, Mistral, DeepSeek, GPT-2, GPT-NeoX, Mixtral, ….
 
-    Fused matrices are kinds of their own (`QKV`, `gate_up`); an expert's matrices count with their
-    kind; what no pattern knows is `other`.
+    Fused matrices are kinds of their own (`QKV`, `KV`, `gate_up`); an expert's matrices, shared or
+    routed to, count with their kind; a bias and a norm's are `bias` and `norm` wherever they are;
+    what no pattern knows is `other`.
     """
     found = _LAYER.search(name)
     layer = int(found.group(1)) if found else None
@@ -65,8 +72,10 @@ def place(name: str) -> Place:
         return Place(layer, "bias")
     if _HEAD.search(name):
         return Place(layer, "head")
+    if _EMBEDDING.search(inner):
+        return Place(layer, "embedding")
     if layer is None:
-        return Place(None, "embedding" if _EMBEDDING.search(name) else "other")
+        return Place(None, "other")
     for kind, pattern in _KINDS:
         if pattern.search(inner):
             return Place(layer, kind)

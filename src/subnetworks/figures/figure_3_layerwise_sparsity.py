@@ -17,12 +17,22 @@ NAME = "figure_3_layerwise_sparsity"
 TITLE = "Figure 3. Sparsity by layer and matrix"
 ALT = (
     "One panel an update: the share of unchanged weights against the layer, a line each for the "
-    "matrices Q, K, V, O, the MLP's, biases and norms, and a black line for the unweighted mean "
-    "over the layer's tensors; the paper's values, read off its plot, on grey ground."
+    "matrices Q, K, V, O, the MLP's, biases and norms, a thick black line for the unweighted mean "
+    "over the layer's tensors, a broken one for the mean over its weights; the paper's "
+    "values, read off its plot, on grey ground."
 )
 _COLUMNS = 3
-_NAMES = {"LN": "norm", "avg": "mean"}
-_LABELS = {"norm": "norms", "bias": "biases", "mean": "mean over tensors,\nunweighted"}
+_UNWEIGHTED, _WEIGHTED = MEANS = ("mean, unweighted", "mean, weighted")
+"""Means of a layer: over its tensors, each counted once (the paper's), and over its weights."""
+_NAMES = {"LN": "norm", "avg": _UNWEIGHTED}
+_LABELS = {
+    "norm": "norms",
+    "bias": "biases",
+    "gate_up": "gate and up",
+    _UNWEIGHTED: "mean over tensors\n(unweighted, paper's)",
+    _WEIGHTED: "mean over weights",
+}
+_WIDTHS = {_UNWEIGHTED: 2, _WEIGHTED: 1.3}
 _SCHEMA = {
     "source": polars.String,
     "panel": polars.String,
@@ -39,8 +49,8 @@ _SCHEMA = {
 def draw(context: Context) -> tuple[Figure, polars.DataFrame]:
     """Draw `spec["updates"]`, each with `update`, optionally `label` and `algorithm`.
 
-    Sparsity by the paper's rule (|Δ| ≤ 1e-5). The mean is over tensors, not weights, as in the
-    paper: a norm of 128 weights counts as much as a matrix. Source: Figure 3.
+    Sparsity by the paper's rule (|Δ| ≤ 1e-5). The paper's mean is over tensors, not weights: a
+    norm of 128 weights counts as much as a matrix. Source: Figure 3.
     """
     entries = context.rows("updates", "update")
     if not entries:
@@ -76,7 +86,7 @@ def draw(context: Context) -> tuple[Figure, polars.DataFrame]:
 
 
 def _measured(context: Context, entry: dict[str, Any]) -> polars.DataFrame:
-    """Sparsity per layer and matrix (over weights), and the unweighted mean over tensors."""
+    """Sparsity per layer and matrix, and both means: over tensors, over weights."""
     tensors = context.update_tensors(entry["update"]).filter(polars.col("layer").is_not_null())
     if tensors.is_empty():
         raise UserError(f"{entry['update']}: no tensor of this update lies in a numbered layer")
@@ -87,16 +97,23 @@ def _measured(context: Context, entry: dict[str, Any]) -> polars.DataFrame:
         equal_pct=100 * equal.sum() / n.sum(),
         n=n.sum(),
     )
-    mean = tensors.group_by("layer").agg(
-        matrix=polars.lit("mean"),
+    unweighted = tensors.group_by("layer").agg(
+        matrix=polars.lit(_UNWEIGHTED),
         sparsity_pct=100 * (close / n).mean(),
         equal_pct=100 * (equal / n).mean(),
         n=n.sum(),
     )
+    weighted = tensors.group_by("layer").agg(
+        matrix=polars.lit(_WEIGHTED),
+        sparsity_pct=100 * close.sum() / n.sum(),
+        equal_pct=100 * equal.sum() / n.sum(),
+        n=n.sum(),
+    )
+    means = [mean.select(by_matrix.columns) for mean in (unweighted, weighted)]
     label = label_of(entry)
     order = list(style.MATRICES)
     return (
-        polars.concat([by_matrix, mean.select(by_matrix.columns)])
+        polars.concat([by_matrix, *means])
         .with_columns(
             source=polars.lit("here"),
             panel=polars.lit(label),
@@ -138,11 +155,11 @@ def _panel(axes: Axes, panel: polars.DataFrame) -> None:
             linestyle=look.dash,
             marker=look.marker,
             markevery=max(1, layers // 8),
-            linewidth=2 if matrix == "mean" else 1,
-            zorder=3 if matrix == "mean" else 2,
+            linewidth=_WIDTHS.get(matrix, 1),
+            zorder=3 if matrix in MEANS else 2,
         )
     first = panel.row(0, named=True)
-    weights = panel.filter(polars.col("matrix") == "mean")["n"].sum()
+    weights = panel.filter(polars.col("matrix") == _WEIGHTED)["n"].sum()
     axes.set_title(first["panel"])
     axes.set_xlabel("layer" if not weights else f"layer (n = {weights:,} weights)")
     axes.set_xlim(-0.03 * layers - 0.1, layers - 0.9 + 0.03 * layers)
@@ -159,6 +176,6 @@ def _line(matrix: str) -> matplotlib.lines.Line2D:
         color=look.colour,
         linestyle=look.dash,
         marker=look.marker,
-        linewidth=2 if matrix == "mean" else 1,
+        linewidth=_WIDTHS.get(matrix, 1),
         label=_LABELS.get(matrix, matrix),
     )

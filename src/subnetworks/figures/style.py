@@ -95,11 +95,16 @@ MATRICES = {
     "up": Look("#44AA99", marker="P", dash=(0, (4, 1.5))),
     "down": Look("#999933", marker="X", dash=(0, (1.5, 1.2))),
     "MLP": Look("#332288", marker="p"),
+    "QKV": Look("#0072B2", marker="<"),
+    "KV": Look("#56B4E9", marker=">", dash=(0, (4, 1.5))),
+    "gate_up": Look("#117733", marker="d"),
+    "router": Look("#661100", marker="8", dash=(0, (4, 1.5, 1, 1.5))),
     "norm": Look("#AA4499", marker="*", dash=(0, (1.5, 1.2))),
     "bias": Look("#888888", marker="h", dash=(0, (1.5, 1.2))),
-    "mean": Look("#000000", marker=""),
+    "mean, unweighted": Look("#000000", marker=""),
+    "mean, weighted": Look("#000000", marker="", dash=(0, (3, 1.2))),
 }
-"""Looks of a layer's matrices and of the unweighted mean over its tensors."""
+"""Looks of a layer's matrices, and of its mean over tensors (unweighted) and over weights."""
 
 
 def algorithm(name: str) -> Look:

@@ -74,12 +74,17 @@ def _grouped(
     order: Sequence[Any],
     rules: Rules,
 ) -> list[Row]:
+    """A row a group, with both means: over its weights, and over its tensors, whatever their size.
+
+    The paper's Figure 3 draws the second.
+    """
     rows = []
     for value in order:
         members = [c for c in counted if key(c) == value]
         if members:
             unweighted = _unweighted(members, rules)
             row = {label: value, **_total(members, rules)}
+            row["weighted_sparsity"] = row["sparsity"]
             row["unweighted_sparsity"] = unweighted["sparsity"]
             row["unweighted_equal"] = unweighted["equal"]
             rows.append(row)

@@ -81,8 +81,13 @@ def test_figure_3_mean_counts_every_tensor_once(drawn, results):
     _, frame = drawn["figure_3_layerwise_sparsity"]
     counted = polars.read_parquet(results / "updates" / "dpo.parquet").filter(layer=2).to_dicts()
     shares = [100 * t["isclose_bf16_1e-5"] / t["n"] for t in counted]
-    drawn_mean = frame.filter(update="dpo", matrix="mean", layer=2)["sparsity_pct"].item()
+    drawn_mean = frame.filter(update="dpo", matrix="mean, unweighted", layer=2)[
+        "sparsity_pct"
+    ].item()
     assert drawn_mean == pytest.approx(sum(shares) / len(shares))
+    weighted = frame.filter(update="dpo", matrix="mean, weighted", layer=2)["sparsity_pct"].item()
+    close, n = (sum(t[key] for t in counted) for key in ("isclose_bf16_1e-5", "n"))
+    assert weighted == pytest.approx(100 * close / n)
     value = next(t for t in counted if t["matrix"] == "V")
     drawn_value = frame.filter(update="dpo", matrix="V", layer=2)["sparsity_pct"].item()
     assert drawn_value == pytest.approx(100 * value["isclose_bf16_1e-5"] / value["n"])
@@ -92,9 +97,15 @@ def test_figure_3_mean_counts_every_tensor_once(drawn, results):
     assert drawn_norm == pytest.approx(100 * close / n)
 
 
+def test_figure_3_has_a_line_for_every_kind_of_matrix_in_a_layer():
+    from subnetworks.tensors import MATRICES
+
+    assert set(MATRICES) - {"embedding", "head", "other"} <= set(style.MATRICES)
+
+
 def test_figure_3_leaves_gaps_where_the_plot_could_not_be_read(drawn):
     _, frame = drawn["figure_3_layerwise_sparsity"]
-    gap = frame.filter(source="paper", algorithm="DPO", matrix="mean", layer=5)
+    gap = frame.filter(source="paper", algorithm="DPO", matrix="mean, unweighted", layer=5)
     assert gap["sparsity_pct"].to_list() == [None]
 
 

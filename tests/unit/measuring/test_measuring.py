@@ -75,6 +75,7 @@ def test_sums_are_those_of_the_tensors(pair: tuple[Path, Path, Tensors, Tensors]
         assert layer["unweighted_equal"] == pytest.approx(
             np.mean([r["equal"] / r["n"] for r in members])
         )
+        assert layer["weighted_sparsity"] == layer["sparsity"] != layer["unweighted_sparsity"]
     assert {m["matrix"] for m in summary["matrices"]} == {row["matrix"] for row in rows}
     for matrix in summary["matrices"]:
         members = [row for row in rows if row["matrix"] == matrix["matrix"]]

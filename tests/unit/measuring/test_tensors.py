@@ -1,5 +1,8 @@
 """Which layer and which matrix a parameter's name means, across families."""
 
+from collections import Counter
+from typing import Any
+
 import pytest
 
 from subnetworks.tensors import is_buffer, is_head, is_token_embedding, place
@@ -56,8 +59,21 @@ from subnetworks.tensors import is_buffer, is_head, is_token_embedding, place
         ("model.layers.1.block_sparse_moe.experts.7.w3.weight", 1, "up"),
         # DeepSeek's latent attention
         ("model.layers.1.self_attn.q_b_proj.weight", 1, "Q"),
-        ("model.layers.1.self_attn.kv_a_proj_with_mqa.weight", 1, "K"),
+        ("model.layers.1.self_attn.q_a_proj.weight", 1, "Q"),
+        ("model.layers.1.self_attn.kv_a_proj_with_mqa.weight", 1, "KV"),
+        ("model.layers.1.self_attn.kv_b_proj.weight", 1, "KV"),
         ("model.layers.1.self_attn.kv_a_layernorm.weight", 1, "norm"),
+        # … its router's bias, and the layer that predicts a further token
+        ("model.layers.3.mlp.gate.e_score_correction_bias", 3, "bias"),
+        ("model.layers.3.mlp.shared_experts.gate_proj.weight", 3, "gate"),
+        ("model.layers.61.embed_tokens.weight", 61, "embedding"),
+        ("model.layers.61.shared_head.head.weight", 61, "head"),
+        ("model.layers.61.shared_head.norm.weight", 61, "norm"),
+        ("model.layers.61.eh_proj.weight", 61, "other"),
+        # Gemma has four norms a layer, Phi-2 a dense output
+        ("model.layers.7.pre_feedforward_layernorm.weight", 7, "norm"),
+        ("model.layers.7.self_attn.dense.weight", 7, "O"),
+        ("transformer.h.9.attn.c_attn.bias", 9, "bias"),
         ("something.else", None, "other"),
         ("model.layers.1.self_attn.sinks", 1, "other"),
     ],
@@ -91,3 +107,72 @@ def test_heads_and_token_embeddings() -> None:
     assert is_token_embedding("model.embed_tokens.weight")
     assert is_token_embedding("transformer.wte.weight")
     assert not is_token_embedding("transformer.wpe.weight")
+
+
+SMALL = {
+    "vocab_size": 32,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "pad_token_id": 0,
+}
+DENSE = {"Q": 2, "K": 2, "V": 2, "O": 2, "gate": 2, "up": 2, "down": 2, "head": 1}
+EXPERTS = {"num_experts": 4, "num_local_experts": 4, "moe_intermediate_size": 8}
+MIXED = {"Q": 2, "K": 2, "V": 2, "O": 2, "router": 2, "gate_up": 2, "down": 2, "head": 1}
+LATENT = {
+    "n_routed_experts": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 8,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": 8,
+    "kv_lora_rank": 8,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4,
+    "v_head_dim": 4,
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "expected"),
+    [
+        ("llama", {}, DENSE),
+        ("mistral", {}, DENSE),
+        ("qwen2", {}, DENSE | {"bias": 6}),
+        ("gemma2", {}, DENSE | {"head": 0}),  # tied to the embedding
+        ("phi3", {}, {"QKV": 2, "O": 2, "gate_up": 2, "down": 2, "head": 1}),
+        (
+            "gpt2",
+            {"n_layer": 2, "n_embd": 16, "n_head": 4},
+            # token and position embeddings; norms have biases, too, and count as norms
+            {"embedding": 2, "QKV": 2, "O": 2, "up": 2, "down": 2, "bias": 8, "head": 0},
+        ),
+        ("mixtral", EXPERTS, MIXED),
+        ("qwen3_moe", EXPERTS | {"decoder_sparse_step": 1}, MIXED),
+        (
+            "deepseek_v3",
+            LATENT,
+            # one dense layer, one of experts beside a shared one
+            {"Q": 4, "KV": 4, "O": 2, "router": 1, "gate": 2, "up": 2, "gate_up": 1, "down": 3},
+        ),
+    ],
+)
+def test_every_parameter_of_a_family_is_placed(
+    family: str, settings: dict[str, Any], expected: dict[str, int]
+) -> None:
+    """Held against the names that transformers gives to the family's parameters."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    given = settings if family == "gpt2" else SMALL | settings
+    config = transformers.AutoConfig.for_model(family, **given)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    names = [name for name, _ in model.named_parameters()]
+    counts = Counter(place(name).matrix for name in names)
+    assert counts["other"] == 0
+    assert {kind: counts[kind] for kind in expected} == expected
+    assert {place(name).layer for name in names} == {None, 0, 1}
