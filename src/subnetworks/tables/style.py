@@ -190,6 +190,8 @@ _LATEX = {
 }
 
 
+_LONG = 9
+"""Headings of more characters than this are broken."""
 _NUMBER = re.compile(r"^Table \d+\. ")
 """LaTeX numbers its tables itself."""
 
@@ -199,21 +201,36 @@ def escape(words: str) -> str:
     return "".join(_LATEX.get(character, character) for character in words)
 
 
-def to_latex(table: Sheet, label: str) -> str:
-    """A `table` float in the manner of booktabs; too wide a one is scaled to the line.
+_FITTED = r"""  \def\whole{%
+    \centering
+    \caption{@TITLE@}
+    \label{@LABEL@}
+    \sbox0{\small\rows}%
+    \ifdim\wd0>\linewidth\sbox0{\footnotesize\rows}\fi
+    \ifdim\wd0>\linewidth\sbox0{\scriptsize\rows}\fi
+    \ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi@NOTES@}%
+  \sbox0{\scriptsize\rows}%
+  \ifdim\wd0>1.1\linewidth
+    \rotatebox{90}{\begin{minipage}{\textheight}\whole\end{minipage}}%
+  \else
+    \whole
+  \fi
+\end{table}
+"""
+"""The largest type that fits, from small to script size; what is too wide even so lies sideways."""
 
-    Needs the packages booktabs and graphicx."""
+
+def to_latex(table: Sheet, label: str) -> str:
+    """A `table` float in the manner of booktabs; needs the packages booktabs and graphicx."""
     alignment = "".join("l" if column.is_text else "r" for column in table.columns)
     lines = [
         "% Needs \\usepackage{booktabs,graphicx}",
         "\\begin{table}",
-        "  \\centering\\small\\setlength{\\tabcolsep}{4pt}",
-        f"  \\caption{{{escape(_NUMBER.sub('', table.title))}}}",
-        f"  \\label{{tab:{label.replace('_', '-')}}}",
-        f"  \\sbox0{{\\begin{{tabular}}{{@{{}}{alignment}@{{}}}}",
+        "  \\setlength{\\tabcolsep}{3.5pt}",
+        f"  \\def\\rows{{\\begin{{tabular}}{{@{{}}{alignment}@{{}}}}",
         "    \\toprule",
         *_spanners(table.columns),
-        _latex_row(escape(column.header) for column in table.columns),
+        _latex_row(map(_head, table.columns)),
     ]
     for heading, rows in table.blocks:
         lines.append("    \\midrule")
@@ -224,14 +241,27 @@ def to_latex(table: Sheet, label: str) -> str:
             )
         lines += [_latex_row(escape(cell) for cell in row) for row in rows]
     lines += ["    \\bottomrule", "  \\end{tabular}}%"]
-    lines.append(
-        "  \\ifdim\\wd0>\\linewidth\\resizebox{\\linewidth}{!}{\\usebox0}\\else\\usebox0\\fi"
+    notes = [f"\\par\n      {escape(note)}" for note in table.notes]
+    below = "\\par\\medskip\n    \\begin{minipage}{\\linewidth}\\footnotesize"
+    below += "".join(notes).removeprefix("\\par") + "\n    \\end{minipage}"
+    fitted = (
+        _FITTED.replace("@TITLE@", escape(_NUMBER.sub("", table.title)))
+        .replace("@LABEL@", f"tab:{label.replace('_', '-')}")
+        .replace("@NOTES@", below if notes else "")
     )
-    if table.notes:
-        lines += ["", "  \\medskip", "  \\begin{minipage}{\\linewidth}\\footnotesize"]
-        lines += [f"    {escape(note)}\\par" for note in table.notes]
-        lines.append("  \\end{minipage}")
-    return "\n".join([*lines, "\\end{table}", ""])
+    return "\n".join(lines) + "\n" + fitted
+
+
+def _head(column: Column) -> str:
+    """A column's heading, a long one broken where its lines are most alike in length."""
+    words = column.header.split(" ")
+    if len(column.header) <= _LONG or len(words) == 1:
+        return escape(column.header)
+    breaks = ((" ".join(words[:k]), " ".join(words[k:])) for k in range(1, len(words)))
+    lines = min(breaks, key=lambda parts: max(map(len, parts)))
+    stacked = r" \\ ".join(map(escape, lines))
+    place = "[l]" if column.is_text else "[r]"
+    return f"\\shortstack{place}{{{stacked}}}"
 
 
 def _latex_row(cells: Iterable[str]) -> str:
