@@ -1,5 +1,7 @@
 """Table 5: how sparse updates are by data from the model's own distribution, and from another."""
 
+from typing import Any
+
 import polars
 
 from subnetworks.results import Context, label_of
@@ -31,8 +33,8 @@ NOTES = (
     "In distribution: trained on what the init itself says, such as its own verified answers (RFT) "
     "or pairs of its own answers (DPO). Out of distribution: on what others wrote.",
     "|Δ| ≤ 1e-5 is the paper's rule for bf16 weights; changed: weights with |Δ| > 1e-5.",
-    "Learning rate and number of steps change sparsity by themselves: only rows that share them "
-    "tell what the data do. The paper's rows do not share them.",
+    "Steps are the optimiser's. Learning rate and number of steps change sparsity by themselves: "
+    "only rows that share them tell what the data do. The paper's rows do not share them.",
     "Paper: the published value of the same update; for an update that the paper does not have, "
     "the range of its updates by data of that kind, of far larger models, without a difference.",
 )
@@ -56,8 +58,8 @@ def build(context: Context) -> polars.DataFrame:
     """One row an update of `spec["updates"]`, then the paper's rows that none of them reproduces.
 
     Each entry: `update`, `algorithm`, `in_distribution`, optionally `label`, `learning_rate`,
-    `steps` and `published` (the paper's model and method, such as `Zephyr-7b-Beta, DPO`). Source:
-    Table 5.
+    `steps`, `updates_per_step` and `published` (the paper's model and method, such as
+    `Zephyr-7b-Beta, DPO`). Source: Table 5.
     """
     paper = context.paper("table5_in_distribution").with_columns(
         (polars.col("model") + ", " + polars.col("method")).alias("row"),
@@ -79,7 +81,7 @@ def build(context: Context) -> polars.DataFrame:
                 "update": entry["update"],
                 "in_distribution": entry["in_distribution"],
                 "learning_rate": entry.get("learning_rate"),
-                "steps": entry.get("steps"),
+                "steps": _updates(entry),
                 **measured,
                 "published_low_pct": min(alike, default=None),
                 "published_high_pct": max(alike, default=None),
@@ -102,3 +104,9 @@ def build(context: Context) -> polars.DataFrame:
             }
         )
     return frame(rows, SCHEMA)
+
+
+def _updates(entry: dict[str, Any]) -> int | None:
+    """How many steps the optimiser made."""
+    steps = entry.get("steps")
+    return None if steps is None else steps * int(entry.get("updates_per_step", 1))

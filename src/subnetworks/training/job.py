@@ -44,8 +44,8 @@ class Job:
     @property
     def sequences_at_once(self) -> int:
         """Sequences in one forward pass on one device: the most, up to what the settings say, that
-        divide a device's share of a step evenly."""
-        share = self.settings.sequences_a_step // self.machine.devices
+        divide a device's share of an update evenly."""
+        share = self.settings.sequences_an_update // self.machine.devices
         return largest_divisor(share, self.settings.sequences_at_once)
 
     @property

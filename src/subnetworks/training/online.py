@@ -35,7 +35,7 @@ def command(job: Job) -> Command:
         f"{actor}.fsdp_config.seed": settings.seed,
         f"{actor}.data_loader_seed": settings.seed,
         **optimiser(f"{actor}.optim", job),
-        f"{actor}.ppo_mini_batch_size": settings.batch_size,
+        f"{actor}.ppo_mini_batch_size": settings.batch_size // settings.updates_per_step,
         f"{actor}.ppo_micro_batch_size_per_gpu": micro,
         f"{actor}.clip_ratio": settings.clip_ratio,
         f"{actor}.clip_ratio_low": settings.clip_ratio,
@@ -63,6 +63,7 @@ def command(job: Job) -> Command:
             else "subnetworks.training.rollout.WorkerExtension"
         ),
         "+subnetworks.reward": settings.reward,
+        "+subnetworks.updates_per_step": settings.updates_per_step,
         "trainer.device": machine.kind,
         "trainer.nnodes": 1,
         "trainer.n_gpus_per_node": machine.devices,
@@ -124,6 +125,14 @@ def _grpo(job: Job) -> dict[str, object]:
     return {"algorithm.adv_estimator": "grpo", "trainer.v1.trainer_mode": "subnetworks"}
 
 
+def _raft_plus_plus(job: Job) -> dict[str, object]:
+    return {
+        "algorithm.adv_estimator": "raft++",
+        "critic.enable": False,
+        "trainer.v1.trainer_mode": "subnetworks",
+    }
+
+
 def _ppo(job: Job) -> dict[str, object]:
     settings = job.settings
     assert isinstance(settings, PpoSettings)
@@ -166,7 +175,7 @@ def _prime(job: Job) -> dict[str, object]:
 
 
 # What an algorithm needs beyond the shared settings.
-ESTIMATORS = {"grpo": _grpo, "ppo": _ppo, "prime": _prime}
+ESTIMATORS = {"grpo": _grpo, "raft_plus_plus": _raft_plus_plus, "ppo": _ppo, "prime": _prime}
 
 
 def _cache_bytes(job: Job) -> int:

@@ -8,6 +8,8 @@ import hydra
 import ray
 from omegaconf import OmegaConf
 
+TRAINERS = ("prime", "raft")
+
 
 @hydra.main(config_path="pkg://verl.trainer.config", config_name="ppo_trainer", version_base=None)
 def main(config: Any) -> None:
@@ -18,7 +20,9 @@ def main(config: Any) -> None:
     start.pop("runtime_env", None)
     with ThreadPoolExecutor(max_workers=1) as beside:
         # What is imported here registers the trainers; Ray's processes come up meanwhile.
-        trainers = beside.submit(importlib.import_module, "subnetworks.training.prime")
+        trainers = beside.submit(
+            lambda: [importlib.import_module(f"subnetworks.training.{name}") for name in TRAINERS]
+        )
         ray.init(**start, runtime_env=get_ppo_ray_runtime_env(config))
         trainers.result()
     _train(config)

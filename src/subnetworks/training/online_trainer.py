@@ -44,7 +44,10 @@ Metrics = dict[str, Any]
 
 @register_trainer("subnetworks")
 class Trainer(PPOTrainerSync):
-    """GRPO and PPO; what a run is told stands in verl's configuration, our own in `subnetworks`."""
+    """GRPO, RAFT++ and PPO.
+
+    What a run is told stands in verl's configuration, our own in its section `subnetworks`.
+    """
 
     global_steps: int
 
@@ -228,16 +231,17 @@ class Trainer(PPOTrainerSync):
     def trained(
         self, method: Any, batch: TensorDict, section: Any, prefix: str, metrics: Metrics
     ) -> None:
-        """One optimiser step on the batch; what the worker measured goes into `metrics`."""
-        output = result(method(self.prepared(batch, section)))
+        """A step's updates on the batch; what the worker measured goes into `metrics`."""
+        updates = self.config.subnetworks.updates_per_step
+        output = result(method(self.prepared(batch, section, updates)))
         metrics |= reduce_metrics(rename_dict(tu.get(output, "metrics"), prefix))
 
-    def prepared(self, batch: TensorDict, section: Any, **how: Any) -> TensorDict:
-        """The batch as a worker's `train_mini_batch` takes it: one step on all of it."""
+    def prepared(self, batch: TensorDict, section: Any, updates: int = 1, **how: Any) -> TensorDict:
+        """The batch as a worker's `train_mini_batch` takes it, for so many updates."""
         settings = {
             "calculate_entropy": False,
-            "global_batch_size": len(batch),
-            "mini_batch_size": len(batch),
+            "global_batch_size": len(batch) // updates,
+            "mini_batch_size": len(batch) // updates,
             "epochs": 1,
             "seed": section.data_loader_seed,
             "dataloader_kwargs": {"shuffle": False},

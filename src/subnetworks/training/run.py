@@ -164,10 +164,12 @@ def check(
     Raises:
         UserError: names the file, what is wrong with it, and the remedy.
     """
-    if settings.batch_size % machine.devices:
+    updates = settings.updates_per_step if isinstance(settings, OnlineSettings) else 1
+    if settings.batch_size // updates % machine.devices:
+        each = f" in each of {updates} updates" if updates > 1 else ""
         raise UserError(
-            f"settings: batch_size ({settings.batch_size}) must be a multiple of the accelerator's "
-            f"devices ({machine.devices})"
+            f"settings: batch_size ({settings.batch_size}){each} must be a multiple of the "
+            f"accelerator's devices ({machine.devices})"
         )
     shapes = finish.shapes(init)
     datasets.check(data, settings)

@@ -62,12 +62,17 @@ class Settings:
     @property
     def sequences_at_once(self) -> int:
         """Sequences in one forward pass on one device."""
-        return self.micro_batch_size or min(self.sequences_a_step, 256)
+        return self.micro_batch_size or min(self.sequences_an_update, 256)
 
     @property
     def sequences_a_step(self) -> int:
-        """Sequences in one optimiser step."""
+        """Sequences in one step."""
         return self.batch_size
+
+    @property
+    def sequences_an_update(self) -> int:
+        """Sequences in one update of the weights, of which a step has one unless told otherwise."""
+        return self.sequences_a_step
 
     @property
     def steps_between_saves(self) -> int:
@@ -110,7 +115,9 @@ class OnlineSettings(Settings):
     the answer: the placebo) or "package.module:function", a function from an answer's text and the
     truth to a number. `kl` says where the distance from the init enters, times
     `kl_coefficient`: added to the `loss` (Schulman's k3 estimate) or taken from each token's
-    `reward` (k1); with "none" there is no reference policy.
+    `reward` (k1); with "none" there is no reference policy. A step's answers may be parted, in
+    order, into `updates_per_step` mini-batches: from the second on the policy is no longer the one
+    that gave them, and the clipped importance ratio is no longer 1.
     """
 
     kind: ClassVar[Literal["sft", "online", "preference"]] = "online"
@@ -123,11 +130,17 @@ class OnlineSettings(Settings):
     max_prompt_length: int = 512
     max_response_length: int = 512
     reward: str = "boxed"
+    updates_per_step: int = 1
 
     @property
     def sequences_a_step(self) -> int:
-        """Sequences in one optimiser step."""
+        """Sequences sampled in one step."""
         return self.batch_size * self.samples_per_prompt
+
+    @property
+    def sequences_an_update(self) -> int:
+        """Sequences in one of the step's mini-batches."""
+        return self.sequences_a_step // self.updates_per_step
 
     @property
     def longest_sequence(self) -> int:
@@ -143,7 +156,13 @@ class OnlineSettings(Settings):
         """See `Settings.check`."""
         super().check()
         at_least(self, 1, "samples_per_prompt", "max_prompt_length", "max_response_length")
+        at_least(self, 1, "updates_per_step")
         at_least(self, 0, "clip_ratio", "kl_coefficient")
+        if self.batch_size % self.updates_per_step:
+            raise UserError(
+                f"settings: batch_size ({self.batch_size}) must be a multiple of updates_per_step "
+                f"({self.updates_per_step})"
+            )
         if ":" not in self.reward and self.reward not in REWARDS:
             raise UserError(
                 f"settings: reward: {self.reward!r} is not allowed{hint(self.reward, REWARDS)}; "
@@ -168,6 +187,26 @@ class GrpoSettings(OnlineSettings):
         """See `Settings.check`."""
         super().check()
         at_least(self, 2, "samples_per_prompt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaftPlusPlusSettings(OnlineSettings):
+    """RAFT++: rejection sampling from the policy itself, step by step; only right answers are
+    learnt from, with importance ratio and clipping (`subnetworks.training.raft`).
+
+    Its authors make four updates a step.
+    """
+
+    algorithm: ClassVar[str] = "raft_plus_plus"
+
+    def check(self) -> None:
+        """See `Settings.check`."""
+        super().check()
+        if self.kl == "reward":
+            raise UserError(
+                "settings: kl: 'reward' is not allowed in raft_plus_plus, which only tells right "
+                "answers from wrong ones; allowed: none, loss"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -371,6 +410,7 @@ ALGORITHMS: dict[str, type[Settings]] = {
     for cls in (
         SftSettings,
         GrpoSettings,
+        RaftPlusPlusSettings,
         PpoSettings,
         PrimeSettings,
         DpoSettings,

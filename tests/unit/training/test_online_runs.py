@@ -51,6 +51,11 @@ PPO = {
     "clip_gradient": 0,
     **SETTINGS,
 }
+RAFT = {
+    "algorithm": "raft_plus_plus",
+    **SETTINGS,
+    "updates_per_step": 2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +158,26 @@ def test_ppo_trains_the_policy_and_if_asked_its_critic_within_the_mask(folder):
     rows = log(folder, "ppo")
     assert all(float(row["critic_loss"]) > 0 for row in rows)
     assert float(rows[0]["kl"]) == 0 != float(rows[-1]["kl"])
+
+
+def test_raft_makes_its_updates_within_the_mask(folder):
+    run(folder, "raft", RAFT)
+    mask = masks.Mask.open(folder / "mask.safetensors")
+    policy = weights(folder, "raft", "actor")
+    moved = 0
+    for tensor, before in load_file(folder / "init/model.safetensors").items():
+        outside = ~torch.from_numpy(mask.array(tensor))
+        changed = policy[tensor].view(torch.int32) != before.float().view(torch.int32)
+        assert not changed[outside].any(), tensor
+        moved += int(changed.sum())
+    assert moved
+    optimiser = torch.load(
+        next((folder / "raft/state" / f"global_step_{STEPS}" / "actor").glob("optim_*.pt")),
+        weights_only=False,
+    )
+    steps = {int(state["step"]) for state in optimiser["state"].values()}
+    assert steps == {STEPS * RAFT["updates_per_step"]}
+    # Learnt from: the share of tokens that are in rewarded answers, at first at a ratio of 1.
+    for row in log(folder, "raft"):
+        assert -1.3 < float(row["loss"]) <= 0
+        assert (float(row["loss"]) == 0) == (float(row["reward"]) == 0)

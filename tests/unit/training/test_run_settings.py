@@ -53,6 +53,13 @@ def test_values_arrive_typed():
         ({"algorithm": "ppo", "lam": 1.5}, ["lam", "[0, 1]"]),
         ({"algorithm": "prime", "beta": 0}, ["beta", "above 0"]),
         ({"algorithm": "prime", "kl": "reward", "kl_coefficient": 1}, ["kl", "prime", "loss"]),
+        (
+            {"algorithm": "raft_plus_plus", "kl": "reward", "kl_coefficient": 1},
+            ["kl", "raft_plus_plus", "loss"],
+        ),
+        ({"algorithm": "raft++"}, ["raft++", "there are", "raft_plus_plus"]),
+        ({"updates_per_step": 0}, ["updates_per_step", "at least 1"]),
+        ({"batch_size": 6, "updates_per_step": 4}, ["batch_size", "multiple", "updates_per_step"]),
     ],
 )
 def test_what_is_wrong_is_named_with_what_is_allowed(changes, words):
@@ -122,6 +129,13 @@ def test_lengths_may_be_told_by_the_data():
 def test_a_length_is_told_once_and_in_its_range(given, words):
     with pytest.raises(UserError, match=words):
         in_steps(given, examples=100)
+
+
+def test_a_step_of_several_updates_parts_its_answers():
+    told = {"batch_size": 32, "samples_per_prompt": 4, "updates_per_step": 4}
+    settings = parse_settings({"algorithm": "raft_plus_plus", **BASE, **told})
+    assert (settings.sequences_a_step, settings.sequences_an_update) == (128, 32)
+    assert settings.sequences_at_once == 32
 
 
 def test_kto_counts_answers():
