@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from subnetworks.mini import arithmetic, choices
-from subnetworks.mini.arithmetic import TEACHERS, Problem, boxed
-from subnetworks.mini.settings import DemonstrationSettings, ProblemSettings
+from subnetworks.mini.arithmetic import TEACHERS, Operation, Problem, boxed
+from subnetworks.mini.settings import OPERATIONS, DemonstrationSettings, ProblemSettings
 
 Row = dict[str, Any]
 DATA_SOURCE = "mini_addition"
@@ -50,25 +50,27 @@ def verifiable(problem: Problem, index: int, split: str) -> Row:
 
 
 def problems(settings: ProblemSettings) -> dict[str, list[Row]]:
-    """Sums with their right answers: `train`, and `test` of pairs never trained on."""
+    """Problems of one operation with their right answers: `train`, and `test` of pairs never
+    trained on."""
     source = random.Random(f"{settings.seed}/problems")
-    train = source.choices(arithmetic.problems("+", held_out=False), k=settings.rows)
-    test = held_out(settings.test_rows, source)
+    operation = OPERATIONS[settings.operation]
+    train = source.choices(arithmetic.problems(operation, held_out=False), k=settings.rows)
+    test = held_out(settings.test_rows, source, operation)
     return {
         split: [verifiable(problem, index, split) for index, problem in enumerate(drawn)]
         for split, drawn in (("train", train), ("test", test))
     }
 
 
-def held_out(number: int, source: random.Random) -> Sequence[Problem]:
-    """So many different held-out sums.
+def held_out(number: int, source: random.Random, operation: Operation = "+") -> Sequence[Problem]:
+    """So many different held-out problems of an operation.
 
     Raises:
         UserError: there are not that many.
     """
     from subnetworks.errors import UserError
 
-    pool = arithmetic.problems("+", held_out=True)
+    pool = arithmetic.problems(operation, held_out=True)
     if number > len(pool):
-        raise UserError(f"settings: {number} held-out sums asked for, only {len(pool)} exist")
+        raise UserError(f"settings: {number} held-out problems asked for, only {len(pool)} exist")
     return source.sample(pool, number)

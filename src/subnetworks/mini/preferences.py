@@ -9,7 +9,7 @@ from subnetworks.mini import arithmetic
 from subnetworks.mini.arithmetic import Problem, boxed
 from subnetworks.mini.datasets import Row, conversation
 from subnetworks.mini.progress import Progress
-from subnetworks.mini.settings import PreferenceSettings
+from subnetworks.mini.settings import OPERATIONS, PreferenceSettings
 
 PROBLEMS_AT_ONCE = 128
 MAX_NEW_TOKENS = 8
@@ -85,7 +85,7 @@ def preferences(settings: PreferenceSettings, policy: Path) -> dict[str, list[Ro
     model, tokens = load(policy)
     source = random.Random(f"{settings.seed}/preferences")
     generator = torch.Generator().manual_seed(settings.seed)
-    pool = arithmetic.problems("+", held_out=False)
+    pool = arithmetic.problems(OPERATIONS[settings.operation], held_out=False)
     rows: list[Row] = []
     asked = 0
     progress = Progress(settings.rows, "Sampling pairs")

@@ -5,6 +5,10 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from subnetworks.errors import UserError
+from subnetworks.mini.arithmetic import Operation
+
+OPERATIONS: dict[str, Operation] = {"addition": "+", "subtraction": "-"}
+"""What a task is called in settings: the first is task A, the second task B."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +21,12 @@ class Settings:
         """Raise `UserError` for a value out of range."""
         for field in fields(self):
             value = getattr(self, field.name)
-            if value < 0 or (value == 0 and field.name not in ("seed", "choice_share")):
+            if field.name == "operation":
+                if value not in OPERATIONS:
+                    raise UserError(
+                        f"settings: operation must be one of {', '.join(OPERATIONS)}, got {value!r}"
+                    )
+            elif value < 0 or (value == 0 and field.name not in ("seed", "choice_share")):
                 raise UserError(f"settings: {field.name} must be positive, got {value}")
 
 
@@ -50,10 +59,11 @@ class DemonstrationSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ProblemSettings(Settings):
-    """Sums with verifiable answers: `rows` to train on, `test_rows` held out."""
+    """Sums, or differences, with verifiable answers: `rows` to train on, `test_rows` held out."""
 
     rows: int = 4096
     test_rows: int = 256
+    operation: str = "addition"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +81,7 @@ class PreferenceSettings(Settings):
     samples: int = 8
     temperature: float = 1.0
     threads: int = 1
+    operation: str = "addition"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +91,11 @@ class BenchmarkSettings(Settings):
     rows: int = 500
 
 
+_KINDS: dict[Any, tuple[type | tuple[type, ...], str]] = {
+    int: (int, "a whole number"),
+    float: ((int, float), "a number"),
+    str: (str, "a text"),
+}
 S = TypeVar("S", bound=Settings)
 
 
@@ -95,11 +111,8 @@ def parse(kind: type[S], values: Mapping[str, Any], name: str) -> S:
             raise UserError(
                 f"make {name}: unknown setting {key!r}; allowed: {', '.join(sorted(allowed))}"
             )
-        number = not isinstance(value, bool) and isinstance(
-            value, int if allowed[key] in (int, "int") else (int, float)
-        )
-        if not number:
-            expected = "a whole number" if allowed[key] in (int, "int") else "a number"
+        wanted, expected = _KINDS[allowed[key]]
+        if isinstance(value, bool) or not isinstance(value, wanted):
             raise UserError(f"make {name}: {key} must be {expected}, got {value!r}")
     settings = kind(**values)
     settings.check()

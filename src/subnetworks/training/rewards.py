@@ -35,6 +35,11 @@ def boxed(response: str, truth: str) -> float:
     return float("".join(answer.split()) == "".join(truth.split()))
 
 
+def whatever(response: str, truth: str) -> float:
+    """1.0 for any answer: with it, rejection sampling rejects nothing."""
+    return 1.0
+
+
 def load(name: str) -> Reward:
     """The reward called `name`: `boxed`, or `package.module:function`; of `random`, which knows no
     right answer, the one that says how often the answers are right: `boxed`.

@@ -107,6 +107,27 @@ def trained_on(made: Path) -> Iterator[str]:
         yield row["prompt"][0]["content"]
 
 
+def test_the_other_task_asks_differences_and_tests_them_too(tmp_path: Path) -> None:
+    settings = {"operation": "subtraction", "rows": 50, "test_rows": 20}
+    make("problems", tmp_path / "problems", settings)
+    for split, rows in (("train", 50), ("test", 20)):
+        asked = table(tmp_path / "problems", split)
+        assert len(asked) == rows
+        for row in asked:
+            a, operation, b = SUM.search(row["prompt"][0]["content"]).groups()  # type: ignore[union-attr]
+            assert operation == "-"
+            assert row["reward_model"]["ground_truth"] == str(int(a) - int(b))
+            assert ((int(a), int(b)) in HELD_OUT) == (split == "test")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [("division", "addition, subtraction"), (1, "must be a text")]
+)
+def test_an_unknown_task_is_refused(value: object, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words):
+        make("problems", tmp_path / "problems", {"operation": value})
+
+
 def test_nothing_held_out_is_trained_on(made: Path) -> None:
     pairs = [pair for text in trained_on(made) for pair in mentioned(text)]
     assert len(pairs) > 8000

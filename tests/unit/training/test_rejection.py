@@ -117,3 +117,10 @@ def test_nothing_right_is_an_error_and_leaves_nothing(folder, tmp_path):
     assert "not one of 12 answers" in last
     assert "better policy" in last
     assert not (tmp_path / "none").exists()
+
+
+def test_where_any_answer_pays_none_is_rejected():
+    reward = rewards.load("subnetworks.training.rewards:whatever")
+    rows, right = verified(PROBLEMS, ANSWERS, reward, RejectionSettings(samples=3))
+    assert right == len(ANSWERS)
+    assert {row["messages"][-1]["content"] for row in rows} == set(ANSWERS)
