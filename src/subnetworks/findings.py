@@ -314,6 +314,75 @@ def _distribution(ours: polars.DataFrame) -> Iterator[Finding]:
         yield from judged(f"… also at one learning rate ({rate:g})", alike, "not tested")
 
 
+def _ablations(ours: polars.DataFrame) -> Iterator[Finding]:
+    blocks = {
+        name: ours.filter(ablation=name).to_dicts()
+        for name in ours["ablation"].unique(maintain_order=True)
+    }
+    pairs = []
+    for name, rows in blocks.items():
+        on = [row for row in rows if row["regularised"]]
+        off = [row for row in rows if row["regularised"] is False]
+        if on and off:
+            changes = [row["change_stderr_pct"] for row in rows[1:]]
+            noise = None if None in changes else _two_sided(rows[1]) * max(changes)
+            pairs.append((name, on[0]["sparsity_pct"], off[0]["sparsity_pct"], noise))
+    if pairs:
+        gains = [with_it - without for _, with_it, without, _ in pairs]
+        far = any(gain > 10 for gain in gains)
+        near = all(
+            noise is not None and gain <= noise
+            for gain, (*_, noise) in zip(gains, pairs, strict=True)
+        )
+        yield Finding(
+            "Neither KL nor gradient clipping is what makes RL sparse",
+            "no" if far else "yes" if near else "unclear",
+            "; ".join(
+                f"{name}: {with_it:.1f} % with, {without:.1f} % without"
+                + ("" if noise is None else f" (noise of a difference, 95 %: {noise:.1f} points)")
+                for name, with_it, without, noise in pairs
+            ),
+            "KL 69.8 with, 68.8 % without; clipping: no number",
+        )
+    for rows in blocks.values():
+        if len({row["batch_size"] for row in rows}) == 2:
+            yield from _batches(rows)
+
+
+def _batches(rows: list[dict[str, Any]]) -> Iterator[Finding]:
+    """A small batch, a larger one in fewer steps, and the small one after so few steps."""
+    small = max(rows, key=lambda row: (-row["batch_size"], row["steps"]))
+    large = max(rows, key=lambda row: row["batch_size"])
+    gain = large["sparsity_pct"] - small["sparsity_pct"]
+
+    def shown(row: dict[str, Any]) -> str:
+        return f"batch {row['batch_size']}, {row['steps']} steps {row['sparsity_pct']:.1f} %"
+
+    yield Finding(
+        "A larger batch leaves DPO sparser",
+        _graded([gain], clear=1),
+        f"{shown(small)}; {shown(large)}",
+        "batch 32 63.3, batch 128 81.4 %",
+    )
+    alike = [row for row in rows if row["steps"] == large["steps"] and row is not large]
+    if alike and gain > 0:
+        by_steps = alike[0]["sparsity_pct"] - small["sparsity_pct"]
+        yield Finding(
+            "… since it makes fewer steps, not by its size (a control of ours)",
+            "yes" if by_steps > 0.8 * gain else "unclear" if by_steps > 0.2 * gain else "no",
+            shown(alike[0]),
+            "not tested",
+        )
+
+
+# Two-sided 95 % quantiles of Student's t, by degrees of freedom.
+_STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31}
+
+
+def _two_sided(row: dict[str, Any]) -> float:
+    return _STUDENT.get(row["degrees_of_freedom"], _TWO_SIDED_95)
+
+
 def _unchanged(row: dict[str, Any]) -> str:
     return f"{row['sparsity_pct']:.1f} %"
 
@@ -473,4 +542,5 @@ _JUDGES: tuple[tuple[str, Callable[[polars.DataFrame], Iterator[Finding]]], ...]
     ("table_3_subnetwork_accuracy", _accuracy),
     ("table_4_overlap", _overlap),
     ("table_5_in_distribution", _distribution),
+    ("section_6_ablations", _ablations),
 )

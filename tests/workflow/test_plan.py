@@ -19,6 +19,7 @@ ARTEFACTS = (
     "table_5_in_distribution",
     "table_6_tolerance_sweep",
     "conjecture_1_agreement",
+    "section_6_ablations",
     "figure_1_sft_vs_rl",
     "figure_2_gradient_shares",
     "figure_3_layerwise_sparsity",

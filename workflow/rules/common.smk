@@ -198,7 +198,10 @@ def mask_arguments(wildcards, input):
 def run_facts(name):
     """How a run was trained, as far as a table shows it; nothing for any other update."""
     run = EXPERIMENT.runs.get(name, {})
-    return {key: run[key] for key in ("learning_rate", "steps") if key in run}
+    facts = {key: run[key] for key in ("learning_rate", "batch_size", "steps") if key in run}
+    if "updates_per_step" in run and "steps" in run:
+        facts["updates_per_step"] = run["updates_per_step"]
+    return facts
 
 
 def expanded(spec):
@@ -209,6 +212,18 @@ def expanded(spec):
     """
     if any("in_distribution" in row for row in spec.get("updates", [])):
         return {"updates": [{**run_facts(row["update"]), **row} for row in spec["updates"]]}
+    if "ablations" in spec:
+        return {
+            "ablations": [
+                {
+                    **row,
+                    "of": [
+                        {**run_facts(one.get("update") or one["run"]), **one} for one in row["of"]
+                    ],
+                }
+                for row in spec["ablations"]
+            ]
+        }
     if "agreements" not in spec:
         return spec
     rows = []
@@ -351,9 +366,9 @@ def score_files(section, name):
     return [f"<results>/evaluation/{checkpoint}/scores.json" for checkpoint in checkpoints]
 
 
-def log_files(section, name):
-    """Logs of the runs that an artefact names."""
-    runs = values_of(section.get(name, {}), "full", "subnetwork", "run")
+def log_files(section, name, *keys):
+    """Logs of the runs that an artefact names, under further keys too if need be."""
+    runs = values_of(section.get(name, {}), "full", "subnetwork", "run", *keys)
     return [f"<results>/runs/{run}/log.csv" for run in runs]
 
 

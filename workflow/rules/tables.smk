@@ -210,3 +210,35 @@ rule conjecture_1_agreement:
         "in_stage figures python -m subnetworks table conjecture_1_agreement --spec {params.spec:q}"
         " --results {params.results} --published workflow/published"
         " --output-folder {params.folder} 2> >(tee {log} >&2)"
+
+
+rule section_6_ablations:
+    """Section 6: sparsity with and without KL and gradient clipping, by steps and batch."""
+    input:
+        environment("figures"),
+        updates=update_files(EXPERIMENT.tables, "section_6_ablations", ".json"),
+        trajectories=trajectory_files(EXPERIMENT.tables, "section_6_ablations"),
+        logs=log_files(EXPERIMENT.tables, "section_6_ablations", "update"),
+        code=artefact_code("tables", "section_6_ablations"),
+    output:
+        csv=report(
+            "<results>/tables/section_6_ablations.csv",
+            caption="../report/section_6_ablations.rst",
+            category="Tables",
+            labels={"table": "Section 6"},
+        ),
+        md="<results>/tables/section_6_ablations.md",
+        tex="<results>/tables/section_6_ablations.tex",
+    log:
+        "<results>/logs/tables/section_6_ablations.log",
+    localrule: True
+    conda:
+        conda("figures")
+    params:
+        spec=artefact_spec(EXPERIMENT.tables, "section_6_ablations"),
+        results=subpath(output.csv, ancestor=2),
+        folder=subpath(output.csv, parent=True),
+    shell:
+        "in_stage figures python -m subnetworks table section_6_ablations --spec {params.spec:q}"
+        " --results {params.results} --published workflow/published"
+        " --output-folder {params.folder} 2> >(tee {log} >&2)"

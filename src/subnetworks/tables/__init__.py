@@ -12,7 +12,10 @@ from subnetworks.errors import UserError
 
 _FOUND = sorted(module.name for module in pkgutil.iter_modules(__path__))
 NAMES = tuple(
-    name for kind in ("table_", "conjecture_") for name in _FOUND if name.startswith(kind)
+    name
+    for kind in ("table_", "conjecture_", "section_")
+    for name in _FOUND
+    if name.startswith(kind)
 )
 """The paper's tables, in its order."""
 CONTROLS = tuple(name for name in _FOUND if name.startswith("control_"))

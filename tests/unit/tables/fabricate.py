@@ -298,6 +298,35 @@ SPECS = {
             for algorithm in ("grpo", "dpo")
         ]
     },
+    "section_6_ablations": {
+        "ablations": [
+            {
+                "ablation": "KL",
+                "setting": "without",
+                "algorithm": "GRPO",
+                "regularised": False,
+                "published": "without KL",
+                "of": [
+                    {"update": "grpo", "batch_size": 16, "steps": 60},
+                    {"update": "grpo_seed1", "batch_size": 16, "steps": 60},
+                ],
+            },
+            {
+                "ablation": "KL",
+                "setting": "in the loss",
+                "algorithm": "GRPO",
+                "regularised": True,
+                "published": "with KL",
+                "of": [{"update": "grpo_kl", "batch_size": 16, "steps": 60}],
+            },
+            {
+                "ablation": "batch",
+                "setting": "as many steps",
+                "algorithm": "DPO",
+                "of": [{"run": "dpo", "step": 30, "batch_size": 32, "steps": 60}],
+            },
+        ]
+    },
     "figure_1_sft_vs_rl": {
         "families": [
             {"family": "mini, GRPO", "sft": "sft", "rl": "grpo"},
@@ -327,7 +356,7 @@ SPECS = {
 def make(results: Path) -> Path:
     """Write the whole folder; returns it."""
     rng = np.random.default_rng(0)
-    sparsities = {"sft": 0.02, "grpo": 0.56, "dpo": 0.50}
+    sparsities = {"sft": 0.02, "grpo": 0.56, "dpo": 0.50, "grpo_seed1": 0.54, "grpo_kl": 0.57}
     for algorithm, agreement in (("grpo", 0.90), ("dpo", 0.97)):
         sparsities |= {
             f"{algorithm}_agreement": agreement,
@@ -348,6 +377,8 @@ def make(results: Path) -> Path:
     log(results, "dpo", "loss", 1, 0.0)
     log(results, "dpo_subnetwork", "loss", 2, -0.02)
     log(results, "grpo", "reward", 3, 0.0)
+    log(results, "grpo_seed1", "reward", 5, 0.0)
+    log(results, "grpo_kl", "reward", 6, 0.0)
     log(results, "grpo_subnetwork", "reward", 4, 0.01)
     trajectory(results, "grpo", (0, 20, 50, 30, 10, 0), every=10)
     trajectory(results, "dpo", (0, 5, 15, 0), every=15)

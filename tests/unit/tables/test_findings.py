@@ -161,3 +161,34 @@ def test_saves_are_sparse_and_accuracy_rises_beyond_noise(tmp_path, between, lat
     draw(tmp_path, "figure_7_accuracy_and_intervals", *rows)
     assert verdict(tmp_path, "From save to save few weights") == expected[0]
     assert verdict(tmp_path, "Accuracy in training rises") == expected[1]
+
+
+@pytest.mark.parametrize(
+    ("with_it", "expected"), [(56.0, "yes"), (50.0, "yes"), (62.0, "unclear"), (90.0, "no")]
+)
+def test_a_regulariser_is_why_or_is_not(tmp_path, with_it, expected):
+    """Noise of a difference: two degrees of freedom, 4.30 standard errors, 4.3 points."""
+    row = {"ablation": "KL", "algorithm": "GRPO", "batch_size": 16, "steps": 60}
+    noise = {"change_stderr_pct": 1.0, "degrees_of_freedom": 2}
+    write(
+        tmp_path,
+        "section_6_ablations",
+        row | {"regularised": False, "sparsity_pct": 55.0},
+        row | noise | {"regularised": True, "sparsity_pct": with_it},
+    )
+    assert verdict(tmp_path, "Neither KL nor gradient clipping") == expected
+
+
+@pytest.mark.parametrize(
+    ("large", "by_steps", "expected"),
+    [(85.0, 88.0, ("yes", "yes")), (85.0, 55.0, ("yes", "no")), (85.0, 70.0, ("yes", "unclear"))],
+)
+def test_a_larger_batch_is_sparser_by_its_steps_or_by_its_size(tmp_path, large, by_steps, expected):
+    def row(batch, steps, value):
+        facts = {"ablation": "batch", "batch_size": batch, "steps": steps}
+        return facts | {"sparsity_pct": value}
+
+    rows = [row(32, 100, 54.0), row(128, 25, large), row(32, 25, by_steps)]
+    write(tmp_path, "section_6_ablations", *rows)
+    assert verdict(tmp_path, "A larger batch leaves DPO sparser") == expected[0]
+    assert verdict(tmp_path, "… since it makes fewer steps") == expected[1]

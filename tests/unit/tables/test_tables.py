@@ -374,3 +374,58 @@ def test_the_published_numbers_are_unaltered():
         pytest.skip("the published numbers' source is not here")
     for path in source.glob("*.csv"):
         assert (PUBLISHED / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_ablations_are_compared_with_the_first_of_their_block(context, results):
+    without, with_kl, batch, *rest = build(context, "section_6_ablations")
+    ours = [
+        100 * json.loads((results / "updates" / f"{name}.json").read_text())["sparsity"]
+        for name in ("grpo", "grpo_seed1", "grpo_kl")
+    ]
+    assert without["runs"] == 2
+    assert without["sparsity_pct"] == pytest.approx((ours[0] + ours[1]) / 2)
+    spread = abs(ours[0] - ours[1]) / math.sqrt(2)
+    assert without["sparsity_sd_pct"] == pytest.approx(spread)
+    assert without["change_pct"] is None
+    # The single run is taken to spread as the two seeds do.
+    assert with_kl["change_pct"] == pytest.approx(ours[2] - (ours[0] + ours[1]) / 2)
+    assert with_kl["change_stderr_pct"] == pytest.approx(spread * math.sqrt(1 + 1 / 2))
+    assert with_kl["degrees_of_freedom"] == 1
+    assert with_kl["published_change_pct"] == pytest.approx(69.8 - 68.8)
+    # A saved step: 2 * 500 + 5 of 10,000 changed, 10 of them by less than the tolerance.
+    assert (batch["steps"], batch["batch_size"]) == (30, 32)
+    assert batch["sparsity_pct"] == pytest.approx(100 - 9.95)
+    assert batch["change_stderr_pct"] is None
+    settings = ["batch 32, one epoch", "batch 128 (released)", "over 8,000 steps"]
+    assert [row["setting"] for row in rest] == settings
+
+
+def test_the_share_of_steps_above_the_bound_is_of_the_steps_that_led_there(context, results):
+    path = results / "runs" / "dpo" / "log.csv"
+    kept = path.read_text()
+    rows = list(csv.DictReader(kept.splitlines()))
+    for row in rows:
+        row["grad_norm"] = "2.0" if int(row["step"]) > 24 else "1.0"
+    try:
+        with path.open("w", newline="") as handle:
+            writer = csv.DictWriter(handle, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        _, _, batch, *_ = build(context, "section_6_ablations")
+        assert batch["bounded_pct"] == pytest.approx(20)  # steps 25 to 30 of 30
+    finally:
+        path.write_text(kept)
+
+
+def test_a_step_that_a_run_does_not_keep_is_named(context):
+    of = [{"run": "dpo", "step": 31}]
+    ablations = [{"ablation": "batch", "setting": "", "of": of}]
+    with pytest.raises(UserError, match=r"dpo.*no step 31.*15, 30, 45, 60"):
+        build(context, "section_6_ablations", ablations=ablations)
+
+
+def test_table_5_counts_the_steps_of_the_optimiser(context):
+    entry = {"update": "dpo", "algorithm": "RAFT++", "in_distribution": True, "steps": 25}
+    updates = [entry | {"updates_per_step": 4}, entry]
+    several, one, *_ = build(context, "table_5_in_distribution", updates=updates)
+    assert (several["steps"], one["steps"]) == (100, 25)
