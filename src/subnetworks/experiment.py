@@ -10,6 +10,7 @@ import jsonschema
 import yaml
 
 from subnetworks.errors import UserError
+from subnetworks.hub.sources import DATA_FILES, Source
 
 Section = dict[str, dict[str, Any]]
 SECTIONS = (
@@ -62,6 +63,22 @@ class Experiment:
     def with_source(self, section: str, source: str) -> list[str]:
         """Names in `section` (`checkpoints`, `datasets`, …) that have the key `source`."""
         return [name for name, entry in getattr(self, section).items() if source in entry]
+
+    def hub_source(self, section: str, name: str) -> Source:
+        """What a checkpoint or data set (`section`) with the key `hub` asks of the Hub."""
+        entry = getattr(self, section)[name]
+        revision = entry.get("revision", "main")
+        if section == "datasets":
+            return Source(entry["hub"], revision, "dataset", entry.get("files", DATA_FILES))
+        return Source(entry["hub"], revision, code=entry.get("trust_remote_code", False))
+
+    def hub_sources(self) -> dict[str, Source]:
+        """All that is asked of the Hub, by `section.name`."""
+        return {
+            f"{section}.{name}": self.hub_source(section, name)
+            for section in ("checkpoints", "datasets")
+            for name in self.with_source(section, "hub")
+        }
 
     def before_of_mask(self, mask: str) -> str:
         """The checkpoint that a mask's update starts from (the weights it is drawn on)."""

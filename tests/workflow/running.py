@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -10,14 +11,16 @@ RESULTS = ROOT / "results" / "mini"
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
-def run_snakemake(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run_snakemake(
+    *arguments: str, folder: Path = ROOT, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """`snakemake ARGUMENTS` in `folder`; output captured, not checked."""
     return subprocess.run(
         [sys.executable, "-m", "snakemake", *arguments],
         cwd=folder,
         capture_output=True,
         text=True,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT if variables is None else dict(variables),
     )
 
 

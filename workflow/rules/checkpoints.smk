@@ -32,11 +32,35 @@ rule make_base:
         " --settings {params.settings:q} 2> >(tee {log} >&2)"
 
 
+rule lock:
+    """Ask the Hub for all that the experiment names and hold on to it in experiments/<name>.lock.
+
+    Needs: the network (HF_TOKEN for gated repositories). Gives: the lock; nothing is downloaded.
+    """
+    input:
+        environment("download"),
+    log:
+        "<results>/logs/lock.log",
+    localrule: True
+    conda:
+        conda("download")
+    params:
+        experiment=os.path.relpath(EXPERIMENT.source),
+        schema=os.path.relpath(SCHEMAS / "experiment.schema.yaml"),
+        cache=config["cache"],
+    message:
+        "Locking {params.experiment}"
+    shell:
+        "in_stage download python -m subnetworks lock {params.experiment:q}"
+        " --schema {params.schema:q} --cache {params.cache:q} 2> >(tee {log} >&2)"
+
+
 rule fetch_checkpoint:
     """Download a checkpoint from the Hub: weights, configuration and tokenizer, nothing else.
 
-    Needs: the network (HF_TOKEN for gated repositories). Gives: a checkpoint folder whose weights
-    lie in the shared cache.
+    Needs: the network (HF_TOKEN for gated repositories), unless it lies in the cache as locked.
+    Gives: a checkpoint folder whose weights lie in the shared cache; its entry in the experiment's
+    lock, if it has none yet.
     """
     input:
         environment("download"),
@@ -57,13 +81,19 @@ rule fetch_checkpoint:
         mem_mb=2000,
     params:
         folder=subpath(output.manifest, parent=True),
-        source=lambda wildcards: hub_source(EXPERIMENT.checkpoints[wildcards.fetched]),
+        source=lambda wildcards: EXPERIMENT.hub_source("checkpoints", wildcards.fetched),
+        trust=lambda wildcards: trust(EXPERIMENT.checkpoints[wildcards.fetched]),
+        planned=lambda wildcards: locked(
+            "checkpoints", wildcards.fetched, f"checkpoints/{wildcards.fetched}/manifest.json"
+        ),
+        lock=os.path.relpath(LOCK),
         cache=config["cache"],
     message:
         "Fetching {params.source}"
     shell:
         "in_stage download python -m subnetworks fetch {params.source:q} --output {params.folder}"
-        " --cache {params.cache:q} 2> >(tee {log} >&2)"
+        " --cache {params.cache:q} --lock {params.lock:q} --planned {params.planned:q}"
+        " {params.trust} 2> >(tee {log} >&2)"
 
 
 rule link_checkpoint:
@@ -85,8 +115,9 @@ rule link_checkpoint:
         conda("measure")
     params:
         folder=subpath(output.manifest, parent=True),
+        trust=lambda wildcards: trust(EXPERIMENT.checkpoints[wildcards.linked]),
     message:
         "Linking {input.source}"
     shell:
         "in_stage measure python -m subnetworks fetch {input.source:q} --output {params.folder}"
-        " 2> >(tee {log} >&2)"
+        " {params.trust} 2> >(tee {log} >&2)"

@@ -1,6 +1,9 @@
 """The experiment, the machine, and every function that the stages share."""
 
 import ast
+import json
+import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from subnetworks import experiment as experiments
 from subnetworks.errors import UserError
 from subnetworks.evaluation.settings import parse as parse_benchmark
 from subnetworks.files import canonical_json, sha256
+from subnetworks.hub import locks
 from subnetworks.training import trajectory
 
 SCHEMAS = ROOT / "workflow" / "schemas"
@@ -32,6 +36,9 @@ try:
         ROOT / "experiments" / f"{config['experiment']}.yaml",
         SCHEMAS / "experiment.schema.yaml",
     )
+    # What the Hub gave when it was first asked; fetching adds what is new.
+    LOCK = EXPERIMENT.source.with_suffix(".lock")
+    LOCKED = locks.read(LOCK)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -65,19 +72,24 @@ def conda(stage):
     return f"../../envs/{environment_name(stage)}.yaml"
 
 
+def quoted(path):
+    """A path as a word of the shell, in text that Snakemake formats."""
+    return shlex.quote(str(path)).replace("{", "{{").replace("}", "}}")
+
+
 # `in_stage NAME COMMAND …` runs a command in a stage's environment: conda has activated it already,
 # otherwise the virtual environment goes first on the path. The command line itself refuses to run
 # under an interpreter that is not the stage's (SUBNETWORKS_STAGE).
 _ACTIVATE = (
     ""
     if CONDA
-    else f'local folder="{Path(config["environments"]).resolve()}/$name"; '
+    else f"local folder={quoted(Path(config['environments']).resolve())}/$name; "
     'export VIRTUAL_ENV="$folder" PATH="$folder/bin:$PATH"; '
 )
 shell.prefix(
     "set -euo pipefail; in_stage() {{ local name; "
     f'case "$1" in {"|".join(ACCELERATED)}) name="$1-{ACCELERATOR["kind"]}";; *) name="$1";; esac; '
-    f'{_ACTIVATE}export SUBNETWORKS_STAGE="$name" PYTHONPATH="{ROOT}/src" PYTHONNOUSERSITE=1; '
+    f'{_ACTIVATE}export SUBNETWORKS_STAGE="$name" SUBNETWORKS_EXPERIMENT={quoted(EXPERIMENT.source.resolve())} PYTHONPATH={quoted(ROOT / "src")} PYTHONNOUSERSITE=1; '
     # Without cached bytecode the trainers and servers take twice as long to start.
     'unset PYTHONDONTWRITEBYTECODE; shift; "$@"; }}; '
 )
@@ -157,9 +169,28 @@ EVALUATION_JSON = canonical_json(
 )
 
 
-def hub_source(entry):
-    """`hub:owner/name@revision` of a checkpoint from the Hub."""
-    return f"hub:{entry['hub']}@{entry.get('revision', 'main')}"
+def trust(entry):
+    """The option that lets a checkpoint's own code run, if the experiment says so."""
+    return "--trust-remote-code" if entry.get("trust_remote_code") else ""
+
+
+def locked(section, name, manifest, *within):
+    """Digest of what the lock holds a source to, as far as it decides whether to fetch it again.
+
+    What was fetched before it was locked, or as the lock has it, stays as it is: the digest it was
+    planned with then stands in its manifest.
+    """
+    entry = LOCKED.get(EXPERIMENT.hub_source(section, name).key)
+    path = Path(f"results/{config['experiment']}") / manifest
+    try:
+        fetched = json.loads(path.read_text(encoding="utf-8"))
+        for key in within:
+            fetched = fetched[key]
+        if entry is None or fetched["locked"] == entry.digest:
+            return fetched["planned"]
+    except (OSError, ValueError, LookupError, TypeError):
+        pass
+    return entry.digest if entry else locks.NEW
 
 
 def mask_inputs(wildcards):

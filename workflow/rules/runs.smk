@@ -41,7 +41,8 @@ rule make_dataset:
 rule fetch_dataset:
     """Download a data set from the Hub and rewrite it in the schema that runs read.
 
-    Needs: the network (HF_TOKEN for gated repositories). Gives: a Parquet file.
+    Needs: the network (HF_TOKEN for gated repositories), unless it lies in the cache as locked.
+    Gives: a Parquet file; its entry in the experiment's lock, if it has none yet.
     """
     input:
         environment("download"),
@@ -60,16 +61,21 @@ rule fetch_dataset:
         mem_mb=8000,
     params:
         folder=subpath(output.manifest, parent=True),
-        source=lambda wildcards: hub_source(EXPERIMENT.datasets[wildcards.dataset]),
+        source=lambda wildcards: EXPERIMENT.hub_source("datasets", wildcards.dataset),
         settings=lambda wildcards: settings_of(
             EXPERIMENT.datasets[wildcards.dataset], "hub", "revision"
         ),
+        planned=lambda wildcards: locked(
+            "datasets", wildcards.dataset, f"data/{wildcards.dataset}/manifest.json", "settings"
+        ),
+        lock=os.path.relpath(LOCK),
         cache=config["cache"],
     message:
         "Fetching the data set {params.source}"
     shell:
         "in_stage download python -m subnetworks fetch-data {params.source:q}"
         " --output {params.folder} --settings {params.settings:q} --cache {params.cache:q}"
+        " --lock {params.lock:q} --planned {params.planned:q}"
         " 2> >(tee {log} >&2)"
 
 

@@ -4,16 +4,13 @@ import json
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from subnetworks.checkpoints.storage import File, Tensor, read_tensors
 from subnetworks.errors import UserError
+from subnetworks.hub.sources import PICKLES, SECONDARY, safe
 from subnetworks.tensors import is_head, is_token_embedding
-
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-# The whole model in its maker's own layout, beside the same in the usual one; an adapter alone.
-_SECONDARY = ("consolidated", "adapter_model")
 
 
 @dataclass
@@ -109,13 +106,14 @@ def open(source: str | os.PathLike[str]) -> Checkpoint:
         return open_delta(Path(file), base or None)
     if text.startswith("hub:"):
         from subnetworks.checkpoints.fetching import download
+        from subnetworks.hub.sources import parse
 
-        path = download(text)
+        path, _ = download(parse(text))
     else:
         path = Path(text)
     if path.is_dir():
         return _open_folder(text, path)
-    if path.suffix in _PICKLES:
+    if path.suffix in PICKLES:
         raise UserError(f"{path}: a pickle, which can run code; save it as safetensors instead")
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
@@ -136,7 +134,7 @@ def _open_folder(source: str, folder: Path) -> Checkpoint:
     if index := _index(folder):
         return _read_indexed(source, folder, index, config)
     here = sorted(p for p in folder.glob("*.safetensors") if p.is_file())
-    primary = [p for p in here if not p.name.startswith(_SECONDARY)]
+    primary = [p for p in here if not p.name.startswith(SECONDARY)]
     if here:
         if all(p.name.startswith("adapter_model") for p in here):
             raise UserError(
@@ -145,7 +143,7 @@ def _open_folder(source: str, folder: Path) -> Checkpoint:
         return _read(source, folder, primary or here, config)
     within = sorted(p for p in folder.rglob("*.safetensors") if p.is_file())
     if not within:
-        pickles = sorted(p for p in folder.rglob("*") if p.suffix in _PICKLES)
+        pickles = sorted(p for p in folder.rglob("*") if p.suffix in PICKLES)
         if pickles:
             raise UserError(
                 f"{pickles[0]}: a pickle, which can run code, and no safetensors beside it; "
@@ -182,23 +180,31 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_indexed(source: str, folder: Path, index: Path, config: dict[str, Any]) -> Checkpoint:
-    weight_map = _json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(
-        isinstance(file, str) for file in weight_map.values()
-    ):
+def weight_map(index: Path) -> dict[str, str]:
+    """Tensor → shard, as an index says; every shard lies within the index's folder.
+
+    Raises:
+        UserError: it is not an index, or names a file elsewhere.
+    """
+    found = _json(index).get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(file, str) for file in found.values()):
         raise UserError(f"{index}: no 'weight_map' of names to files: fetch it again")
-    for name, file in weight_map.items():
-        inside = PurePosixPath(file)
-        if inside.is_absolute() or ".." in inside.parts:
+    for name, file in found.items():
+        if not safe(file):
             raise UserError(
                 f"{index}: tensor {name!r}: shard {file!r} lies outside the folder; refused"
             )
-        if not (folder / file).is_file():
-            raise UserError(f"{folder / file}: missing, though {index.name} names it: fetch it")
-    shards = [folder / file for file in sorted(set(weight_map.values()))]
-    checkpoint = _read(source, folder, shards, config, only=weight_map)
-    for name, file in weight_map.items():
+    return found
+
+
+def _read_indexed(source: str, folder: Path, index: Path, config: dict[str, Any]) -> Checkpoint:
+    where = weight_map(index)
+    shards = [folder / file for file in sorted(set(where.values()))]
+    for shard in shards:
+        if not shard.is_file():
+            raise UserError(f"{shard}: missing, though {index.name} names it: fetch it")
+    checkpoint = _read(source, folder, shards, config, only=where)
+    for name, file in where.items():
         if name not in checkpoint.tensors:
             raise UserError(f"{folder / file}: no tensor {name!r}, though {index.name} says so")
     return checkpoint

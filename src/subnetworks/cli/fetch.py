@@ -5,17 +5,37 @@ from typing import Annotated
 
 import typer
 
+Cache = Annotated[
+    Path | None, typer.Option(help="Where downloads lie (default: the Hub's own cache).")
+]
+LockFile = Annotated[
+    Path | None,
+    typer.Option(help="Take what this file holds the source to; record it there if it is new."),
+]
+Planned = Annotated[
+    str, typer.Option(help="Digest of the lock's entry when this was planned; refuse another.")
+]
+
 
 def fetch(
-    source: Annotated[str, typer.Argument(help="hub:owner/name@revision, or a folder.")],
+    source: Annotated[
+        str, typer.Argument(help="hub:owner/name@revision, a folder, or a .safetensors file.")
+    ],
     output: Annotated[Path, typer.Option(help="The checkpoint folder to make.")],
-    cache: Annotated[
-        Path | None, typer.Option(help="Where downloads lie (default: the Hub's own cache).")
-    ] = None,
+    cache: Cache = None,
+    lock: LockFile = None,
+    planned: Planned = "new",
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code", help="Take its Python code, too, and run it where it is loaded."
+        ),
+    ] = False,
 ) -> None:
     """Make a checkpoint folder of links, with a manifest: weights, configuration and tokenizer.
 
-    Pickles are never fetched. HF_TOKEN opens gated repositories; HF_ENDPOINT names another Hub.
+    Every file is verified; pickles are never fetched. HF_TOKEN opens gated repositories;
+    HF_ENDPOINT names another Hub.
 
     Examples:
 
@@ -26,8 +46,11 @@ def fetch(
     from subnetworks import checkpoints
     from subnetworks.provenance import recorded
 
-    with recorded(output / "manifest.json", settings={"source": source}):
-        path = checkpoints.fetch(source, output, cache)
+    settings = {"source": source, "trust_remote_code": trust_remote_code}
+    with recorded(output / "manifest.json", settings=settings):
+        path = checkpoints.fetch(
+            source, output, cache, lock, trusted=trust_remote_code, planned=planned
+        )
     typer.echo(path)
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from subnetworks.cli.fetch import Cache, LockFile, Planned
 from subnetworks.options import json_object
 
 
@@ -12,9 +13,9 @@ def fetch_data(
     source: Annotated[str, typer.Argument(help="hub:owner/name@revision.")],
     output: Annotated[Path, typer.Option(help="Folder to write; replaced as a whole.")],
     settings: Annotated[str, typer.Option(help="Settings as JSON: gives, columns, where, …")],
-    cache: Annotated[
-        Path | None, typer.Option(help="Where downloads lie (default: the Hub's own cache).")
-    ] = None,
+    cache: Cache = None,
+    lock: LockFile = None,
+    planned: Planned = "new",
 ) -> None:
     """Fetch a data set from the Hub and rewrite it in the schema that runs read.
 
@@ -28,7 +29,7 @@ def fetch_data(
 
     values = json_object(settings, "--settings")
     with recorded(output / "manifest.json", settings={"source": source, **values}):
-        typer.echo(hub_data.fetch(source, output, values, cache))
+        typer.echo(hub_data.fetch(source, output, values, cache, lock, planned))
 
 
 def add_to(app: typer.Typer) -> None:

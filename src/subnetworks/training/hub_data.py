@@ -2,14 +2,17 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from subnetworks import datasets
-from subnetworks.checkpoints.fetching import download, verify
+from subnetworks.checkpoints.fetching import download
 from subnetworks.errors import UserError
 from subnetworks.files import atomic_folder
+from subnetworks.hub import locks
+from subnetworks.hub.sources import DATA_FILES
+from subnetworks.hub.sources import parse as parse_source
 from subnetworks.training.settings import parse
 
 Row = dict[str, Any]
@@ -26,7 +29,7 @@ class HubSettings:
     """
 
     gives: Literal["conversations", "problems", "preferences"]
-    files: str = "*train*.parquet"
+    files: str = DATA_FILES
     columns: dict[str, str] = field(default_factory=dict)
     where: dict[str, str] = field(default_factory=dict)
     rows: int | None = None
@@ -53,7 +56,14 @@ class Unusable(Exception):
     """Why a row is left out."""
 
 
-def fetch(source: str, output: Path, values: Mapping[str, Any], cache: Path | None) -> str:
+def fetch(
+    source: str,
+    output: Path,
+    values: Mapping[str, Any],
+    cache: Path | None = None,
+    lock: Path | None = None,
+    planned: str = locks.NEW,
+) -> str:
     """Write a data set of the Hub as `output`/train.parquet; returns what was taken, in words.
 
     Rows that no run can use (no answer, an answer preferred to itself, no truth) are left out, and
@@ -63,17 +73,20 @@ def fetch(source: str, output: Path, values: Mapping[str, Any], cache: Path | No
         source: `hub:owner/name@revision`.
         values: keys of `HubSettings`.
         cache: where downloads lie (default: the Hub's own cache).
+        lock: the experiment's lock; what it has not got is recorded in it.
+        planned: digest of the lock's entry when this was planned; another one is refused.
 
     Raises:
         UserError: no such repository, revision, file or column, or not one usable row.
     """
     settings = parse(HubSettings, values, f"settings of {source}")
     settings.check()
-    folder = download(source, cache, [settings.files], repo_type="dataset")
-    files = sorted(path for path in folder.rglob("*.parquet") if path.is_file())
+    wanted = replace(parse_source(source), kind="dataset", files=settings.files)
+    folder, entry = download(wanted, cache, lock, anew=True)
+    locks.require_planned(source, planned, entry)
+    files = [folder / name for name in sorted(entry.files) if name.endswith(".parquet")]
     if not files:
         raise UserError(f"{source}: no Parquet file matches {settings.files!r}")
-    verify(source, files)
     left_out: Counter[str] = Counter()
     convert = _CONVERT[settings.gives]
     kept: list[Row] = []
@@ -93,7 +106,9 @@ def fetch(source: str, output: Path, values: Mapping[str, Any], cache: Path | No
             kind="hub",
             settings={
                 "source": source,
-                "revision": folder.name,
+                "revision": entry.commit,
+                "locked": entry.digest,
+                "planned": planned,
                 "left_out": dict(left_out),
                 **asdict(settings),
             },

@@ -14,7 +14,6 @@ pytest.importorskip("numba")
 from checkpoints_made import bf16, llama, save, save_sharded, updated
 
 from subnetworks import checkpoints, cli
-from subnetworks.checkpoints import fetching
 from subnetworks.errors import UserError
 
 
@@ -298,21 +297,3 @@ def test_only_what_holds_weights_is_fetched(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "manifest.json").exists()
     with pytest.raises(UserError, match="no such folder"):
         checkpoints.fetch(str(tmp_path / "absent"), tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("hub:owner/name@v1", ("owner/name", "v1")),
-        ("hub:owner/name", ("owner/name", "main")),
-        ("hub:gpt2@refs/pr/1", ("gpt2", "refs/pr/1")),
-    ],
-)
-def test_hub_names(source: str, expected: tuple[str, str]) -> None:
-    assert fetching.parse(source) == expected
-
-
-@pytest.mark.parametrize("source", ["hub:", "hub:a/b/c", "hub:owner/name@", "hub:owner/na me@main"])
-def test_hub_names_that_are_none(source: str) -> None:
-    with pytest.raises(UserError, match="owner/name@revision"):
-        fetching.parse(source)

@@ -1,0 +1,39 @@
+"""`lock EXPERIMENT`: what the Hub has of all that an experiment names, asked and written down."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def lock(
+    experiment: Annotated[Path, typer.Argument(help="experiments/NAME.yaml.")],
+    schema: Annotated[Path, typer.Option(help="The schema of experiments.")] = Path(
+        "workflow/schemas/experiment.schema.yaml"
+    ),
+    cache: Annotated[
+        Path | None, typer.Option(help="Where downloads will lie: is there room for them?")
+    ] = None,
+) -> None:
+    """Ask the Hub for every checkpoint and data set of an experiment; write NAME.lock beside it.
+
+    The lock holds commit, sizes and digests of all files that will be fetched: later runs take
+    exactly those. What is gated, private or missing is told at once, with the remedy; nothing is
+    downloaded. Run it again to move on to what the Hub has by then.
+
+    Example:
+
+    python -m subnetworks lock experiments/paper.yaml
+    """
+    from subnetworks import experiment as experiments
+    from subnetworks.hub import locks
+
+    loaded = experiments.load(experiment, schema)
+    report = locks.lock(experiment.with_suffix(".lock"), loaded.hub_sources(), cache)
+    for line in report:
+        typer.echo(line)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the verb."""
+    app.command(name="lock")(lock)

@@ -1,0 +1,9 @@
+"""The Hugging Face Hub: what is asked of it, what it is held to, and how it comes here.
+
+Nothing here but the standard library is needed to plan with; the Hub's client only to download.
+"""
+
+from subnetworks.hub.client import Content, Entry
+from subnetworks.hub.sources import Source, parse
+
+__all__ = ["Content", "Entry", "Source", "parse"]
