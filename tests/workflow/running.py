@@ -8,6 +8,24 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "mini"
+ARTEFACTS = (
+    "table_1_update_sparsity",
+    "table_2_update_rank",
+    "table_3_subnetwork_accuracy",
+    "table_4_overlap",
+    "table_5_in_distribution",
+    "table_6_tolerance_sweep",
+    "conjecture_1_agreement",
+    "section_6_ablations",
+    "figure_1_sft_vs_rl",
+    "figure_2_gradient_shares",
+    "figure_3_layerwise_sparsity",
+    "figure_4_training_loss",
+    "figure_5_sparsity_over_training",
+    "figure_6_outside_final_mask",
+    "figure_7_accuracy_and_intervals",
+)
+"""The paper's tables and figures, a target each."""
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 

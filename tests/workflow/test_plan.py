@@ -9,25 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from running import ROOT, planned, run_snakemake
-
-ARTEFACTS = (
-    "table_1_update_sparsity",
-    "table_2_update_rank",
-    "table_3_subnetwork_accuracy",
-    "table_4_overlap",
-    "table_5_in_distribution",
-    "table_6_tolerance_sweep",
-    "conjecture_1_agreement",
-    "section_6_ablations",
-    "figure_1_sft_vs_rl",
-    "figure_2_gradient_shares",
-    "figure_3_layerwise_sparsity",
-    "figure_4_training_loss",
-    "figure_5_sparsity_over_training",
-    "figure_6_outside_final_mask",
-    "figure_7_accuracy_and_intervals",
-)
+from running import ARTEFACTS, ROOT, planned, run_snakemake
 
 
 def test_every_artefact_is_a_named_target_with_a_line_on_it() -> None:
