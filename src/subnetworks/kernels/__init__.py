@@ -35,7 +35,13 @@ _UNUSED = (
 _POINTER, _INT, _FLOAT, _U64 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_uint64
 _P, _I, _F = _POINTER, _INT, _FLOAT
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
-    "count_bf16": (None, [_P, _P, _I, _P, _I, _I, _I, _I, _F, _P, _I, _P, _P, _P, _P]),
+    "count_bf16": (
+        None,
+        [
+            *(_P, _P, _P, _P, _I, _I, _I, _P, _I),
+            *(_P, _I, _I, _I, _I, _F, _P, _I, _P, _P, _P, _P),
+        ],
+    ),
     "stream_bf16": (
         _INT,
         [
@@ -176,9 +182,15 @@ def prepare() -> None:
     _functions()
 
 
+def _aligned(size: int) -> np.ndarray:
+    """Zeros (uint8) that begin where a vector may."""
+    room = np.zeros(size + 64, np.uint8)
+    return room[-_at(room) % 64 :][:size]
+
+
 def scratch() -> np.ndarray:
     """Working space for `count_bf16`; one a thread."""
-    return np.zeros(SCRATCH, np.uint8)
+    return _aligned(SCRATCH)
 
 
 def _mask(mask: np.ndarray | None, n: int) -> tuple[int, int]:
@@ -186,6 +198,17 @@ def _mask(mask: np.ndarray | None, n: int) -> tuple[int, int]:
         return 0, 0
     assert mask.dtype == np.uint8 and mask.flags.c_contiguous and mask.size == (n + 7) // 8
     return _at(mask), 1
+
+
+def _hashes(n: int, chunk: int, *sides: np.ndarray | None) -> tuple[int, list[int]]:
+    """Which sides are hashed, as bits, and where their hashes go."""
+    assert chunk % (4 * _KEYS.size) == 0
+    hashed = 0
+    for k, hashes in enumerate(sides):
+        if hashes is not None:
+            assert hashes.dtype == np.uint64 and hashes.size == -(-n // chunk)
+            hashed |= 1 << k
+    return hashed, [0 if hashes is None else _at(hashes) for hashes in sides]
 
 
 def _check(dtype: str, *arrays: np.ndarray) -> None:
@@ -200,13 +223,24 @@ def count_bf16(
     mask: np.ndarray | None,
     counts: Counts,
     space: np.ndarray,
+    chunk: int = 4096,
+    hashes: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
 ) -> None:
-    """Count a piece of bfloat16 entries, given as uint16; fill its packed mask, if one is given."""
+    """Count a piece of bfloat16 entries, given as uint16; fill its packed mask, if one is given.
+
+    Args:
+        a, b: the entries before and after.
+        rule, mask, counts: what to count, and where to.
+        space: as `scratch` gives it.
+        chunk: entries a fingerprint is of; a multiple of 4096.
+        hashes: where the fingerprints of each side's chunks go (uint64), if they are wanted.
+    """
     _check("uint16", a, b)
     at, masked = _mask(mask, a.size)
+    hashed, places = _hashes(a.size, chunk, *hashes)
     _functions()["count_bf16"](
-        _at(a), _at(b), a.size, *rule._arguments, at, masked,
-        *counts._arguments, _at(space),
+        _at(a), places[0], _at(b), places[1], hashed, a.size, chunk, _at(_KEYS), _KEYS.size,
+        *rule._arguments, at, masked, *counts._arguments, _at(space),
     )  # fmt: skip
 
 
@@ -226,27 +260,23 @@ def stream_bf16(
     Args:
         before, after: a file's descriptor, the offset of the first entry in bytes, and where each
             chunk's fingerprint goes (uint64), if it is wanted.
-        chunk: entries read at a time; a multiple of 8.
-        buffers: two of uint8, `2 * chunk + 8` bytes at least.
+        chunk: entries read at a time; a multiple of 4096.
+        buffers: two of uint8, `2 * chunk` bytes at least.
         rule, mask, counts, space: as for `count_bf16`.
 
     Returns:
         How many entries were read: fewer than n if a file ends early or cannot be read, and then
         `counts` are of no use.
     """
-    sides, hashed = [], 0
-    for k, (descriptor, offset, hashes) in enumerate((before, after)):
-        if hashes is not None:
-            assert hashes.dtype == np.uint64 and hashes.size == -(-n // chunk)
-            hashed |= 1 << k
-        sides += [descriptor, offset, 0 if hashes is None else _at(hashes)]
+    hashed, places = _hashes(n, chunk, before[2], after[2])
     _check("uint8", *buffers)
-    assert buffers[0].size >= 2 * chunk + 8 and chunk % 8 == 0
+    assert buffers[0].size >= 2 * chunk
     spaces = [address for buffer in buffers for address in [_at(buffer)] * 2]
     at, masked = _mask(mask, n)
     return int(
         _functions()["stream_bf16"](
-            *sides, hashed, n, chunk, *spaces, _at(_KEYS), _KEYS.size,
+            *before[:2], places[0], *after[:2], places[1], hashed, n, chunk, *spaces,
+            _at(_KEYS), _KEYS.size,
             *rule._arguments, at, masked, *counts._arguments, _at(space),
         )
     )  # fmt: skip

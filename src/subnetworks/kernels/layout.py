@@ -3,7 +3,7 @@
 # Entries handled at a time; with all their by-products they fit the first-level cache.
 BLOCK = 2048
 # Bytes of working space that `count_bf16` wants.
-SCRATCH = 17 * BLOCK
+SCRATCH = 19 * BLOCK
 
 # Places in `counts` (int64); the tolerances' counts follow, in the order of the rules.
 BIT_EQUAL, EQUAL, SELECTED = 0, 1, 2

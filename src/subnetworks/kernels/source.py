@@ -37,8 +37,11 @@ from subnetworks.kernels.layout import (
     TOLERANCES,
 )
 from subnetworks.kernels.vectors import (
+    CAN_TALLY,
     LANES,
     OVERHANG,
+    STATE,
+    TALLIED,
     above,
     at_most,
     copy,
@@ -47,6 +50,7 @@ from subnetworks.kernels.vectors import (
     lowest,
     population,
     survey,
+    tally,
 )
 
 _OPTIONS = {"nogil": True, "error_model": "numpy", "boundscheck": False}
@@ -67,6 +71,7 @@ _MANY = 40
 _NEAR, _FEW = 24, 40
 # Infinity, and the smallest magnitude that is not finite.
 _INFINITE = 0x7F80
+_HASH_SEED = 0x9E3779B97F4A7C15
 # Below this, `relative` is Δ = 0 between finite bfloat16: neighbours differ by 1/256 at least.
 _RELATIVE_STEP = np.float32(1 / 257)
 
@@ -264,8 +269,10 @@ def _count_moved(gathered, filled, moved, bounds, tolerances, results):
 
 
 @_jit
-def _select(x, y, d, select, bound, chosen, first):
+def _select(x, y, at, d, select, bound, chosen, first):
     """Which entries of a block a rule with a tolerance puts into the mask, and how many."""
+    x = x[at : at + BLOCK]
+    y = y[at : at + BLOCK]
     _differences(x, y, d)
     if select == SELECT_RELATIVE:
         for i in range(BLOCK):
@@ -281,15 +288,123 @@ def _select(x, y, d, select, bound, chosen, first):
 
 
 @_jit
-def _count_bf16(a, b, rule, mask, masked, results, scratch):
-    """Count a piece of bfloat16 entries.
+def _count_low(e, bound, n_by_exponent):
+    """Count those of a block's exponents that are at most `bound`; returns how many."""
+    low = np.uint64(0)
+    for i in range(_WORDS):
+        low += population(at_most(e, LANES * i, np.uint8(bound)))
+    if low > np.uint64(_FEW):
+        # A pruned model has many zeros, far below its weights.
+        n_by_exponent[0] += equal(e, np.uint8(0))
+        for i in range(BLOCK):
+            if e[i] and e[i] <= bound:
+                n_by_exponent[np.int64(e[i])] += 1
+    else:
+        for i in range(_WORDS):
+            word = at_most(e, LANES * i, np.uint8(bound))
+            while word:
+                n_by_exponent[np.int64(e[LANES * i + np.int64(lowest(word))])] += 1
+                word &= word - np.uint64(1)
+    return np.int64(low)
+
+
+@_jit
+def _settle(state, top, n_by_exponent):
+    """Add what `tally` has counted from the exponent `top` down, and clear its state."""
+    for t in range(TALLIED // 8):
+        for k in range(8):
+            mask = np.uint64(0x0101010101010101) << np.uint64(k)
+            total = np.uint64(0)
+            for i in range(8):
+                for digit in range(5):
+                    word = state[8 * (13 * t + digit) + i] & mask
+                    total += population(word) << np.uint64(digit)
+                total += state[8 * (13 * t + 5 + k) + i] << np.uint64(5)
+            if total:
+                n_by_exponent[top - 8 * t - k] += np.int64(total)
+    for i in range(STATE):
+        state[i] = np.uint64(0)
+
+
+@_jit
+def _tally_block(e, largest, top, state, n_by_exponent):
+    """Count a block's exponents, at most `largest`; `top` is where `tally` counts from, and will.
+
+    It goes up when it must, and down when many exponents lie below those it counts.
+    """
+    if largest > top:
+        _settle(state, top, n_by_exponent)
+        top = largest
+    smallest = tally(e, np.uint8(top), state)
+    if smallest <= top - TALLIED:
+        low = _count_low(e, top - TALLIED, n_by_exponent)
+        if low > _FEW and largest < top:
+            _settle(state, top, n_by_exponent)
+            top = largest
+    return top
+
+
+@_jit
+def _count_block(e, largest, top, _state, n_by_exponent):
+    """The same for processors that cannot `tally`."""
+    _count_exponents(e, largest, BLOCK, n_by_exponent)
+    return top
+
+
+_count_exponents_of_block = _tally_block if CAN_TALLY else _count_block
+
+
+@_jit
+def _nh(words, first, n, keys):
+    """The sum over `n` words and keys of the products of their halves' sums (NH of UMAC)."""
+    block = words[first : first + n]
+    total = np.uint64(0)
+    for i in range(n):
+        low = (block[i] + keys[i]) & np.uint64(0xFFFFFFFF)
+        high = ((block[i] >> np.uint64(32)) + (keys[i] >> np.uint64(32))) & np.uint64(0xFFFFFFFF)
+        total += low * high
+    return total
+
+
+@_jit
+def _chain(state, total):
+    """A hash's state after one more block's sum."""
+    state = (state ^ total) * np.uint64(0xD6E8FEB86659FD93)
+    return state ^ (state >> np.uint64(32))
+
+
+@_jit
+def _hash_group(a, words, start, state, keys):
+    """A hash's state after the entries from `start` on, as many as there are keys for."""
+    n = min(keys.size, words.size - start // 4)
+    total = _nh(words, start // 4, n, keys)
+    rest = min(a.size - start - 4 * n, 3)
+    if n < keys.size and rest:
+        # The last word is filled up with zeros.
+        last = np.uint64(0)
+        for i in range(rest):
+            last |= np.uint64(a[start + 4 * n + i]) << np.uint64(16 * i)
+        low = (last + keys[n]) & np.uint64(0xFFFFFFFF)
+        high = ((last >> np.uint64(32)) + (keys[n] >> np.uint64(32))) & np.uint64(0xFFFFFFFF)
+        total += low * high
+    return _chain(state, total)
+
+
+@_jit
+def _count_bf16(a, b, rule, mask, masked, results, scratch, hashing):
+    """Count a piece of bfloat16 entries, and hash it.
+
+    Both in turns, a few blocks at a time: what is counted has just been read to be hashed.
 
     Args:
         rule: bounds, how many of each kind, and the mask's rule, as in `kernels.Rule`.
         results: counts, steps and exponents, as in `kernels.Counts`.
+        hashing: where the hashes of each side's chunks go (none of a side if empty), how many
+            entries a chunk has, and the hash's keys.
     """
     bounds, close, absolute, relative, select, bound = rule
     counts, steps, n_by_exponent = results
+    a_hashes, b_hashes, chunk, keys = hashing
     n = a.size
     # All views are made here: making one costs as much as a pass over a block.
     d = scratch[: 4 * BLOCK].view(np.float32)
@@ -297,45 +412,68 @@ def _count_bf16(a, b, rule, mask, masked, results, scratch):
     y_short = scratch[6 * BLOCK : 8 * BLOCK].view(np.uint16)
     s = scratch[8 * BLOCK : 10 * BLOCK].view(np.uint16)
     e = scratch[10 * BLOCK : 11 * BLOCK]
-    x_moved = scratch[11 * BLOCK : 13 * BLOCK + 2 * OVERHANG].view(np.uint16)
-    y_moved = scratch[13 * BLOCK + 2 * OVERHANG : 15 * BLOCK + 4 * OVERHANG].view(np.uint16)
     # Two blocks take turns.
-    change = scratch[16 * BLOCK : 16 * BLOCK + 2 * _PLANE].view(np.uint64)
-    chosen = scratch[16 * BLOCK + 2 * _PLANE : 16 * BLOCK + 4 * _PLANE]
+    change = scratch[11 * BLOCK : 11 * BLOCK + 2 * _PLANE].view(np.uint64)
+    chosen = scratch[11 * BLOCK + 2 * _PLANE : 11 * BLOCK + 4 * _PLANE]
     chosen_words = chosen.view(np.uint64)
+    state = scratch[12 * BLOCK : 12 * BLOCK + 8 * STATE].view(np.uint64)
+    x_moved = scratch[13 * BLOCK : 15 * BLOCK + 2 * OVERHANG].view(np.uint16)
+    y_moved = scratch[16 * BLOCK : 18 * BLOCK + 2 * OVERHANG].view(np.uint16)
+    a_words = a[: n // 4 * 4].view(np.uint64)
+    b_words = b[: n // 4 * 4].view(np.uint64)
     gathered = x_moved, y_moved, d, s, e
     masks = change, chosen_words
     on_difference = close + absolute
     exact = select != SELECT_BITS and bound == np.float32(0)
     exact_before = exact
+    hashed = a_hashes.size + b_hashes.size > 0
+    a_hash = np.uint64(_HASH_SEED)
+    b_hash = np.uint64(_HASH_SEED)
+    for i in range(STATE):
+        state[i] = np.uint64(0)
+    top = 0
+    alike = 0
+    unmoved = 0
+    selected = 0
     # Entries gathered, and how many of them moved.
     filled = 0
     waiting = 0
     turn = 0
     for start in range(0, n, BLOCK):
         size = min(BLOCK, n - start)
-        x = a[start : start + size]
-        y = b[start : start + size]
+        if hashed and start % (4 * keys.size) == 0:
+            if a_hashes.size:
+                a_hash = _hash_group(a, a_words, start, a_hash, keys)
+            if b_hashes.size:
+                b_hash = _hash_group(b, b_words, start, b_hash, keys)
+            done = start + 4 * keys.size
+            if done % chunk == 0 or done >= n:
+                if a_hashes.size:
+                    a_hashes[start // chunk] = a_hash
+                if b_hashes.size:
+                    b_hashes[start // chunk] = b_hash
+                a_hash = np.uint64(_HASH_SEED)
+                b_hash = np.uint64(_HASH_SEED)
+        x = a
+        y = b
+        at = start
         if size < BLOCK:
             # A short block is padded with unchanged zeros, and these taken off the counts.
             for i in range(BLOCK):
-                x_short[i] = x[i] if i < size else np.uint16(0)
-                y_short[i] = y[i] if i < size else np.uint16(0)
+                x_short[i] = a[start + i] if i < size else np.uint16(0)
+                y_short[i] = b[start + i] if i < size else np.uint16(0)
             x = x_short
             y = y_short
+            at = 0
+        first = np.uint64(_WORDS * turn)
         largest, largest_after, differing, moving = survey(
-            x, y, e, chosen_words, change, _WORDS * turn
+            x, y, at, e, chosen_words, change, _WORDS * turn
         )
         finite = max(largest, largest_after) < _INFINITE
         if finite:
-            first = np.uint64(_WORDS * turn)
-            _count_exponents(e, largest >> 7, BLOCK, n_by_exponent)
-            still = size - moving
-            counts[BIT_EQUAL] += size - differing
-            counts[EQUAL] += still
-            steps[0] += still
-            for k in range(bounds.size):
-                counts[TOLERANCES + k] += still
+            top = _count_exponents_of_block(e, largest >> 7, top, state, n_by_exponent)
+            alike += size - differing
+            unmoved += size - moving
             for i in range(_WORDS if moving else 0):
                 word = change[first + np.uint64(i)]
                 here = np.int64(population(word))
@@ -346,28 +484,30 @@ def _count_bf16(a, b, rule, mask, masked, results, scratch):
                 if here > _MANY:
                     # Those that stayed do no harm, and all are sooner copied than some.
                     to = np.uint64(filled)
-                    at = np.uint64(LANES * i)
+                    from_ = np.uint64(at + LANES * i)
                     for j in range(LANES):
-                        x_moved[to + np.uint64(j)] = x[at + np.uint64(j)]
-                        y_moved[to + np.uint64(j)] = y[at + np.uint64(j)]
+                        x_moved[to + np.uint64(j)] = x[from_ + np.uint64(j)]
+                        y_moved[to + np.uint64(j)] = y[from_ + np.uint64(j)]
                     filled += LANES
                 elif here:
-                    _gather(x, LANES * i, word, x_moved, filled)
-                    _gather(y, LANES * i, word, y_moved, filled)
+                    _gather(x, at + LANES * i, word, x_moved, filled)
+                    _gather(y, at + LANES * i, word, y_moved, filled)
                     filled += here
                 waiting += here
             if select == SELECT_BITS:
-                counts[SELECTED] += differing
+                selected += differing
             elif exact:
-                counts[SELECTED] += moving
+                selected += moving
             else:
-                counts[SELECTED] += _select(x, y, d, select, bound, chosen_words, first)
+                selected += _select(x, y, at, d, select, bound, chosen_words, first)
             n_by_exponent[0] -= BLOCK - size
         else:
             # NaN and infinities are rare: entry by entry.
             for i in range(size):
+                p = x[at + i]
+                q = y[at + i]
                 _count_one(
-                    x[i], y[i], _bf16(x[i]), _bf16(y[i]), _bf16(x[i]), _bf16(y[i]),
+                    p, q, _bf16(p), _bf16(q), _bf16(p), _bf16(q),
                     np.uint64(0x7FFF), bounds, close, absolute, relative, select, bound,
                     chosen, BLOCK * turn + i, True, counts, steps, n_by_exponent,
                 )  # fmt: skip
@@ -382,22 +522,38 @@ def _count_bf16(a, b, rule, mask, masked, results, scratch):
         turn = 1 - turn
     if waiting:
         _count_moved(gathered, filled, waiting, bounds, on_difference, results)
+    _settle(state, top, n_by_exponent)
+    counts[BIT_EQUAL] += alike
+    counts[EQUAL] += unmoved
+    counts[SELECTED] += selected
+    steps[0] += unmoved
+    for k in range(bounds.size):
+        counts[TOLERANCES + k] += unmoved
 
 
 def count_bf16(
-    a_, b_, n, bounds_, close, absolute, relative, select, bound, mask_, masked,
+    a_, a_hashes_, b_, b_hashes_, hashed, n, chunk, keys_, n_keys,
+    bounds_, close, absolute, relative, select, bound, mask_, masked,
     counts_, steps_, exponents_, scratch_,
 ):  # fmt: skip
-    """Count a piece of bfloat16 entries."""
+    """Count a piece of bfloat16 entries, and hash it chunk by chunk."""
     bounds = carray(bounds_, close + absolute + relative)
+    rule = bounds, close, absolute, relative, select, bound
     results = (
         carray(counts_, TOLERANCES + bounds.size),
         carray(steps_, STEP_BINS),
         carray(exponents_, 2 * EXPONENTS),
     )
+    chunks = (n + chunk - 1) // chunk
+    hashing = (
+        carray(a_hashes_, chunks if hashed & 1 else 0),
+        carray(b_hashes_, chunks if hashed & 2 else 0),
+        chunk,
+        carray(keys_, n_keys),
+    )
     _count_bf16(
-        carray(a_, n), carray(b_, n), (bounds, close, absolute, relative, select, bound),
-        carray(mask_, (n + 7) // 8 if masked else 0), masked, results, carray(scratch_, SCRATCH),
+        carray(a_, n), carray(b_, n), rule, carray(mask_, (n + 7) // 8 if masked else 0), masked,
+        results, carray(scratch_, SCRATCH), hashing,
     )  # fmt: skip
 
 
@@ -411,15 +567,6 @@ def _read(descriptor, address, size, offset):
             return False
         done += count
     return True
-
-
-@_jit
-def _hash(buffer, size, keys):
-    """The fingerprint of the first bytes of a buffer, filled up with zeros to whole words."""
-    padded = (size + 7) // 8 * 8
-    for i in range(size, padded):
-        buffer[i] = np.uint8(0)
-    return _fingerprint(buffer[:padded].view(np.uint64), keys)
 
 
 def stream_bf16(
@@ -438,27 +585,23 @@ def stream_bf16(
         carray(exponents_, 2 * EXPONENTS),
     )
     scratch = carray(scratch_, SCRATCH)
-    first = carray(before_, 2 * chunk + 8)
-    second = carray(after_, 2 * chunk + 8)
+    first = carray(before_, chunk)
+    second = carray(after_, chunk)
     chunks = (n + chunk - 1) // chunk
     before_hashes = carray(before_hashes_, chunks if hashed & 1 else 0)
     after_hashes = carray(after_hashes_, chunks if hashed & 2 else 0)
     keys = carray(keys_, n_keys)
     for k in range(chunks):
         start = k * chunk
-        size = 2 * min(chunk, n - start)
-        if not _read(before, before_address, size, before_at + 2 * start):
+        size = min(chunk, n - start)
+        if not _read(before, before_address, 2 * size, before_at + 2 * start):
             return start
-        if not _read(after, after_address, size, after_at + 2 * start):
+        if not _read(after, after_address, 2 * size, after_at + 2 * start):
             return start
-        if hashed & 1:
-            before_hashes[k] = _hash(first, size, keys)
-        if hashed & 2:
-            after_hashes[k] = _hash(second, size, keys)
+        hashing = before_hashes[k : k + 1], after_hashes[k : k + 1], chunk, keys
         _count_bf16(
-            first[:size].view(np.uint16), second[:size].view(np.uint16), rule,
-            mask[start // 8 :], masked, results, scratch,
-        )  # fmt: skip
+            first[:size], second[:size], rule, mask[start // 8 :], masked, results, scratch, hashing
+        )
     return n
 
 
@@ -548,19 +691,10 @@ def count_any(
 
 @_jit
 def _fingerprint(words, keys):
-    n, n_keys = words.size, keys.size
-    state = np.uint64(0x9E3779B97F4A7C15)
-    for start in range(0, n, n_keys):
-        block = words[start : min(start + n_keys, n)]
-        total = np.uint64(0)
-        for i in range(block.size):
-            low = (block[i] + keys[i]) & np.uint64(0xFFFFFFFF)
-            high = ((block[i] >> np.uint64(32)) + (keys[i] >> np.uint64(32))) & np.uint64(
-                0xFFFFFFFF
-            )
-            total += low * high
-        state = (state ^ total) * np.uint64(0xD6E8FEB86659FD93)
-        state ^= state >> np.uint64(32)
+    state = np.uint64(_HASH_SEED)
+    for start in range(0, words.size, keys.size):
+        n = min(keys.size, words.size - start)
+        state = _chain(state, _nh(words, start, n, keys))
     return state
 
 
@@ -638,10 +772,11 @@ _u8, _u16, _u32, _u64, _i64, _f32 = _pointers(
 )
 EXPORTS = {
     count_bf16: types.void(
-        _u16, _u16, _i, _f32, _i, _i, _i, _i, _f, _u8, _i, _i64, _i64, _i64, _u8
+        _u16, _u64, _u16, _u64, _i, _i, _i, _u64, _i,
+        _f32, _i, _i, _i, _i, _f, _u8, _i, _i64, _i64, _i64, _u8,
     ),
     stream_bf16: _i(
-        _i, _i, _u64, _i, _i, _u64, _i, _i, _i, _u8, _i, _u8, _i, _u64, _i,
+        _i, _i, _u64, _i, _i, _u64, _i, _i, _i, _u16, _i, _u16, _i, _u64, _i,
         _f32, _i, _i, _i, _i, _f, _u8, _i, _i64, _i64, _i64, _u8,
     ),
     count_any: types.void(

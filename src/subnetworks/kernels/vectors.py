@@ -22,6 +22,11 @@ LANES = 64
 _WORDS = BLOCK // LANES
 # Entries past the gathered ones that `gather` may overwrite.
 OVERHANG = 32
+# Words that `tally` keeps between blocks, and how many values it counts.
+STATE = 8 * 2 * (5 + 8)
+TALLIED = 16
+_FEATURES = processor.features(llvm).split(",")
+CAN_TALLY = "+avx2" in _FEATURES
 _BIT = ir.IntType(1)
 _WORD = ir.IntType(64)
 
@@ -69,8 +74,8 @@ def _word(builder, bits):
 
 
 @intrinsic
-def survey(_typing, x, y, e, different, moved, first):
-    """Look at a block of bfloat16 before and after (uint16) once.
+def survey(_typing, x, y, start, e, different, moved, first):
+    """Look at a block of bfloat16 before and after (uint16, from `start` on) once.
 
     Fills `e` (uint8) with the exponents before, and the words of `different` and `moved` (uint64)
     from `first` on: which entries differ in any bit, which of them are not both zero.
@@ -80,46 +85,48 @@ def survey(_typing, x, y, e, different, moved, first):
     """
 
     def generate(context, builder, signature, arguments):
-        first_, second, exponents, of_different, of_moved, at = arguments
+        first_, second, begin, exponents, of_different, of_moved, at = arguments
         kinds = signature.args
         short, byte = ir.IntType(16), ir.IntType(8)
         zero = _all(short, 0)
-        largest = [zero, zero]
-        totals = [ir.Constant(_WORD, 0)] * 2
         count = _external(builder, ir.FunctionType(_WORD, [_WORD]), "llvm.ctpop.i64")
         most = _external(
             builder, ir.FunctionType(zero.type, [zero.type] * 2), f"llvm.umax.v{LANES}i16"
         )
-        for k in range(_WORDS):
-            here = ir.Constant(_WORD, LANES * k)
+        # A loop indeed: unrolled, LLVM would look at everything at once and run out of registers.
+        largest = [cgutils.alloca_once_value(builder, zero) for _ in range(2)]
+        totals = [cgutils.alloca_once_value(builder, ir.Constant(_WORD, 0)) for _ in range(2)]
+        with cgutils.for_range(builder, ir.Constant(_WORD, _WORDS)) as loop:
+            entry = builder.mul(loop.index, ir.Constant(_WORD, LANES))
+            here = builder.add(begin, entry)
             p = _load(context, builder, kinds[0], first_, here)
             q = _load(context, builder, kinds[1], second, here)
             sizes = [builder.and_(v, _all(short, 0x7FFF)) for v in (p, q)]
-            largest = [
-                builder.call(most, [old, new]) for old, new in zip(largest, sizes, strict=True)
-            ]
+            for place, size in zip(largest, sizes, strict=True):
+                builder.store(builder.call(most, [builder.load(place), size]), place)
             unlike = builder.icmp_unsigned("!=", p, q)
             some = builder.icmp_unsigned("!=", builder.or_(*sizes), zero)
             words = [_word(builder, bits) for bits in (unlike, builder.and_(unlike, some))]
-            to = builder.add(at, ir.Constant(_WORD, k))
-            for kind, array, word in zip(kinds[3:5], (of_different, of_moved), words, strict=True):
+            to = builder.add(at, loop.index)
+            for kind, array, word, total in zip(
+                kinds[4:6], (of_different, of_moved), words, totals, strict=True
+            ):
                 builder.store(word, _place(context, builder, kind, array, to))
-            totals = [
-                builder.add(old, builder.call(count, [word]))
-                for old, word in zip(totals, words, strict=True)
-            ]
+                builder.store(builder.add(builder.load(total), builder.call(count, [word])), total)
             small = builder.trunc(
                 builder.lshr(sizes[0], _all(short, 7)), ir.VectorType(byte, LANES)
             )
-            place = _place(context, builder, kinds[2], exponents, here)
+            place = _place(context, builder, kinds[3], exponents, entry)
             builder.store(small, builder.bitcast(place, small.type.as_pointer()), align=1)
+        largest = [builder.load(place) for place in largest]
+        totals = [builder.load(place) for place in totals]
         reduce = _external(
             builder, ir.FunctionType(short, [zero.type]), f"llvm.vector.reduce.umax.v{LANES}i16"
         )
         tops = [builder.zext(builder.call(reduce, [vector]), _WORD) for vector in largest]
         return context.make_tuple(builder, signature.return_type, [*tops, *totals])
 
-    return types.UniTuple(types.int64, 4)(x, y, e, different, moved, first), generate
+    return types.UniTuple(types.int64, 4)(x, y, start, e, different, moved, first), generate
 
 
 @intrinsic
@@ -169,6 +176,101 @@ def equal(_typing, values, wanted):
         return builder.zext(count, ir.IntType(64))
 
     return types.int64(values, types.uint8), generate
+
+
+def _add_bits(builder, a, b, c):
+    """One column of a binary sum, for all bits at once: the sum and what is carried."""
+    if "+avx512f" in _FEATURES:
+        # LLVM does not see by itself that each is one instruction.
+        kind = ir.FunctionType(a.type, [a.type] * 3 + [ir.IntType(32)])
+        logic = _external(builder, kind, "llvm.x86.avx512.pternlog.q.512")
+        odd, most = (ir.Constant(ir.IntType(32), table) for table in (0x96, 0xE8))
+        return builder.call(logic, [a, b, c, odd]), builder.call(logic, [a, b, c, most])
+    odd = builder.xor(a, b)
+    return builder.xor(odd, c), builder.or_(builder.and_(a, b), builder.and_(odd, c))
+
+
+def _within(builder, one_hot, index):
+    """Bytes of `one_hot` (16 of them) by index; 0 where an index has its highest bit set."""
+    wide, kind = "+avx512bw" in _FEATURES, ir.IntType(8)
+    lanes, name = (64, "avx512.pshuf.b.512") if wide else (32, "avx2.pshuf.b")
+    vector = ir.VectorType(kind, lanes)
+    shuffle = _external(builder, ir.FunctionType(vector, [vector] * 2), f"llvm.x86.{name}")
+    table = ir.Constant(vector, one_hot * (lanes // 16))
+    if wide:
+        return builder.call(shuffle, [table, index])
+    numbers = [list(range(start, start + lanes)) for start in range(0, LANES, lanes)]
+    halves = [
+        builder.shuffle_vector(index, index, ir.Constant(ir.VectorType(ir.IntType(32), lanes), n))
+        for n in numbers
+    ]
+    low, high = (builder.call(shuffle, [table, half]) for half in halves)
+    both = ir.Constant(ir.VectorType(ir.IntType(32), LANES), list(range(LANES)))
+    return builder.shuffle_vector(low, high, both)
+
+
+@intrinsic
+def tally(_typing, values, highest, state):
+    """Count a block's uint8 by value, those from `highest` down to `highest` - 15, into `state`.
+
+    Each entry becomes a byte with one bit set, its value's, and the bits of many bytes are added up
+    at once, as sums in binary whose digits lie in different vectors: `state` (uint64, `STATE`)
+    holds, for the upper and for the lower eight values, five vectors of digits and eight of counts
+    in units of 32. No value may exceed `highest`.
+
+    Returns:
+        The smallest value of the block.
+    """
+
+    def generate(context, builder, signature, arguments):
+        array, top, into = arguments
+        kinds = signature.args
+        byte = ir.IntType(8)
+        vector, words = ir.VectorType(byte, LANES), ir.VectorType(_WORD, 8)
+        saturate = _external(
+            builder, ir.FunctionType(vector, [vector] * 2), f"llvm.uadd.sat.v{LANES}i8"
+        )
+        least = _external(builder, ir.FunctionType(vector, [vector] * 2), f"llvm.umin.v{LANES}i8")
+        ones = _external(builder, ir.FunctionType(words, [words]), "llvm.ctpop.v8i64")
+        first = _spread(builder, top)
+
+        def at(k):
+            place = _place(context, builder, kinds[2], into, ir.Constant(_WORD, 8 * k))
+            return builder.bitcast(place, words.as_pointer())
+
+        digits = [[builder.load(at(13 * t + k), align=8) for k in range(5)] for t in range(2)]
+        waiting: list[list[list[ir.Value]]] = [[[] for _ in range(6)] for _ in range(2)]
+        smallest = None
+        for start in range(0, BLOCK, LANES):
+            value = _load(context, builder, kinds[0], array, ir.Constant(_WORD, start))
+            smallest = builder.call(least, [smallest, value]) if smallest else value
+            # 16 and more have their highest bit set.
+            index = builder.call(saturate, [builder.sub(first, value), _all(byte, 0x70)])
+            for t in range(2):
+                one_hot = [1 << k if k < 8 else 0 for k in range(16)]
+                bits = _within(builder, one_hot if t == 0 else one_hot[8:] + one_hot[:8], index)
+                carried = builder.bitcast(bits, words)
+                for k in range(6):
+                    waiting[t][k].append(carried)
+                    if k == 5 or len(waiting[t][k]) < 2:
+                        break
+                    digits[t][k], carried = _add_bits(builder, digits[t][k], *waiting[t][k])
+                    waiting[t][k] = []
+        for t in range(2):
+            for k in range(5):
+                builder.store(digits[t][k], at(13 * t + k), align=8)
+            for k in range(8):
+                mask = ir.Constant(words, [0x0101010101010101 << k] * 8)
+                total = builder.load(at(13 * t + 5 + k), align=8)
+                for carried in waiting[t][5]:
+                    total = builder.add(total, builder.call(ones, [builder.and_(carried, mask)]))
+                builder.store(total, at(13 * t + 5 + k), align=8)
+        reduce = _external(
+            builder, ir.FunctionType(byte, [vector]), f"llvm.vector.reduce.umin.v{LANES}i8"
+        )
+        return builder.zext(builder.call(reduce, [smallest]), _WORD)
+
+    return types.int64(values, types.uint8, state), generate
 
 
 @intrinsic

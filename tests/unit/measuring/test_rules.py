@@ -206,6 +206,22 @@ def test_differences_beyond_the_largest_float32() -> None:
     check(huge, huge ^ np.uint16(0x8000), "BF16")
 
 
+def test_magnitudes_that_change_from_block_to_block() -> None:
+    # Exponents are counted from the largest down, sixteen at a time; it moves up and down here.
+    rng = np.random.default_rng(11)
+    values = rng.standard_normal((14, 2048)).astype(np.float32)
+    values *= np.float32(2.0) ** np.array(
+        [[-6], [-6], [3], [-60], [-60], [-61], [-6], [100], [-120], [-6], [-6], [-6], [0], [-6]],
+        dtype=np.float32,
+    )
+    values[9, 5] = 2.0**90
+    values[10, ::2] = 0
+    values[11] *= np.float32(2.0) ** rng.integers(-40, 40, 2048).astype(np.float32)
+    a = (values.ravel().view(np.uint32) >> 16).astype(np.uint16)[:-100]
+    b = np.where(rng.random(a.size) < 0.3, a + 1, a).astype(np.uint16)
+    check(a, b, "BF16")
+
+
 def test_midpoint_agrees_with_isclose_on_every_bfloat16_difference() -> None:
     every = np.arange(1 << 16, dtype=np.uint16)
     differences = tensor_of(every, "BF16")
@@ -276,10 +292,13 @@ def drifted(generator: np.random.Generator, n: int, share: float) -> tuple[np.nd
 
 
 def test_a_processor_without_wide_vectors_counts_the_same(tmp_path: Path) -> None:
-    # The oldest that any 64-bit x86 is: no AVX at all, and so another way to gather.
-    plain = {"NUMBA_CPU_NAME": "x86-64", "SUBNETWORKS_CACHE": str(tmp_path)}
+    # The oldest that any 64-bit x86 is, no AVX at all, and one without AVX-512: they gather, and
+    # count exponents, in other ways.
+    cache = {"SUBNETWORKS_CACHE": str(tmp_path)}
+    plain = {"NUMBA_CPU_NAME": "x86-64", **cache}
+    laptop = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+popcnt,+bmi", **cache}
     printed = []
-    for own in ({}, plain):
+    for own in ({}, plain, laptop):
         done = subprocess.run(
             [sys.executable, "-c", OF_ANOTHER_PROCESSOR],
             env={**os.environ, **own, "PYTHONPATH": os.pathsep.join([*sys.path[:1], *sys.path])},
@@ -289,4 +308,4 @@ def test_a_processor_without_wide_vectors_counts_the_same(tmp_path: Path) -> Non
         )
         assert done.returncode == 0, done.stderr
         printed.append(done.stdout)
-    assert printed[0] == printed[1]
+    assert printed[0] == printed[1] == printed[2]
