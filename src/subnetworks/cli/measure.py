@@ -121,6 +121,7 @@ def measure(
             cast=cast,
             threads=threads,
             device=device,
+            mapped=True,
         )
         facts["checkpoint_digests"] = result.digests
         summary = summarise(result)

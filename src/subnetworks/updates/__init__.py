@@ -25,6 +25,7 @@ def measure(
     cast: str | None = None,
     threads: int | None = None,
     device: str = "cpu",
+    mapped: bool = False,
 ) -> Measurement:
     """Count what an update changed.
 
@@ -37,6 +38,8 @@ def measure(
         threads: workers; all cores by default.
         device: where to count, the counts being the same: `cpu` (compiled kernels), `torch` (torch
             on the CPU, slower, to check the kernels by), or torch's name of a GPU.
+        mapped: read files that are in memory already by mapping them: in half the time, but with
+            a handler of the signal SIGBUS of our own meanwhile, which a program should know of.
 
     Raises:
         UserError: a checkpoint that cannot be read, or nothing to compare.
@@ -46,6 +49,8 @@ def measure(
     selection = selection or Selection()
     with checkpoints.open(before) as first, checkpoints.open(after) as second:
         pairs, excluded = pair(first, second, common_rows=common_rows, names=names, cast=cast)
-        result = count(first, second, pairs, excluded, rules, selection, mask, threads, device)
+        result = count(
+            first, second, pairs, excluded, rules, selection, mask, threads, device, mapped
+        )
     result.seconds = time.perf_counter() - started
     return result
