@@ -30,5 +30,5 @@ def draw(context: Context) -> tuple[Figure, polars.DataFrame]:
         polars.concat(ours), theirs, _VALUE, "weights left unchanged (%)"
     )
     lowest = float(frame[_VALUE].min() or 0)  # type: ignore[arg-type]
-    figure.axes[0].set_ylim(10 * (lowest // 10), 101)
+    figure.axes[0].set_ylim(max(0, 10 * ((lowest - 1) // 10)), 101)
     return figure, frame

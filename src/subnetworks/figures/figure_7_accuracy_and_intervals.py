@@ -57,7 +57,7 @@ def draw(context: Context) -> tuple[Figure, polars.DataFrame]:
         _accuracy(grid[1][column], panel)
     frame = polars.concat(panels)
     lowest = float(frame["sparsity_pct"].min() or 0)  # type: ignore[arg-type]
-    grid[0][0].set_ylim(10 * (lowest // 10), 101)
+    grid[0][0].set_ylim(max(0, 10 * ((lowest - 1) // 10)), 101)
     grid[0][0].set_ylabel("weights left\nunchanged (%)")
     grid[1][0].set_ylabel("accuracy in\ntraining (%)")
     looks: dict[str, dict[str, Any]] = {
