@@ -241,8 +241,11 @@ def expanded(spec):
     Each agreement is replaced by what it is read from; where data are told apart by whose they are,
     a run's learning rate and steps stand beside it.
     """
-    if any("in_distribution" in row for row in spec.get("updates", [])):
-        return {"updates": [{**run_facts(row["update"]), **row} for row in spec["updates"]]}
+    if "start" in spec or any("in_distribution" in row for row in spec.get("updates", [])):
+        return {
+            **spec,
+            "updates": [{**run_facts(row["update"]), **row} for row in spec["updates"]],
+        }
     if "ablations" in spec:
         return {
             "ablations": [

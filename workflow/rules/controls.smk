@@ -8,6 +8,16 @@ show, under the experiment's `controls:`.
 # By control: where the results lie of the things that it names, by the key that it names them under.
 READS = {
     "control_chance": {"overlap": ["overlaps/{}.json"]},
+    "control_equal_learning_rate": {"update": ["updates/{}.json"]},
+    "control_learning_rate": {
+        "update": ["updates/{}.json"],
+        "full": ["evaluation/{}/scores.json"],
+    },
+    "control_masks": {
+        "update": ["updates/{}.json"],
+        "overlap": ["overlaps/{}.json"],
+        "full": ["evaluation/{}/scores.json"],
+    },
 }
 
 

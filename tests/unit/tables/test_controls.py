@@ -97,3 +97,137 @@ def test_the_page_shows_controls_where_they_were_made(
     for page in (report.to_markdown(gathered), report.to_html(gathered)):
         after = page.split(CONTROLS_HEADING, 1)[1]
         assert "A, B" in after and "more than magnitude explains" in after
+
+
+def scored(folder: Path, checkpoint: str, right: int, of: int = 100) -> None:
+    share = right / of
+    stderr = (share * (1 - share) / (of - 1)) ** 0.5
+    value = {"score": share, "stderr": stderr, "n": of}
+    write(folder, f"evaluation/{checkpoint}/math500.json", value)
+
+
+def changed(folder: Path, name: str, unchanged: int, of: int = 100) -> None:
+    measured: dict[str, Any] = {"n": of, "equal": unchanged, "bit_equal": unchanged - 1}
+    measured |= {"isclose_bf16": {"1e-5": unchanged}, "sparsity": unchanged / of}
+    write(folder, f"updates/{name}.json", measured)
+
+
+def masks(**accuracies: int) -> list[dict[str, Any]]:
+    return [
+        {"algorithm": "DPO", "label": kind, "kind": kind, "full": f"in_{kind}"}
+        for kind in accuracies
+    ]
+
+
+def test_masks_are_held_against_full_training(tmp_path: Path) -> None:
+    accuracies = {"start": 40, "full": 80, "own": 79, "random": 60, "complement": 45}
+    for kind, right in accuracies.items():
+        scored(tmp_path, f"in_{kind}", right)
+    for name, agreeing in (("start", 54), ("own", 99), ("random", 75), ("complement", 52)):
+        changed(tmp_path, name, agreeing)
+    write(tmp_path, "overlaps/random.json", overlap(20, 24, 30))
+    entries = masks(**accuracies)
+    for entry in entries:
+        if entry["kind"] != "full":
+            entry["update"] = entry["kind"]
+        if entry["kind"] == "random":
+            entry["overlap"] = "random"
+    spec = {"benchmark": "math500", "masks": entries}
+    (start, full, own, random, complement), said = shown(tmp_path, "control_masks", spec)
+    assert [row["accuracy_pct"] for row in (start, full, own)] == [40, 80, 79]
+    assert full["difference_pct"] is None
+    assert random["difference_pct"] == pytest.approx(-20)
+    # Of the forty points that full training gains: 39, 20 and 5.
+    gains = [row["gain_kept_pct"] for row in (start, own, random, complement)]
+    assert gains == [pytest.approx(value) for value in (0, 97.5, 50, 12.5)]
+    assert (own["agreement_pct"], random["agreement_pct"]) == (99, 75)
+    # The masks of `overlap`: forty and fifty entries of a hundred, twenty in both.
+    assert (random["density_pct"], random["shared_pct"]) == (50, 50)
+    assert said[0].startswith("DPO, accuracy against full training: no worse within own")
+    assert "worse within random (-20.0 ± 6.4), complement" in said[0]
+    assert "start" not in said[0]
+    assert "leads a random one of the same density by +19.0 points" in said[1]
+
+
+def test_a_difference_within_the_noise_is_none(tmp_path: Path) -> None:
+    for kind, right in {"full": 80, "random": 70}.items():
+        scored(tmp_path, f"in_{kind}", right)
+    spec = {"benchmark": "math500", "masks": masks(full=80, random=70)}
+    _, said = shown(tmp_path, "control_masks", spec)
+    assert said == ["DPO, accuracy against full training: no worse within random (-10.0 ± 6.1)."]
+
+
+EQUAL = {
+    "sft": ("SFT", False, 30),
+    "rft": ("SFT", True, 53),
+    "dpo": ("RL", True, 54),
+    "words": ("RL", False, 80),
+    "placebo": ("null", True, 92),
+}
+
+
+def equal(**changes: Any) -> dict[str, Any]:
+    entries: list[dict[str, Any]] = []
+    for name, (kind, own, _) in EQUAL.items():
+        facts = {"update": name, "label": name, "kind": kind, "in_distribution": own}
+        entries.append(facts | {"learning_rate": 1e-6, "steps": 100} | changes.get(name, {}))
+    return {"updates": entries}
+
+
+def test_at_one_learning_rate_what_is_claimed_holds_or_does_not(tmp_path: Path) -> None:
+    for name, (_, _, unchanged) in EQUAL.items():
+        changed(tmp_path, name, unchanged)
+    spec = equal(rft={"steps": 25, "updates_per_step": 4})
+    rows, said = shown(tmp_path, "control_equal_learning_rate", spec)
+    assert [row["update"] for row in rows] == ["sft", "rft", "dpo", "words", "placebo"]
+    assert {row["steps"] for row in rows} == {100}
+    assert said == [
+        "SFT leaves 30.0 to 53.0 % unchanged (most: rft), RL 54.0 to 80.0 %: at one learning rate "
+        "RL is the sparser in every case.",
+        "In distribution 53.0 to 54.0 % stay unchanged, out of it 30.0 to 80.0 %: 0 of 2 are "
+        "sparser than all out of it.",
+        "Where there is nothing to learn, 92.0 % stay unchanged: sparser than any RL, with nothing "
+        "learnt.",
+    ]
+
+
+def test_several_learning_rates_are_owned_up_to(tmp_path: Path) -> None:
+    for name, (_, _, unchanged) in EQUAL.items():
+        changed(tmp_path, name, unchanged)
+    spec = equal(sft={"learning_rate": 1e-3})
+    _, said = shown(tmp_path, "control_equal_learning_rate", spec)
+    assert said[0].startswith("Not one learning rate, but 2")
+
+
+def test_the_learning_rate_is_drawn_with_what_it_moves(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from subnetworks import figures
+    from subnetworks.figures import style as house
+
+    scored(tmp_path, "start", 57)
+    updates = []
+    for algorithm, unchanged in (("SFT", (70, 20)), ("GRPO", (80, 40))):
+        for rate, share in zip((1e-6, 1e-5), unchanged, strict=True):
+            name = f"{algorithm}_{rate}"
+            changed(tmp_path, name, share)
+            entry = {"update": name, "algorithm": algorithm, "learning_rate": rate, "steps": 100}
+            if algorithm == "GRPO":
+                scored(tmp_path, name, 60 if rate == 1e-6 else 90)
+                entry["full"] = name
+            updates.append(entry)
+    spec = {"benchmark": "math500", "start": {"full": "start"}, "updates": updates}
+    module = figures.load("control_learning_rate")
+    with house.house_style():
+        figure, drawn = module.draw(Context(tmp_path, tmp_path, spec))
+        house.write(figure, drawn, module.NAME, tmp_path)
+    grpo = drawn.filter(algorithm="GRPO").to_dicts()
+    assert [row["sparsity_pct"] for row in grpo] == [80, 40]
+    assert [row["accuracy_pct"] for row in grpo] == [60, 90]
+    assert drawn.filter(algorithm="SFT")["accuracy_pct"].null_count() == 2
+    again = polars.read_csv(tmp_path / "control_learning_rate.csv", schema=module.SCHEMA)
+    said = module.said(again)
+    assert "sparsity goes from 80.0 to 40.0 %, accuracy from 60.0 to 90.0 %." in said[0]
+    assert said[-1] == (
+        "The learning rate moves sparsity by 40 to 50 points, the algorithm at one learning rate "
+        "by 10 to 20."
+    )

@@ -1,0 +1,151 @@
+"""Control: sparsity, and accuracy, against the learning rate, for SFT and for RL."""
+
+from typing import Any
+
+import polars
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+
+from subnetworks.errors import UserError
+from subnetworks.figures import style
+from subnetworks.results import Context
+
+NAME = "control_learning_rate"
+TITLE = "Sparsity and accuracy against the learning rate"
+ALT = (
+    "Left, the share of weights left unchanged against the learning rate, a falling line for SFT "
+    "and for each RL algorithm; right, accuracy on held-out questions with its standard error, "
+    "and the start model's as a level."
+)
+SCHEMA = {
+    "source": polars.String,
+    "algorithm": polars.String,
+    "update": polars.String,
+    "learning_rate": polars.Float64,
+    "steps": polars.Int64,
+    "n": polars.Int64,
+    "sparsity_pct": polars.Float64,
+    "bit_equal_pct": polars.Float64,
+    "questions": polars.Int64,
+    "accuracy_pct": polars.Float64,
+    "accuracy_stderr_pct": polars.Float64,
+    "start_accuracy_pct": polars.Float64,
+}
+
+
+def draw(context: Context) -> tuple[Figure, polars.DataFrame]:
+    """Draw `spec["updates"]`, each with `update`, `algorithm`, `learning_rate`, `steps`, and maybe
+    `full` (the scored checkpoint), on `spec["benchmark"]`; `spec["start"]` has `full`, too.
+
+    Sparsity is the paper's, |Δ| ≤ 1e-5.
+    """
+    benchmark, start = context.spec["benchmark"], context.spec["start"]["full"]
+    begin = context.score(start, benchmark)["score"]
+    rows = []
+    for entry in context.rows("updates", "update", "algorithm", "learning_rate"):
+        measured = context.update(entry["update"])
+        row: dict[str, Any] = {
+            "source": "here",
+            **{key: entry[key] for key in ("algorithm", "update", "learning_rate")},
+            "steps": entry.get("steps"),
+            "n": measured["n"],
+            "sparsity_pct": 100 * measured["sparsity"],
+            "bit_equal_pct": 100 * measured["bit_equal"] / measured["n"],
+            "start_accuracy_pct": 100 * begin,
+        }
+        if "full" in entry:
+            score = context.score(entry["full"], benchmark)
+            row["questions"] = score["n"]
+            row["accuracy_pct"] = 100 * score["score"]
+            row["accuracy_stderr_pct"] = 100 * score["stderr"]
+        rows.append(row)
+    if not rows:
+        raise UserError("specification: updates: nothing to draw")
+    frame = polars.DataFrame(
+        [{key: row.get(key) for key in SCHEMA} for row in rows], schema=SCHEMA, orient="row"
+    ).sort("algorithm", "learning_rate", maintain_order=True)
+    figure = Figure(figsize=(style.DOUBLE, 2.6))
+    left, right = figure.subplots(1, 2, sharex=True)
+    for algorithm in dict.fromkeys(entry["algorithm"] for entry in rows):
+        _line(left, frame.filter(algorithm=algorithm), "sparsity_pct")
+        _line(right, frame.filter(algorithm=algorithm), "accuracy_pct", "accuracy_stderr_pct")
+    steps = frame["steps"].drop_nulls().unique().sort().to_list()
+    words = f" after {'–'.join(map(str, steps))} steps" if steps else ""
+    left.set_title(f"Sparsity{words} (n = {frame['n'][0]:,})")
+    left.set_ylabel("weights left unchanged (%)")
+    left.set_ylim(0, 101)
+    asked = frame["questions"].drop_nulls()
+    right.set_title("Accuracy" + (f" (n = {asked[0]:,})" if len(asked) else ""))
+    right.set_ylabel("right answers (%)")
+    right.axhline(100 * begin, color=style.FAINT, linewidth=0.9, linestyle=(0, (4, 1.5)))
+    right.annotate(
+        "start model",
+        (0.98, 100 * begin),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, -3),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        color=style.FAINT,
+        fontsize=7.5,
+    )
+    rates = frame["learning_rate"].unique().sort().to_list()
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.set_xticks(rates)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel("learning rate")
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return figure, frame
+
+
+def _line(axes: Axes, rows: polars.DataFrame, key: str, error: str | None = None) -> None:
+    rows = rows.drop_nulls(key)
+    if rows.is_empty():
+        return
+    name = rows["algorithm"][0]
+    look = style.algorithm(name)
+    axes.errorbar(
+        rows["learning_rate"].to_numpy(),
+        rows[key].to_numpy(),
+        yerr=None if error is None else rows[error].to_numpy(),
+        label=name,
+        color=look.colour,
+        marker=look.marker,
+        linestyle=look.dash,
+        capsize=2,
+        elinewidth=0.9,
+    )
+
+
+def said(frame: polars.DataFrame) -> list[str]:
+    """How much of sparsity is the learning rate's, against how much is the algorithm's."""
+    lines = []
+    spans: list[float] = []
+    for (algorithm,), rows in frame.group_by("algorithm", maintain_order=True):
+        rows = rows.sort("learning_rate")
+        first, last = rows.row(0, named=True), rows.row(-1, named=True)
+        spans.append(first["sparsity_pct"] - last["sparsity_pct"])
+        words = (
+            f"{algorithm}: from a learning rate of {first['learning_rate']:g} to "
+            f"{last['learning_rate']:g} sparsity goes from {first['sparsity_pct']:.1f} to "
+            f"{last['sparsity_pct']:.1f} %"
+        )
+        if None not in (first["accuracy_pct"], last["accuracy_pct"]):
+            words += f", accuracy from {first['accuracy_pct']:.1f} to {last['accuracy_pct']:.1f} %"
+        lines.append(words + ".")
+    apart = [
+        float(rows["sparsity_pct"].max()) - float(rows["sparsity_pct"].min())  # type: ignore[arg-type]
+        for _, rows in frame.group_by("learning_rate")
+        if rows["algorithm"].n_unique() > 1
+    ]
+    if apart and spans:
+        lines.append(
+            f"The learning rate moves sparsity by {min(spans):.0f} to {max(spans):.0f} points, the "
+            f"algorithm at one learning rate by {min(apart):.0f} to {max(apart):.0f}."
+        )
+    return lines

@@ -1,0 +1,146 @@
+"""Control: training within the own mask, and within masks that are not the run's own.
+
+Random ones as dense, the complement, masks of another task, algorithm or seed, those that the
+initial weights or the first steps of the run would choose.
+"""
+
+from typing import Any
+
+import polars
+
+from subnetworks.results import Context
+from subnetworks.tables.pairing import difference_of
+from subnetworks.tables.shared import frame, percent
+from subnetworks.tables.style import Column, text
+
+NAME = "control_masks"
+TITLE = "Training within the own mask, and within others"
+COLUMNS = (
+    text("algorithm", "algorithm"),
+    text("label", "trained within"),
+    Column("density_pct", "trained", "weights (%)"),
+    Column("shared_pct", "of the own mask", "weights (%)"),
+    Column("accuracy_pct", "accuracy (%)", error="accuracy_stderr_pct"),
+    Column("difference_pct", "against full", signed=True, error="difference_stderr_pct"),
+    Column("gain_kept_pct", "of the gain (%)", digits=0),
+    Column("agreement_pct", "agree with full (%)"),
+)
+NOTES = (
+    "The own mask: what full training changed. Trained: share of all weights that the mask lets "
+    "train; of the own mask: how many of its weights are among them.",
+    "Accuracy: greedy answers to held-out questions, ± standard error; the difference is paired by "
+    "question. Of the gain: what full training adds to the start model's accuracy is 100.",
+    "Agree with full: share of all weights within 1e-5 of where full training ends, in bf16; the "
+    "start model's row says how many do without any training. A mask that leaves out weights of "
+    "the own one cannot agree on them.",
+)
+SCHEMA = {
+    "source": polars.String,
+    "algorithm": polars.String,
+    "label": polars.String,
+    "kind": polars.String,
+    "run": polars.String,
+    "benchmark": polars.String,
+    "n": polars.Int64,
+    **{column.key: polars.Float64 for column in COLUMNS if not column.is_text},
+    "accuracy_stderr_pct": polars.Float64,
+    "difference_stderr_pct": polars.Float64,
+}
+_TWO_SIDED_95 = 1.96
+CLEAR = 5.0
+"""Points of accuracy that count as a difference, where they are beyond the noise."""
+
+
+def build(context: Context) -> polars.DataFrame:
+    """One row an entry of `spec["masks"]`; of each algorithm the first is full training.
+
+    Each entry: `algorithm`, `label`, `full` (the scored checkpoint), and `kind`: `start`, `full`,
+    `own` or what else chooses the mask; optionally `update` (from the end of full training to the
+    entry's), `overlap` (the own mask, then the entry's). `spec["benchmark"]` is what they are
+    scored on.
+    """
+    benchmark = context.spec["benchmark"]
+    entries = context.rows("masks", "algorithm", "label", "full", "kind")
+    rows = []
+    for algorithm in dict.fromkeys(entry["algorithm"] for entry in entries):
+        mine = [entry for entry in entries if entry["algorithm"] == algorithm]
+        ends = {entry["kind"]: context.score(entry["full"], benchmark)["score"] for entry in mine}
+        full = next(entry["full"] for entry in mine if entry["kind"] == "full")
+        for entry in mine:
+            score = context.score(entry["full"], benchmark)
+            row: dict[str, Any] = {
+                "source": "here",
+                **{key: entry[key] for key in ("algorithm", "label", "kind")},
+                "run": entry["full"],
+                "benchmark": benchmark,
+                "n": score["n"],
+                "accuracy_pct": percent(score["score"]),
+                "accuracy_stderr_pct": percent(score["stderr"]),
+            }
+            if entry["full"] != full:
+                row |= _against(context, entry["full"], full, benchmark)
+            if "start" in ends and ends["full"] != ends["start"]:
+                gain = score["score"] - ends["start"]
+                row["gain_kept_pct"] = percent(gain, ends["full"] - ends["start"])
+            if "update" in entry:
+                row["agreement_pct"] = percent(context.update(entry["update"])["sparsity"])
+            if "overlap" in entry:
+                shared = context.overlap(entry["overlap"])
+                row["density_pct"] = percent(shared["changed"][1], shared["n"])
+                row["shared_pct"] = percent(shared["o1"])
+            rows.append(row)
+    return frame(rows, SCHEMA)
+
+
+def _against(context: Context, run: str, full: str, benchmark: str) -> dict[str, float | None]:
+    found = difference_of(
+        context.score(run, benchmark),
+        context.score(full, benchmark),
+        context.samples(run, benchmark),
+        context.samples(full, benchmark),
+    )
+    return {
+        "difference_pct": percent(found.value),
+        "difference_stderr_pct": percent(found.stderr),
+    }
+
+
+def said(frame: polars.DataFrame) -> list[str]:
+    """Which masks do as well as full training, and which do not."""
+    lines = []
+    for (algorithm,), group in frame.group_by("algorithm", maintain_order=True):
+        rows = [row for row in group.to_dicts() if row["difference_pct"] is not None]
+        within = [row for row in rows if row["kind"] != "start"]
+        if not within:
+            continue
+        as_well = [row for row in within if not _worse(row)]
+        worse = [row for row in within if _worse(row)]
+        words = f"{algorithm}, accuracy against full training: "
+        if as_well:
+            words += f"no worse within {_listed(as_well)}"
+        if worse:
+            words += ("; " if as_well else "") + f"worse within {_listed(worse)}"
+        lines.append(words + ".")
+        own = next((row for row in within if row["kind"] == "own"), None)
+        others = [row for row in within if row["kind"] == "random"]
+        if own and others:
+            lead = own["accuracy_pct"] - others[0]["accuracy_pct"]
+            lines.append(
+                f"{algorithm}: the own mask leads a random one of the same density by {lead:+.1f} "
+                f"points, and agrees with full training in {own['agreement_pct']:.1f} % of all "
+                f"weights, the random one in {others[0]['agreement_pct']:.1f} %."
+            )
+    return lines
+
+
+def _worse(row: dict[str, Any]) -> bool:
+    """Whether an accuracy lies clearly below that of full training."""
+    noise = _TWO_SIDED_95 * (row["difference_stderr_pct"] or 0)
+    return bool(row["difference_pct"] < -max(noise, CLEAR))
+
+
+def _listed(rows: list[dict[str, Any]]) -> str:
+    return ", ".join(
+        f"{row['label']} ({row['difference_pct']:+.1f} ± {row['difference_stderr_pct'] or 0:.1f})"
+        for row in rows
+    )
