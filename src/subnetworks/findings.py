@@ -351,12 +351,13 @@ def _ablations(ours: polars.DataFrame) -> Iterator[Finding]:
 
 def _batches(rows: list[dict[str, Any]]) -> Iterator[Finding]:
     """A small batch, a larger one in fewer steps, and the small one after so few steps."""
-    small = max(rows, key=lambda row: (-row["batch_size"], row["steps"]))
+    small = max(rows, key=lambda row: (-row["batch_size"], row["steps"] or 0))
     large = max(rows, key=lambda row: row["batch_size"])
     gain = large["sparsity_pct"] - small["sparsity_pct"]
 
     def shown(row: dict[str, Any]) -> str:
-        return f"batch {row['batch_size']}, {row['steps']} steps {row['sparsity_pct']:.1f} %"
+        steps = "" if row["steps"] is None else f", {row['steps']} steps"
+        return f"batch {row['batch_size']}{steps} {row['sparsity_pct']:.1f} %"
 
     yield Finding(
         "A larger batch leaves DPO sparser",
@@ -364,6 +365,8 @@ def _batches(rows: list[dict[str, Any]]) -> Iterator[Finding]:
         f"{shown(small)}; {shown(large)}",
         "batch 32 63.3, batch 128 81.4 %",
     )
+    if large["steps"] is None:
+        return
     alike = [row for row in rows if row["steps"] == large["steps"] and row is not large]
     if alike and gain > 0:
         by_steps = alike[0]["sparsity_pct"] - small["sparsity_pct"]

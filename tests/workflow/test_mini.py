@@ -42,6 +42,10 @@ def test_sft_is_far_denser_than_rl(mini: Path) -> None:
         "orpo",
         "kto",
         "simpo",
+        "grpo_kl",
+        "grpo_unclipped",
+        "dpo_batch128",
+        "raft_plus_plus",
     ):
         assert sparsity(mini, run) > sparsity(mini, "sft") + 0.2
 

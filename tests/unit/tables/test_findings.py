@@ -183,7 +183,7 @@ def test_a_regulariser_is_why_or_is_not(tmp_path, with_it, expected):
     ("large", "by_steps", "expected"),
     [(85.0, 88.0, ("yes", "yes")), (85.0, 55.0, ("yes", "no")), (85.0, 70.0, ("yes", "unclear"))],
 )
-def test_a_larger_batch_is_sparser_by_its_steps_or_by_its_size(tmp_path, large, by_steps, expected):
+def test_a_larger_batch_is_sparser_by_its_steps_or_its_size(tmp_path, large, by_steps, expected):
     def row(batch, steps, value):
         facts = {"ablation": "batch", "batch_size": batch, "steps": steps}
         return facts | {"sparsity_pct": value}
@@ -192,3 +192,13 @@ def test_a_larger_batch_is_sparser_by_its_steps_or_by_its_size(tmp_path, large, 
     write(tmp_path, "section_6_ablations", *rows)
     assert verdict(tmp_path, "A larger batch leaves DPO sparser") == expected[0]
     assert verdict(tmp_path, "… since it makes fewer steps") == expected[1]
+
+
+def test_batches_of_runs_whose_steps_are_not_told_are_compared_all_the_same(tmp_path):
+    rows = [
+        {"ablation": "batch", "batch_size": batch, "sparsity_pct": value}
+        for batch, value in ((32, 54.0), (128, 85.0))
+    ]
+    write(tmp_path, "section_6_ablations", *rows)
+    assert verdict(tmp_path, "A larger batch leaves DPO sparser") == "yes"
+    assert not [f for f in findings.collect(tmp_path) if "fewer steps" in f.claim]
