@@ -78,29 +78,25 @@ def draw(context: Context) -> tuple[Figure, polars.DataFrame]:
     asked = frame["questions"].drop_nulls()
     right.set_title("Accuracy" + (f" (n = {asked[0]:,})" if len(asked) else ""))
     right.set_ylabel("right answers (%)")
-    right.axhline(100 * begin, color=style.FAINT, linewidth=0.9, linestyle=(0, (4, 1.5)))
-    right.annotate(
-        "start model",
-        (0.98, 100 * begin),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, -3),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        color=style.FAINT,
-        fontsize=7.5,
-    )
+    level = right.axhline(100 * begin, color=style.FAINT, linewidth=0.9, linestyle=(0, (4, 1.5)))
     rates = frame["learning_rate"].unique().sort().to_list()
     for axes in (left, right):
         axes.set_xscale("log")
         axes.set_xticks(rates)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+        axes.xaxis.set_major_formatter(FuncFormatter(_rate))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("learning rate")
     handles, labels = left.get_legend_handles_labels()
+    handles, labels = [*handles, level], [*labels, "start model"]
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure, frame
+
+
+def _rate(value: float, _: int = 0) -> str:
+    """A learning rate as it is written by hand: 1.5e-5."""
+    digits, power = f"{value:e}".split("e")
+    return f"{float(digits):g}e{int(power)}"
 
 
 def _line(axes: Axes, rows: polars.DataFrame, key: str, error: str | None = None) -> None:
@@ -131,12 +127,17 @@ def said(frame: polars.DataFrame) -> list[str]:
         first, last = rows.row(0, named=True), rows.row(-1, named=True)
         spans.append(first["sparsity_pct"] - last["sparsity_pct"])
         words = (
-            f"{algorithm}: from a learning rate of {first['learning_rate']:g} to "
-            f"{last['learning_rate']:g} sparsity goes from {first['sparsity_pct']:.1f} to "
+            f"{algorithm}: from a learning rate of {_rate(first['learning_rate'])} to "
+            f"{_rate(last['learning_rate'])} sparsity goes from {first['sparsity_pct']:.1f} to "
             f"{last['sparsity_pct']:.1f} %"
         )
-        if None not in (first["accuracy_pct"], last["accuracy_pct"]):
-            words += f", accuracy from {first['accuracy_pct']:.1f} to {last['accuracy_pct']:.1f} %"
+        if not rows["accuracy_pct"].null_count():
+            best = rows.sort("accuracy_pct").row(-1, named=True)
+            words += (
+                f", accuracy from {first['accuracy_pct']:.1f} to {last['accuracy_pct']:.1f} % "
+                f"(best: {best['accuracy_pct']:.1f} % at {_rate(best['learning_rate'])}, where "
+                f"{best['sparsity_pct']:.1f} % are unchanged)"
+            )
         lines.append(words + ".")
     apart = [
         float(rows["sparsity_pct"].max()) - float(rows["sparsity_pct"].min())  # type: ignore[arg-type]

@@ -226,7 +226,11 @@ def test_the_learning_rate_is_drawn_with_what_it_moves(tmp_path: Path) -> None:
     assert drawn.filter(algorithm="SFT")["accuracy_pct"].null_count() == 2
     again = polars.read_csv(tmp_path / "control_learning_rate.csv", schema=module.SCHEMA)
     said = module.said(again)
-    assert "sparsity goes from 80.0 to 40.0 %, accuracy from 60.0 to 90.0 %." in said[0]
+    assert said[0] == (
+        "GRPO: from a learning rate of 1e-6 to 1e-5 sparsity goes from 80.0 to 40.0 %, accuracy "
+        "from 60.0 to 90.0 % (best: 90.0 % at 1e-5, where 40.0 % are unchanged)."
+    )
+    assert said[1].endswith("sparsity goes from 70.0 to 20.0 %.")
     assert said[-1] == (
         "The learning rate moves sparsity by 40 to 50 points, the algorithm at one learning rate "
         "by 10 to 20."
