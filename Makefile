@@ -20,7 +20,7 @@ RESULTS := results/$(EXPERIMENT)
 REPORT := $(RESULTS)/report.html
 
 .DEFAULT_GOAL := report
-.PHONY: report controls bootstrap environments test lint lock bench clean help
+.PHONY: report controls bootstrap environments test test-cluster lint lock bench clean help
 
 report: bootstrap ## Run the experiment (EXPERIMENT=mini) and write its report
 	@$(RUN) snakemake --config experiment=$(EXPERIMENT)
@@ -42,6 +42,10 @@ environments: bootstrap # Every stage's, for tests; the workflow builds those it
 
 test: environments ## Run all tests, the miniature from end to end among them
 	@$(RUN) python tests/run.py
+
+test-cluster: environments ## Run a small experiment through a SLURM on this machine (Debian, root)
+	@tests/cluster/one_node.sh install
+	@$(RUN) python tests/run.py tests/cluster
 
 lint: bootstrap ## Check style, types and the workflow
 	@$(BOOTSTRAP)/bin/python envs/build.py lint --into .venvs/lint
@@ -67,4 +71,4 @@ clean: ## Remove environments and caches; results and downloads stay
 	rm -rf .venvs .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 help: ## This list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14

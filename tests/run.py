@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # In this order: what several can run is run where it starts fastest.
 UNIT = ("measure", "figures", "download", "snakemake", "parity", "train-cpu", "evaluate-cpu")
 WORKFLOW = "snakemake"
+THROUGH_SNAKEMAKE = ("tests/workflow", "tests/cluster")
 NO_TESTS_COLLECTED = 5
 
 
@@ -77,7 +78,7 @@ def main(arguments: list[str]) -> int:
         failed = [
             f"{tests} in {name}"
             for tests in paths or ["tests/unit", "tests/workflow"]
-            for name in ([WORKFLOW] if tests.startswith("tests/workflow") else UNIT)
+            for name in ([WORKFLOW] if tests.startswith(THROUGH_SNAKEMAKE) else UNIT)
             if run_pytest(name, tests, options, outcomes) != 0
         ]
         counts, skipped = summary(outcomes.read_text().splitlines())

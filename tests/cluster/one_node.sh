@@ -7,14 +7,15 @@
 #
 # Partitions `cpu` and `gpu`, whose jobs are requeued after 15 seconds' notice when one in `urgent`
 # needs their cores, and a node with two GPUs that are /dev/null. Needs root. Finished jobs are
-# listed in FOLDER/jobs.txt. CPUS=… and MEMORY_MB=… for a node other than two cores and 20 GB,
-# PREEMPT=CANCEL for preempted jobs that do not come back.
+# listed in FOLDER/jobs.txt. NODES=2 makes two nodes of this machine; CPUS=… and MEMORY_MB=… for
+# nodes other than of two cores and 20 GB, PREEMPT=CANCEL for preempted jobs that do not come back.
 set -euo pipefail
 
 command=${1:-}
 folder=${2:-/tmp/one-node-slurm}
 port=${PORT:-27817}
-node=$(hostname -s)
+host=$(hostname -s)
+nodes=${NODES:-1}
 munge_socket=$folder/munge.socket
 # Where the daemons and all clients look unless told otherwise: Snakemake drops SLURM's variables
 # from the environment of jobs.
@@ -36,26 +37,30 @@ until_true() {
 }
 
 write_configuration() {
+    # As clusters do it, where a container lets us: a job's processes are a control group, and only
+    # its first one is told to end before all are killed.
+    local tracking=proctrack/linuxproc
+    if [[ -w /sys/fs/cgroup/freezer ]]; then tracking=proctrack/cgroup; fi
     cat >"$folder/slurm.conf" <<END
 ClusterName=one-node
-SlurmctldHost=$node(127.0.0.1)
+SlurmctldHost=$host(127.0.0.1)
 SlurmctldPort=$port
-SlurmdPort=$((port + 1))
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 SlurmUser=root
 SlurmdUser=root
 AuthInfo=socket=$munge_socket
 StateSaveLocation=$folder/state
-SlurmdSpoolDir=$folder/spool
+SlurmdSpoolDir=$folder/spool.%n
 SlurmctldPidFile=$folder/slurmctld.pid
-SlurmdPidFile=$folder/slurmd.pid
+SlurmdPidFile=$folder/slurmd.%n.pid
 SlurmctldLogFile=$folder/slurmctld.log
-SlurmdLogFile=$folder/slurmd.log
-# No control groups: they may belong to the container this runs in.
-ProctrackType=proctrack/linuxproc
+SlurmdLogFile=$folder/slurmd.%n.log
+# It says who was preempted for whom.
+SlurmctldDebug=debug
+ProctrackType=$tracking
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/linux
-JobAcctGatherFrequency=task=2
+JobAcctGatherFrequency=task=5
 # What a trainer's processes share counts once.
 JobAcctGatherParams=UsePss,OverMemoryKill
 MpiDefault=none
@@ -72,8 +77,9 @@ GresTypes=gpu
 AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/filetxt
 JobCompLoc=$folder/jobs.txt
-NodeName=$node NodeAddr=127.0.0.1 CPUs=${CPUS:-2} RealMemory=${MEMORY_MB:-20000} Gres=gpu:fake:2
-PartitionName=DEFAULT Nodes=$node MaxTime=2-0 DefMemPerCPU=500 State=UP
+NodeName=DEFAULT CPUs=${CPUS:-2} RealMemory=${MEMORY_MB:-20000} Gres=gpu:fake:2
+$(for ((n = 1; n <= nodes; n++)); do echo "NodeName=node$n NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + n))"; done)
+PartitionName=DEFAULT Nodes=node[1-$nodes] MaxTime=2-0 DefMemPerCPU=500 State=UP
 PartitionName=cpu Default=YES PriorityTier=1 GraceTime=15
 PartitionName=gpu PriorityTier=1 GraceTime=15
 PartitionName=urgent PriorityTier=2 PreemptMode=OFF
@@ -85,7 +91,7 @@ END
 start() {
     [[ $EUID -eq 0 ]] || fail "needs root"
     [[ ! -e $place/slurm.conf ]] || fail "$place/slurm.conf is there: another SLURM's, or stop first"
-    mkdir -p "$folder"/{state,spool} "$place"
+    mkdir -p "$folder/state" "$place"
     chmod 755 "$folder"
     write_configuration
     for number in 0 1; do
@@ -102,15 +108,19 @@ start() {
         --seed-file="$folder/munge.seed"
     until_true 10 munge -S "$munge_socket" -n
     slurmctld
-    slurmd -N "$node"
-    until_true 30 bash -c 'sinfo -h -o %T | grep -q idle'
+    for ((n = 1; n <= nodes; n++)); do
+        mkdir -p "$folder/spool.node$n"
+        slurmd -N "node$n"
+    done
+    until_true 30 bash -c '! sinfo -h -o %T | grep -qv idle'
     sinfo -o '%P %T %c %m %G'
 }
 
 stop() {
-    local name file pid
-    for name in slurmd slurmctld munged; do
-        file=$folder/$name.pid
+    local file pid
+    timeout 10 scancel --user=root || true
+    until_true 60 bash -c '[[ -z $(squeue -h) ]]'
+    for file in "$folder"/{slurmd.*,slurmctld,munged}.pid; do
         [[ -f $file ]] || continue
         pid=$(<"$file")
         kill "$pid" 2>/dev/null || true

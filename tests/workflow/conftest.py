@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import ENVIRONMENT, RESULTS, ROOT
+from running import ENVIRONMENT, RESULTS, ROOT, copy_checkout
 
 
 @pytest.fixture(scope="session")
@@ -25,16 +25,10 @@ def mini(pytestconfig: pytest.Config) -> Path:
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """A copy of the checkout that shares its results: for dry runs of a changed workflow."""
-    for name in ("src", "workflow", "envs", "experiments", "profiles", "Snakefile", "config.yaml"):
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy2(source, tmp_path / name)
+    copy_checkout(tmp_path)
     if (ROOT / ".snakemake").exists():
         ignore = shutil.ignore_patterns("locks", "log", "shadow", "incomplete")
         shutil.copytree(ROOT / ".snakemake", tmp_path / ".snakemake", ignore=ignore)
-    for name in ("results", ".venvs"):
-        if (ROOT / name).exists():
-            (tmp_path / name).symlink_to(ROOT / name)
+    if (ROOT / "results").exists():
+        (tmp_path / "results").symlink_to(ROOT / "results")
     return tmp_path

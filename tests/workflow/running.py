@@ -1,6 +1,7 @@
 """Run Snakemake as a user does."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -52,3 +53,16 @@ def planned(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
     counts = {line.split()[0]: int(line.split()[1]) for line in lines}
     counts.pop("total")
     return counts
+
+
+def copy_checkout(folder: Path) -> None:
+    """A copy of this checkout's workflow, with its environments and without its results."""
+    folder.mkdir(exist_ok=True)
+    for name in ("src", "workflow", "envs", "experiments", "profiles", "Snakefile", "config.yaml"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, folder / name)
+    if (ROOT / ".venvs").exists():
+        (folder / ".venvs").symlink_to(ROOT / ".venvs")
