@@ -109,6 +109,19 @@ def growing(amount):
     return resource
 
 
+def gpus_and_nodes():
+    """Resources of a training: GPUs, and if it spans several nodes what makes one job of them.
+
+    `mpi` tells the SLURM executor that the job starts its own tasks on the nodes.
+    """
+    gpus = ACCELERATOR["devices"] if ACCELERATOR["kind"] == "cuda" else 0
+    nodes = ACCELERATOR.get("nodes", 1)
+    if nodes == 1:
+        return {"gpu": gpus}
+    each = {"gres": f"gpu:{gpus}"} if gpus else {}
+    return {"nodes": nodes, "tasks": nodes, "mpi": "srun", **each}
+
+
 def names(*sections):
     """A wildcard constraint that matches exactly the given names."""
     return "|".join(sorted({name for section in sections for name in section})) or "(?!)"

@@ -143,9 +143,9 @@ rule train:
         conda("train")
     threads: ACCELERATOR["threads"]
     resources:
+        **gpus_and_nodes(),
         mem_mb=growing(1000 * ACCELERATOR.get("memory_gb", 8)),
         runtime=growing(60 * ACCELERATOR.get("hours", 24)),
-        gpu=ACCELERATOR["devices"] if ACCELERATOR["kind"] == "cuda" else 0,
     params:
         checkpoint=subpath(output.manifest, parent=True),
         run_folder=subpath(output.log, parent=True),

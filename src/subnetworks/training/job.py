@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import subnetworks
+from subnetworks.training import nodes
 from subnetworks.training.settings import Accelerator, OnlineSettings, Settings
 
 
@@ -45,7 +46,7 @@ class Job:
     def sequences_at_once(self) -> int:
         """Sequences in one forward pass on one device: the most, up to what the settings say, that
         divide a device's share of an update evenly."""
-        share = self.settings.sequences_an_update // self.machine.devices
+        share = self.settings.sequences_an_update // self.machine.ranks
         return largest_divisor(share, self.settings.sequences_at_once)
 
     @property
@@ -126,11 +127,15 @@ def environment(job: Job) -> dict[str, str]:
 
 
 def distributed(job: Job, module: str, *arguments: str) -> list[str]:
-    """A module run by torch.distributed.run, one process a device, on a free port."""
-    return [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *(f"--nproc_per_node={job.machine.devices}", "-m", module, *arguments),
-    ]
+    """A module run by torch.distributed.run, one process a device of every node, on a free port."""
+    machine = job.machine
+    run = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={machine.devices}"]
+    what = ["-m", module, *arguments]
+    if machine.nodes == 1:
+        return [*run, "--standalone", *what]
+    meeting = ["--rdzv_backend=c10d", f"--rdzv_endpoint={nodes.meeting_point()}"]
+    meeting += [f"--rdzv_id={secrets.token_hex(8)}", f"--nnodes={machine.nodes}"]
+    return nodes.on_each(machine.nodes, [*run, *meeting, *what])
 
 
 def override(key: str, value: object) -> str:

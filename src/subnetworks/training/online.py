@@ -65,7 +65,7 @@ def command(job: Job) -> Command:
         "+subnetworks.reward": settings.reward,
         "+subnetworks.updates_per_step": settings.updates_per_step,
         "trainer.device": machine.kind,
-        "trainer.nnodes": 1,
+        "trainer.nnodes": machine.nodes,
         "trainer.n_gpus_per_node": machine.devices,
         "trainer.logger": ["file"],
         "trainer.project_name": "subnetworks",
@@ -78,6 +78,7 @@ def command(job: Job) -> Command:
         **resume("trainer", job),
         "+ray_kwargs.ray_init.include_dashboard": False,
         "+ray_kwargs.ray_init._temp_dir": job.scratch / "ray",
+        "+subnetworks.nodes": machine.nodes,
     }
     if on_cpu:
         overrides |= {
@@ -106,7 +107,9 @@ def command(job: Job) -> Command:
             "RAY_prestart_worker_first_driver": "0",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         }
-        | ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if on_cpu else {}),
+        | ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if on_cpu else {})
+        # Where Ray is started before its driver, it does not find out by itself that there is one.
+        | ({"RAY_AUTH_MODE": "token"} if machine.nodes > 1 else {}),
     )
 
 

@@ -2,11 +2,15 @@
 
 import importlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import hydra
 import ray
 from omegaconf import OmegaConf
+
+from subnetworks.training.nodes import ray_cluster
 
 TRAINERS = ("prime", "raft")
 
@@ -18,14 +22,23 @@ def main(config: Any) -> None:
 
     start = OmegaConf.to_container(config.ray_kwargs.ray_init, resolve=True)
     start.pop("runtime_env", None)
-    with ThreadPoolExecutor(max_workers=1) as beside:
+    with ExitStack() as stack:
+        beside = stack.enter_context(ThreadPoolExecutor(max_workers=1))
         # What is imported here registers the trainers; Ray's processes come up meanwhile.
         trainers = beside.submit(
             lambda: [importlib.import_module(f"subnetworks.training.{name}") for name in TRAINERS]
         )
+        if config.subnetworks.nodes > 1:
+            options = [
+                f"--{name.replace('_', '-')}={start[name]}"
+                for name in ("num_cpus", "num_gpus", "object_store_memory")
+                if start.get(name) is not None
+            ]
+            cluster = ray_cluster(config.subnetworks.nodes, options, Path(start["_temp_dir"]))
+            start = {"address": stack.enter_context(cluster)}
         ray.init(**start, runtime_env=get_ppo_ray_runtime_env(config))
         trainers.result()
-    _train(config)
+        _train(config)
 
 
 def _train(config: Any) -> None:

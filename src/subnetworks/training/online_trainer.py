@@ -122,6 +122,7 @@ class Trainer(PPOTrainerSync):
     def _rollout(self) -> list[Replica]:
         config = self.config.actor_rollout_ref
         devices = self.config.trainer.n_gpus_per_node
+        everywhere = devices * self.config.trainer.nnodes
         return [
             Replica(
                 replica_rank=rank,
@@ -129,7 +130,7 @@ class Trainer(PPOTrainerSync):
                 model_config=config.model,
                 gpus_per_node=devices,
             )
-            for rank in range(devices // config.rollout.tensor_model_parallel_size)
+            for rank in range(everywhere // config.rollout.tensor_model_parallel_size)
         ]
 
     def fit(self) -> None:

@@ -18,6 +18,7 @@ from subnetworks.training import data as datasets
 from subnetworks.training import (
     finish,
     masking,
+    nodes,
     online,
     preference,
     process,
@@ -89,7 +90,7 @@ def train(
     folder = run_folder / "state"
     facts = {
         "settings": {"algorithm": parsed.algorithm, **asdict(parsed)},
-        "devices": machine.devices,
+        "devices": machine.ranks,
         "init": state.digest(init),
         "data": state.digest(data),
         "mask": sha256(mask) if mask else None,
@@ -164,12 +165,14 @@ def check(
     Raises:
         UserError: names the file, what is wrong with it, and the remedy.
     """
+    if machine.nodes > 1:
+        nodes.check()
     updates = settings.updates_per_step if isinstance(settings, OnlineSettings) else 1
-    if settings.batch_size // updates % machine.devices:
+    if settings.batch_size // updates % machine.ranks:
         each = f" in each of {updates} updates" if updates > 1 else ""
         raise UserError(
             f"settings: batch_size ({settings.batch_size}){each} must be a multiple of the "
-            f"accelerator's devices ({machine.devices})"
+            f"accelerator's devices ({machine.ranks})"
         )
     shapes = finish.shapes(init)
     datasets.check(data, settings)

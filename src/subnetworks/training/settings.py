@@ -425,13 +425,15 @@ ALGORITHMS: dict[str, type[Settings]] = {
 class Accelerator:
     """The machine a run trains on: the only thing that differs between CPU and CUDA.
 
-    `devices` are worker processes over which the weights are sharded (GPUs on CUDA), `threads`
-    the CPU threads of each, `memory_share` the part of each GPU's memory given to vLLM,
-    `stall_seconds` how long a run may go without a new step before it is stopped as hung.
+    `devices` are worker processes over which the weights are sharded (GPUs on CUDA), on each of
+    `nodes` (more than one: of a SLURM allocation), `threads` the CPU threads of each,
+    `memory_share` the part of each GPU's memory given to vLLM, `stall_seconds` how long a run may
+    go without a new step before it is stopped as hung.
     """
 
     kind: Literal["cpu", "cuda"] = "cpu"
     devices: int = 1
+    nodes: int = 1
     threads: int = 1
     memory_gb: float | None = None
     memory_share: float = 0.5
@@ -440,11 +442,16 @@ class Accelerator:
 
     def check(self) -> None:
         """Raise `UserError` for senseless values."""
-        at_least(self, 1, "devices", "threads", "stall_seconds", where="accelerator")
+        at_least(self, 1, "devices", "nodes", "threads", "stall_seconds", where="accelerator")
         if not 0 < self.memory_share < 1:
             raise UserError(
                 f"accelerator: memory_share must lie between 0 and 1, got {self.memory_share}"
             )
+
+    @property
+    def ranks(self) -> int:
+        """Worker processes over all nodes."""
+        return self.nodes * self.devices
 
 
 Parsed = TypeVar("Parsed")

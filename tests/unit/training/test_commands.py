@@ -10,17 +10,18 @@ hydra = pytest.importorskip("hydra")
 
 from omegaconf import OmegaConf  # noqa: E402
 
-from subnetworks.training import online, sft  # noqa: E402
+from subnetworks.errors import UserError  # noqa: E402
+from subnetworks.training import nodes, online, sft  # noqa: E402
 from subnetworks.training.job import Job, environment, override  # noqa: E402
 from subnetworks.training.settings import parse_accelerator, parse_settings  # noqa: E402
 
 BASE = {"steps": 40, "batch_size": 16, "learning_rate": 3e-6, "seed": 7, "warmup_steps": 4}
 
 
-def job(algorithm, kind, resume=0, mask="/mask 'it', = {x}.safetensors", **more):
+def job(algorithm, kind, resume=0, mask="/mask 'it', = {x}.safetensors", nodes=1, **more):
     return Job(
         settings=parse_settings({"algorithm": algorithm, **BASE, **more}),
-        machine=parse_accelerator({"kind": kind, "devices": 2}),
+        machine=parse_accelerator({"kind": kind, "devices": 2, "nodes": nodes}),
         init=Path("/init"),
         data=Path("/data"),
         mask=Path(mask) if mask else None,
@@ -120,6 +121,22 @@ def test_a_supervised_run_is_told_to_verl_in_its_own_words(kind):
     assert config.trainer.resume_mode == "resume_path"
     assert config.trainer.resume_from_path == "/run/state/global_step_20"
     assert config.trainer.device == kind
+
+
+def test_over_two_nodes_torch_starts_by_srun_and_ray_is_told_of_both():
+    command = sft.command(job("sft", "cuda", nodes=2)).arguments
+    assert command[:4] == ["srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1"]
+    assert {"--nnodes=2", "--nproc_per_node=2", "--rdzv_backend=c10d"} <= set(command)
+    assert "--standalone" not in command
+    config = composed(online.command(job("grpo", "cuda", nodes=2)), "ppo_trainer")
+    assert (config.trainer.nnodes, config.trainer.n_gpus_per_node) == (2, 2)
+    assert config.subnetworks.nodes == 2
+
+
+def test_several_nodes_without_an_allocation_are_refused_in_plain_words(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with pytest.raises(UserError, match=r"allocation.*profiles/slurm"):
+        nodes.check()
 
 
 def test_only_the_platform_differs_between_machines():
