@@ -48,7 +48,7 @@ SCHEMA = {
 }
 _TWO_SIDED_95 = 1.96
 CLEAR = 5.0
-"""Points of accuracy that count as a difference, where they are beyond the noise."""
+"""Points of accuracy below full training that are clearly less, where they are beyond the noise."""
 
 
 def build(context: Context) -> polars.DataFrame:
@@ -117,9 +117,9 @@ def said(frame: polars.DataFrame) -> list[str]:
         worse = [row for row in within if _worse(row)]
         words = f"{algorithm}, accuracy against full training: "
         if as_well:
-            words += f"no worse within {_listed(as_well)}"
+            words += f"not clearly below it within {_listed(as_well)}"
         if worse:
-            words += ("; " if as_well else "") + f"worse within {_listed(worse)}"
+            words += ("; " if as_well else "") + f"clearly below it within {_listed(worse)}"
         lines.append(words + ".")
         own = next((row for row in within if row["kind"] == "own"), None)
         others = [row for row in within if row["kind"] == "random"]
@@ -129,6 +129,16 @@ def said(frame: polars.DataFrame) -> list[str]:
                 f"{algorithm}: the own mask leads a random one of the same density by {lead:+.1f} "
                 f"points, and agrees with full training in {own['agreement_pct']:.1f} % of all "
                 f"weights, the random one in {others[0]['agreement_pct']:.1f} %."
+            )
+        untrained = next((row for row in within if row["kind"] == "magnitude"), None)
+        foreign = [row for row in within if row["kind"] in ("seed", "algorithm", "task")]
+        if untrained and foreign and untrained["gain_kept_pct"] is not None:
+            lines.append(
+                f"{algorithm}: of the gain in accuracy, the entries of lowest magnitude, chosen "
+                f"without any training, keep {untrained['gain_kept_pct']:.0f} %; of the masks of "
+                "other runs, "
+                + ", ".join(f"{row['label']} {row['gain_kept_pct']:.0f} %" for row in foreign)
+                + "."
             )
     return lines
 
@@ -141,6 +151,7 @@ def _worse(row: dict[str, Any]) -> bool:
 
 def _listed(rows: list[dict[str, Any]]) -> str:
     return ", ".join(
-        f"{row['label']} ({row['difference_pct']:+.1f} ± {row['difference_stderr_pct'] or 0:.1f})"
+        f"{row['label']} ({row['difference_pct']:+.1f} ± "
+        f"{row['difference_stderr_pct'] or 0:.1f})".replace("(-", "(−")
         for row in rows
     )

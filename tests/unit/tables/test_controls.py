@@ -143,8 +143,10 @@ def test_masks_are_held_against_full_training(tmp_path: Path) -> None:
     assert (own["agreement_pct"], random["agreement_pct"]) == (99, 75)
     # The masks of `overlap`: forty and fifty entries of a hundred, twenty in both.
     assert (random["density_pct"], random["shared_pct"]) == (50, 50)
-    assert said[0].startswith("DPO, accuracy against full training: no worse within own")
-    assert "worse within random (-20.0 ± 6.4), complement" in said[0]
+    assert said[0].startswith(
+        "DPO, accuracy against full training: not clearly below it within own"
+    )
+    assert "clearly below it within random (−20.0 ± 6.4), complement" in said[0]
     assert "start" not in said[0]
     assert "leads a random one of the same density by +19.0 points" in said[1]
 
@@ -154,7 +156,19 @@ def test_a_difference_within_the_noise_is_none(tmp_path: Path) -> None:
         scored(tmp_path, f"in_{kind}", right)
     spec = {"benchmark": "math500", "masks": masks(full=80, random=70)}
     _, said = shown(tmp_path, "control_masks", spec)
-    assert said == ["DPO, accuracy against full training: no worse within random (-10.0 ± 6.1)."]
+    assert said == [
+        "DPO, accuracy against full training: not clearly below it within random (−10.0 ± 6.1)."
+    ]
+
+
+def test_masks_of_other_runs_are_held_against_one_that_needs_no_training(tmp_path: Path) -> None:
+    accuracies = {"start": 40, "full": 80, "magnitude": 60, "task": 62, "algorithm": 76}
+    for kind, right in accuracies.items():
+        scored(tmp_path, f"in_{kind}", right)
+    spec = {"benchmark": "math500", "masks": masks(**accuracies)}
+    _, said = shown(tmp_path, "control_masks", spec)
+    assert "without any training, keep 50 %; of the masks of other runs, task 55 %" in said[1]
+    assert said[1].endswith("algorithm 90 %.")
 
 
 EQUAL = {
