@@ -57,13 +57,13 @@ def missing(found: Sequence[Finding]) -> list[str]:
 def settings_table(runs: Sequence[RunSettings]) -> tuple[list[str], list[list[str]]]:
     """Heads and rows of the runs' settings; settings that no run has are left out."""
     keys = [key for key in _HEADS if any(run.cells[key] != "–" for run in runs)]
-    heads = ["run", "init", "data", "mask", *(_HEADS[key] for key in keys), "further", "time"]
+    heads = ["run", "init", "data", "mask", *(_HEADS[key] for key in keys), "time", "further"]
     rows = [
         [
             *(run.name, run.init, run.data, run.mask),
             *(run.cells[key] for key in keys),
-            "; ".join(run.further),
             duration(run.seconds),
+            "; ".join(run.further),
         ]
         for run in runs
     ]
