@@ -294,7 +294,9 @@ def expanded(spec):
 
 def artefact_spec(section, name):
     """What a table or figure shows, as canonical JSON; empty if the experiment does not ask for it."""
-    return canonical_json(expanded(section.get(name, {})))
+    text = canonical_json(expanded(section.get(name, {})))
+    # A function: Snakemake takes braces in a string for wildcards.
+    return lambda wildcards: text
 
 
 LIBRARY = Path("src/subnetworks")

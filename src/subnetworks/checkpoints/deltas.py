@@ -58,6 +58,11 @@ _ESCAPE = 255
 # Of zlib: the fastest; the others gain little here.
 _LEVEL = 1
 _DIGEST_SIZE = 16
+# What reading a file with a forged checksum may run into.
+_MALFORMED = (
+    *(LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError),
+    *(MemoryError, zlib.error),
+)
 
 
 @dataclass(frozen=True)
@@ -349,6 +354,8 @@ def open_delta(path: Path, base: str | None = None) -> Checkpoint:
                 f"{path}: damaged: its content does not have the checksum in its header; "
                 "write or fetch it again"
             )
+        if missing := {"base", "base_path", "tensors"} - facts.keys():
+            raise UserError(f"{path}: damaged: no {', '.join(sorted(missing))} in its header")
         source = base or _recorded(path, facts["base_path"])
         checkpoint = open_checkpoint(source)
     except BaseException:
@@ -365,10 +372,15 @@ def open_delta(path: Path, base: str | None = None) -> Checkpoint:
                 f"{path}: applies to a base with digest {facts['base']}, but {source} has {found}; "
                 f"name the right one: delta:{path}@BASE"
             )
-        tensors = {
-            name: _tensor(name, dtype, tuple(shape), encoding, checkpoint.tensors, arrays)
-            for name, (dtype, shape, encoding) in json.loads(facts["tensors"]).items()
-        }
+        try:
+            tensors = {
+                name: _tensor(name, dtype, tuple(shape), encoding, checkpoint.tensors, arrays)
+                for name, (dtype, shape, encoding) in json.loads(facts["tensors"]).items()
+            }
+        except _MALFORMED as error:
+            raise UserError(
+                f"{path}: damaged: what it lists is not what it holds; write or fetch it again"
+            ) from error
     except BaseException:
         checkpoint.close()
         raise
@@ -397,9 +409,14 @@ def _tensor(
     base: Mapping[str, Tensor],
     arrays: Mapping[str, Tensor],
 ) -> Tensor:
+    under = base.get(name)
+    if encoding != "whole" and (under is None or (dtype, shape) != (under.dtype, under.shape)):
+        raise ValueError(name)
     if encoding == "same":
         return base[name]
     if encoding == "whole":
+        if (arrays[f"{name}#values"].dtype, arrays[f"{name}#values"].shape) != (dtype, shape):
+            raise ValueError(name)
         return replace(arrays[f"{name}#values"], name=name, dtype=dtype, shape=shape)
     blocks, steps = arrays[f"{name}#blocks"], arrays[f"{name}#steps"]
     starts = blocks.raw().view(np.int64).reshape(blocks.shape)
@@ -409,7 +426,10 @@ def _tensor(
     def read(buffer: Any, offset: int) -> None:
         under.reader(buffer, offset)
         out = np.frombuffer(buffer, dtype=f"u{under.itemsize}")
-        changes.add(out, offset // under.itemsize)
+        try:
+            changes.add(out, offset // under.itemsize)
+        except _MALFORMED as error:
+            raise UserError(f"{steps.source}: tensor {name!r}: damaged; fetch it again") from error
 
     return replace(under, reader=read, source=steps.source)
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import stat
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,10 +31,16 @@ class File:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._descriptor: int | None = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # Without O_NONBLOCK a pipe of that name would be waited for.
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+            self._descriptor: int | None = os.open(path, flags)
         except OSError as error:
             raise UserError(f"{path}: cannot be opened ({error.strerror})") from error
-        self.size = os.fstat(self._descriptor).st_size
+        facts = os.fstat(self._descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            self.close()
+            raise UserError(f"{path}: not a regular file; refused")
+        self.size = facts.st_size
 
     def read_into(self, buffer: Any, offset: int) -> None:
         """Fill `buffer` (any writable contiguous bytes) from byte `offset`."""
@@ -144,6 +151,12 @@ def read_header(file: File) -> tuple[dict[str, Any], int]:
     length = bytearray(8)
     file.read_into(length, 0)
     (size,) = struct.unpack("<Q", length)
+    damaged = size > min(_MAX_HEADER, file.size - 8)
+    if damaged and (length[0] == 0x80 or length[:4] == b"PK\x03\x04"):
+        raise UserError(
+            f"{path}: a pickle by its first bytes, whatever its name, which can run code; save the "
+            "model as safetensors instead"
+        )
     if size > _MAX_HEADER:
         raise UserError(
             f"{path}: header of {size} bytes, over the format's limit of {_MAX_HEADER}: "

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from subnetworks.checkpoints.manifest import trusts
 from subnetworks.evaluation import engine
 from subnetworks.evaluation.keeping import Keeping
 from subnetworks.evaluation.machine import Machine
@@ -19,6 +20,7 @@ def vllm_model(checkpoint: Path, machine: Machine, context: int) -> Any:
     # With a batch of its own choosing lm-eval has vLLM draw a bar that cannot be turned off.
     return EngineModel(
         pretrained=str(checkpoint),
+        trust_remote_code=trusts(checkpoint),
         batch_size=EngineModel.chunk,
         **engine.options(machine, context),
     )
@@ -54,6 +56,7 @@ def hf_model(checkpoint: Path, machine: Machine, context: int) -> Any:
 
     model = TransformersModel(
         pretrained=str(checkpoint),
+        trust_remote_code=trusts(checkpoint),
         dtype=machine.dtype,
         device="cuda" if cuda else "cpu",
         parallelize=cuda and machine.devices > 1,

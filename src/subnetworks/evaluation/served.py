@@ -6,6 +6,7 @@ from typing import Any
 
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
+from subnetworks.checkpoints.manifest import trusts
 from subnetworks.evaluation.answers import Answers
 from subnetworks.evaluation.keeping import Keeping, encode
 from subnetworks.evaluation.server import Server
@@ -43,6 +44,7 @@ class ServedModel(Keeping, LocalCompletionsAPI):
         super().__init__(
             model=server.name,
             tokenizer=str(checkpoint),
+            trust_remote_code=trusts(checkpoint),
             tokenizer_backend="huggingface",
             base_url=f"{server.url}/v1/completions",
             header=server.headers,

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from subnetworks.checkpoints.manifest import trusts
 from subnetworks.errors import UserError
 from subnetworks.evaluation import engine, watchdog
 from subnetworks.evaluation.machine import Machine
@@ -122,6 +123,7 @@ class Server:
             ),
             "disable_uvicorn_access_log": True,
             **engine.options(self._machine, self._context),
+            **({"trust_remote_code": True} if trusts(self._checkpoint) else {}),
         }
         return command + engine.command_line(arguments)
 

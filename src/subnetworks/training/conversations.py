@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from subnetworks.checkpoints.manifest import trusts
 from subnetworks.errors import UserError
 
 Message = Mapping[str, str]
@@ -124,4 +125,6 @@ def load_tokenizer(folder: str | Path) -> Any:
     """The tokenizer of a checkpoint's folder."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return AutoTokenizer.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=trusts(folder)
+    )

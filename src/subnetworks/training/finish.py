@@ -55,6 +55,9 @@ def write_checkpoint(saved: Path, init: Path, output: Path, mask: Path | None) -
     weights = _Weights(shards(saved))
     config = _config(init)
     outside = _Outside(mask) if mask else None
+    # What runs its own code goes on doing so after training, and nothing else does.
+    manifest = importlib.import_module("subnetworks.checkpoints.manifest")
+    trusted = manifest.trusts(init)
     with atomic_folder(output) as folder:
         for file in sorted(init.glob("*.safetensors")):
             tensors: dict[str, Tensor] = {}
@@ -74,8 +77,8 @@ def write_checkpoint(saved: Path, init: Path, output: Path, mask: Path | None) -
         config.pop("torch_dtype", None)
         write_json(folder / "config.json", config | {"dtype": "bfloat16"})
         # Last, and inside the folder that appears as a whole: its presence means all is there.
-        importlib.import_module("subnetworks.checkpoints").write_manifest(
-            folder, name=output.name, kind="run"
+        manifest.write_manifest(
+            folder, name=output.name, kind="run", **({"trust_remote_code": True} if trusted else {})
         )
 
 

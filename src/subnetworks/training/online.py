@@ -2,6 +2,7 @@
 
 import sys
 
+from subnetworks.checkpoints.manifest import trusts
 from subnetworks.training.job import Command, Job, environment, override
 from subnetworks.training.settings import OnlineSettings, PpoSettings, PrimeSettings
 from subnetworks.training.sft import optimiser, resume
@@ -121,6 +122,7 @@ def model_section(section: str, job: Job) -> dict[str, object]:
         f"{section}.use_remove_padding": job.machine.attention == "flash_attention_2",
         f"{section}.enable_gradient_checkpointing": job.machine.kind == "cuda",
         f"+{section}.override_config.attn_implementation": job.machine.attention,
+        **({f"++{section}.trust_remote_code": True} if trusts(job.init) else {}),
     }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from subnetworks import datasets
+from subnetworks.checkpoints.manifest import trusts
 from subnetworks.errors import UserError
 from subnetworks.files import atomic_folder
 from subnetworks.provenance import recorded
@@ -157,6 +158,7 @@ def generate(
     engine = LLM(
         model=str(policy),
         dtype="bfloat16",
+        trust_remote_code=trusts(policy),
         seed=settings.seed,
         max_model_len=settings.max_prompt_length + settings.max_response_length,
         max_num_seqs=256,

@@ -1,5 +1,6 @@
 """Supervised finetuning with verl's SFT trainer."""
 
+from subnetworks.checkpoints.manifest import trusts
 from subnetworks.training.job import Command, Job, distributed, environment, override
 from subnetworks.training.settings import SftSettings
 
@@ -25,6 +26,7 @@ def command(job: Job) -> Command:
         "model.use_remove_padding": job.machine.attention == "flash_attention_2",
         "model.enable_gradient_checkpointing": job.machine.kind == "cuda",
         "+model.override_config.attn_implementation": job.machine.attention,
+        **({"++model.trust_remote_code": True} if trusts(job.init) else {}),
         "engine.strategy": "fsdp2",
         "engine.use_torch_compile": False,
         "engine.seed": settings.seed,

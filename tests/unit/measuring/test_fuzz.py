@@ -16,7 +16,7 @@ from checkpoints_made import llama, save, updated  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from subnetworks import checkpoints, masks  # noqa: E402
-from subnetworks.checkpoints import deltas  # noqa: E402
+from subnetworks.checkpoints import deltas, storage  # noqa: E402
 from subnetworks.errors import UserError  # noqa: E402
 from subnetworks.updates import digests, measure  # noqa: E402
 
@@ -169,3 +169,37 @@ def test_noise_is_refused(kind: str, tmp_path: Path) -> None:
             READERS[kind](path)
 
     run()
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        *("", "[]", "{", "{}x", '{"a": 1}', '{"a": [1, 2, 3]}', None),
+        *('{"a": ["BF16", [2], "whole"]}', '{"a": ["XX", [2], "same"]}'),
+        *('{"a": ["BF16", [-2], "same"]}', '{"a": ["BF16", [2], "no"]}'),
+    ],
+)
+def test_a_delta_with_a_forged_checksum_is_refused(
+    tensors: str | None, whole: dict[str, Path], tmp_path: Path
+) -> None:
+    data = whole["delta"].read_bytes()
+    (size,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + size])
+    facts = header["__metadata__"]
+    if tensors is None:
+        del facts["base"]
+    else:
+        facts["tensors"] = tensors
+    path = tmp_path / "forged.safetensors"
+
+    def write() -> None:
+        text = json.dumps(header).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size :])
+
+    write()
+    file = storage.File(path)
+    facts["content"] = deltas._content(file)
+    file.close()
+    write()
+    with pytest.raises(UserError, match="forged"):
+        deltas.open_delta(path, str(whole["base"]))
