@@ -122,7 +122,7 @@ rule sample_dataset:
 rule train:
     """Train one run with verl; if it names a mask, within that subnetwork only.
 
-    Needs: the run's init, its data, its mask. Gives: the checkpoint at its end (bf16), its log as a
+    Needs: the run's init, its data, its mask. Gives: the checkpoint at its end, its log as a
     table, and its trajectory: the deltas that the manifest lists (none unless the run asks for
     them). A killed run goes on from its last saved step (runs/<run>/state).
     """

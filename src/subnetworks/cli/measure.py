@@ -79,7 +79,8 @@ def measure(
         ),
     ] = None,
     cast: Annotated[
-        str | None, typer.Option(help="Compare in this dtype (BF16, F16) where it is the narrower.")
+        str | None,
+        typer.Option(help="Compare in this dtype (BF16, F16, F32), not in the narrower of both."),
     ] = None,
     device: Annotated[
         str,

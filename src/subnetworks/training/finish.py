@@ -1,4 +1,4 @@
-"""From the trainer's last state to a checkpoint: bf16, in the init's files, whole or not at all."""
+"""From the trainer's last state to a checkpoint in the init's files, whole or not at all."""
 
 import importlib
 import json
@@ -13,6 +13,7 @@ from subnetworks.files import atomic_folder, write_json
 from subnetworks.training.state import shards
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from subnetworks.checkpoints import Checkpoint, storage
@@ -39,11 +40,20 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def write_checkpoint(saved: Path, init: Path, output: Path, mask: Path | None) -> None:
+def write_checkpoint(
+    saved: Path, init: Path, output: Path, mask: Path | None, dtype: str = "bfloat16"
+) -> None:
     """Write the weights of the saved step `saved` as the checkpoint `output`.
 
     Every tensor of `init` is written under its name and in its file, rounded to bf16 (to nearest,
     ties to even); tokenizer, chat template and generation config are init's own.
+
+    Args:
+        saved: the folder of the trainer's saved step.
+        init: the run's init.
+        output: the folder to write.
+        mask: what the run kept to, if anything.
+        dtype: `bfloat16`, or `float32` to write the weights as they were trained.
 
     Raises:
         RuntimeError: an entry outside `mask` is not init's to the bit (before anything is written).
@@ -58,6 +68,7 @@ def write_checkpoint(saved: Path, init: Path, output: Path, mask: Path | None) -
     # What runs its own code goes on doing so after training, and nothing else does.
     manifest = importlib.import_module("subnetworks.checkpoints.manifest")
     trusted = manifest.trusts(init)
+    kind = getattr(torch, dtype)
     with atomic_folder(output) as folder:
         for file in sorted(init.glob("*.safetensors")):
             tensors: dict[str, Tensor] = {}
@@ -65,17 +76,17 @@ def write_checkpoint(saved: Path, init: Path, output: Path, mask: Path | None) -
                 for name in before.keys():  # noqa: SIM118 (not a mapping)
                     first = before.get_tensor(name)
                     tensors[name] = (
-                        weights.rounded(name, config) if first.is_floating_point() else first
+                        weights.rounded(name, config, kind) if first.is_floating_point() else first
                     )
                     if outside:
-                        outside.check(name, first.to(torch.bfloat16), tensors[name])
+                        outside.check(name, first.to(kind), tensors[name])
             save_file(tensors, folder / file.name, metadata={"format": "pt"})
         for path in init.iterdir():
             own = path.name in ("config.json", "manifest.json") or path.name.endswith(".meta.json")
             if path.is_file() and not own and path.suffix not in _LEFT_BEHIND:
                 shutil.copy2(path, folder / path.name)
         config.pop("torch_dtype", None)
-        write_json(folder / "config.json", config | {"dtype": "bfloat16"})
+        write_json(folder / "config.json", config | {"dtype": dtype})
         # Last, and inside the folder that appears as a whole: its presence means all is there.
         manifest.write_manifest(
             folder, name=output.name, kind="run", **({"trust_remote_code": True} if trusted else {})
@@ -151,15 +162,17 @@ class _Weights:
             return torch.cat(parts, dim=placement.dim)
         return parts[0]
 
-    def rounded(self, name: str, config: dict[str, Any]) -> "Tensor":
+    def rounded(
+        self, name: str, config: dict[str, Any], dtype: "torch.dtype | None" = None
+    ) -> "Tensor":
         """One tensor in bf16 (to nearest, ties to even), contiguous; a tied head is the embedding.
 
-        `config` is the init's.
+        `config` is the init's; `dtype` is another to round to.
         """
         import torch
 
         tied = name not in self and _tied(config, name)
-        return self[_embedding(self) if tied else name].to(torch.bfloat16).contiguous()
+        return self[_embedding(self) if tied else name].to(dtype or torch.bfloat16).contiguous()
 
 
 class _Outside:
@@ -178,7 +191,8 @@ class _Outside:
 
         if name in self.names:
             inside = torch.from_numpy(self.mask.array(name))
-            moved = int(((before.view(torch.int16) != after.view(torch.int16)) & ~inside).sum())
+            bits = torch.int16 if before.element_size() == 2 else torch.int32
+            moved = int(((before.view(bits) != after.view(bits)) & ~inside).sum())
             if moved:
                 raise RuntimeError(f"{name}: {moved} entries outside {self.path} have moved")
 

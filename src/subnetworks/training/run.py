@@ -151,7 +151,7 @@ def train(
                 "resume"
             )
         trajectory.complete(deltas, every, parsed.steps, base)
-        finish.write_checkpoint(last, init, output, mask)
+        finish.write_checkpoint(last, init, output, mask, parsed.stored_as)
         steps_log.write(run_folder / "log.csv")
     if not keep_state:
         shutil.rmtree(folder)

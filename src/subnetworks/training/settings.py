@@ -23,7 +23,8 @@ class Settings:
     `clip_gradient` bounds the global norm of the (masked) gradient; 0 leaves it unbounded.
     `optimiser_state` of a run within a mask: AdamW's moments for its entries alone (compact) or for
     all (dense); the weights are the same to the bit. Every `trajectory_every` steps the weights are
-    kept as a delta against the init (0: never).
+    kept as a delta against the init (0: never). Training keeps float32 weights throughout;
+    `stored_as` is what the checkpoint at the end is rounded to.
     """
 
     algorithm: ClassVar[str] = ""
@@ -42,6 +43,7 @@ class Settings:
     save_every: int | None = None
     optimiser_state: Literal["compact", "dense"] = "compact"
     trajectory_every: int = 0
+    stored_as: Literal["bfloat16", "float32"] = "bfloat16"
 
     def check(self) -> None:
         """Raise `UserError` for values that are of the right type and still senseless."""

@@ -69,7 +69,8 @@ def pair(
             vocabulary).
         names: parameters under other names, before → after; `*` stands for a layer's number, and
             names joined by ` + ` for matrices that the other side stores fused, stacked by rows.
-        cast: compare everything in this dtype (such as BF16) instead of the narrower of both.
+        cast: compare everything in this dtype (such as BF16), rounding or widening both sides,
+            instead of in the narrower of both.
 
     Raises:
         UserError: nothing in common, or a name map that fits nothing.
@@ -92,9 +93,7 @@ def pair(
             rows = min(first.shape[0], second.shape[0])
             excluded.append(Excluded(f"{name}[{rows}:]", f"rows on one side only: {shapes}"))
             first, second = first.rows(0, rows), second.rows(0, rows)
-        dtype = narrower(first.dtype, second.dtype)
-        if cast is not None:
-            dtype = narrower(dtype, cast)
+        dtype = cast or narrower(first.dtype, second.dtype)
         pairs.append(Pair(name, first, second, dtype, place(name)))
     excluded += [Excluded(name, "only in after") for name in right if name not in left]
     if not any(p.n for p in pairs):

@@ -290,6 +290,24 @@ def test_casts_are_said(pair: tuple[Path, Path, Tensors, Tensors], tmp_path: Pat
     assert summarise(measure(tmp_path / "wide", tmp_path / "wide"))["casts"] == {}
 
 
+def test_a_wider_cast_sees_what_the_narrower_format_rounds_away(tmp_path: Path) -> None:
+    """A start in bf16 and an end in fp32 that rounds back to it, but for one weight."""
+    start = bf16(np.array([1.0, -2.0, 0.0, 0.5], np.float32))
+    end = np.array([1.001, -2.0, 1e-9, 0.75], np.float32)
+    save(tmp_path / "start" / "model.safetensors", {"w": start})
+    save(tmp_path / "end" / "model.safetensors", {"w": ("F32", end.view(np.uint32))})
+    rules = Rules(absolute=("1e-8", "1e-2"))
+    found = {
+        cast: summarise(measure(tmp_path / "start", tmp_path / "end", rules=rules, cast=cast))
+        for cast in (None, "BF16", "F16", "F32")
+    }
+    assert {cast: row["equal"] for cast, row in found.items()} == {
+        None: 2, "BF16": 2, "F16": 2, "F32": 1,
+    }  # fmt: skip
+    assert found["F32"]["absolute"] == {"1e-8": 2, "1e-2": 3}
+    assert found["F32"]["tensors"][0]["compared_as"] == "F32"
+
+
 @pytest.mark.parametrize("cast", [None, "F16"])
 def test_torch_counts_what_the_kernels_count(
     cast: str | None, pair: tuple[Path, Path, Tensors, Tensors], tmp_path: Path

@@ -213,6 +213,22 @@ def test_the_checkpoint_is_bf16_and_the_inits_own_outside_the_mask(trained, tmp_
     assert {file["sha256"] for file in _manifest(output)["files"].values()}
 
 
+def test_a_checkpoint_in_float32_is_as_it_was_trained(trained, tmp_path):
+    folder, kinds = trained
+    last, output = folder / "some" / f"global_step_{STEPS}", tmp_path / "checkpoint"
+    mask = folder / "some.safetensors"
+    finish.write_checkpoint(last, folder / "init", output, mask, "float32")
+    init = load_file(folder / "init" / "model.safetensors")
+    end = load_file(output / "model.safetensors")
+    masters = master_weights(folder, STEPS, "some")
+    for name, before in init.items():
+        inside = torch.from_numpy(kinds["some"][name])
+        assert end[name].dtype == torch.float32
+        assert torch.equal(end[name], masters[name])
+        assert torch.equal(end[name][~inside], before[~inside].float())
+    assert json.loads((output / "config.json").read_text())["dtype"] == "float32"
+
+
 def test_a_checkpoint_that_left_its_mask_is_never_written(trained, tmp_path):
     folder, _ = trained
     last = folder / "full" / f"global_step_{STEPS}"
