@@ -1,0 +1,51 @@
+"""`transfer BEFORE AFTER MASK…`: how much of an update lies within the subnetworks of others."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def transfer(
+    before: Annotated[
+        str, typer.Argument(help="Folder, .safetensors file, or hub:owner/name@revision.")
+    ],
+    after: Annotated[str, typer.Argument(help="The same, after the update.")],
+    masks: Annotated[list[Path], typer.Argument(help="One mask or more, of the same model.")],
+    json_: Annotated[
+        Path | None, typer.Option("--json", help="Write the summary here (- for standard output).")
+    ] = None,
+) -> None:
+    """Say which share of an update's changed entries, of Σ |Δ| and of Σ Δ² masks hold.
+
+    Beside each what chance gives: entries placed anywhere, in their tensor, and in their tensor and
+    power of two of |w|.
+
+    Example:
+
+    python -m subnetworks transfer base/ grpo/ dpo.safetensors sft.safetensors
+    """
+    from subnetworks import transfers
+    from subnetworks.cli.measure import emit
+    from subnetworks.provenance import recorded
+
+    outputs = [path for path in (json_,) if path is not None and str(path) != "-"]
+    settings = {"before": before, "after": after, "masks": [str(path) for path in masks]}
+    with recorded(*outputs, settings=settings):
+        found = transfers.within(before, after, masks)
+        summary = transfers.summarise(before, after, [str(path) for path in masks], found)
+        if json_ is not None:
+            emit(summary, json_)
+    if json_ is not None and str(json_) == "-":
+        return
+    for row in summary["masks"]:
+        typer.echo(row["mask"])
+        for kind, words in (("changed", "changed entries"), ("mass", "Σ |Δ|"), ("energy", "Σ Δ²")):
+            share, chance = row[kind]["share"], row[kind]["chance_by_magnitude"]
+            if share is not None:
+                typer.echo(f"  {words:16}{share:>9.2%}   chance by magnitude {chance:.2%}")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the verb."""
+    app.command(name="transfer")(transfer)
