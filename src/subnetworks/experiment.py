@@ -372,6 +372,8 @@ def _check_artefacts(experiment: Experiment, check: Any) -> None:
         "sft": experiment.updates,
         "rl": experiment.updates,
         "overlap": experiment.overlaps,
+        "principal": experiment.overlaps,
+        "smallest": experiment.overlaps,
         "agreement": experiment.agreements,
         "full": {**experiment.runs, **experiment.checkpoints},
         "subnetwork": {**experiment.runs, **experiment.checkpoints},
@@ -379,6 +381,7 @@ def _check_artefacts(experiment: Experiment, check: Any) -> None:
         "run": {k: run for k, run in experiment.runs.items() if run.get("trajectory_every")},
     }
     kinds = {key: key for key in ("update", "overlap", "agreement")}
+    kinds |= {"principal": "overlap", "smallest": "overlap"}
     kinds["run"] = "run with trajectory_every"
     for section in ("tables", "figures"):
         for artefact, spec in getattr(experiment, section).items():

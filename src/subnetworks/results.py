@@ -62,6 +62,11 @@ class Context:
         path = self.results / "updates" / f"{name}.rank.parquet"
         return _parquet(path, "rank", "rank_fraction") if path.exists() else None
 
+    def rotation_matrices(self, name: str) -> "polars.DataFrame":
+        """How far an update turned each matrix (`updates/<name>.rotation.parquet`)."""
+        path = self.results / "updates" / f"{name}.rotation.parquet"
+        return _parquet(path, "rotate", "matrix", "spectral_drift", "left_angle_max")
+
     def trajectory(self, run: str) -> dict[str, Any]:
         """What became of a run's weights, and its saved steps (`trajectories/<run>.json`)."""
         path = self.results / "trajectories" / f"{run}.json"
@@ -71,6 +76,12 @@ class Context:
         """Two masks compared (`overlaps/<name>.json`)."""
         path = self.results / "overlaps" / f"{name}.json"
         return _json(path, "overlap", "n", "changed", "intersection", "o1", "o2", "chance")
+
+    def transfer(self, name: str) -> list[dict[str, Any]]:
+        """How much of an update lies within each of some masks (`transfers/<name>.json`)."""
+        path = self.results / "transfers" / f"{name}.json"
+        rows: list[dict[str, Any]] = _json(path, "transfer", "masks")["masks"]
+        return rows
 
     def score(self, checkpoint: str, benchmark: str) -> dict[str, Any]:
         """One score with its standard error (`evaluation/<checkpoint>/<benchmark>.json`)."""

@@ -443,6 +443,16 @@ def both_ends(wildcards):
     return {side: checkpoint(update[side]) for side in ("before", "after")}
 
 
+def measuring_options(wildcards, *keys):
+    """In what and at which tolerances an update is measured, where the experiment says so."""
+    update = EXPERIMENT.updates[wildcards.change]
+    return " ".join(
+        f"--{key} {update[key] if key == 'cast' else ','.join(update[key])}"
+        for key in keys
+        if key in update
+    )
+
+
 def both_masks(wildcards):
     """Two masks, and the weights they are drawn on (for chance matched by magnitude)."""
     first, second = EXPERIMENT.overlaps[wildcards.overlap]["masks"]

@@ -18,6 +18,19 @@ READS = {
         "overlap": ["overlaps/{}.json"],
         "full": ["evaluation/{}/scores.json"],
     },
+    "control_early": {"run": ["trajectories/{}.json"], "overlap": ["overlaps/{}.json"]},
+    "control_path": {
+        "update": ["updates/{}.json", "updates/{}.rotation.parquet"],
+        "principal": ["overlaps/{}.json"],
+        "smallest": ["overlaps/{}.json"],
+    },
+    "control_precision": {"update": ["updates/{}.json"]},
+    "control_ranks": {
+        "update": ["updates/{}.json", "updates/{}.rank.json", "updates/{}.rank.parquet"]
+    },
+    "control_steps": {"update": ["updates/{}.json"]},
+    "control_tolerance": {"update": ["updates/{}.json"]},
+    "control_transfer": {"update": ["transfers/{}.json"]},
 }
 
 

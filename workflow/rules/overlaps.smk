@@ -1,4 +1,4 @@
-"""Overlaps: two masks compared, with chance beside them."""
+"""Overlaps: two masks compared, and updates seen through masks, with chance beside them."""
 
 
 rule overlap:
@@ -28,3 +28,33 @@ rule overlap:
         "in_stage measure python -m subnetworks overlap {input.first} {input.second}"
         " --magnitude {params.weights} --json {output.summary} --table {output.tensors}"
         " 2> >(tee {log} >&2)"
+
+
+rule transfer:
+    """How much of an update lies within the subnetworks of others: changed entries, Σ |Δ|, Σ Δ².
+
+    Needs: both checkpoints and the masks that control_transfer names. Gives: one entry a mask.
+    """
+    input:
+        environment("measure"),
+        unpack(both_ends),
+        masks=[
+            f"<results>/masks/{name}.safetensors"
+            for name in values_of(EXPERIMENT.figures.get("control_transfer", {}), "update")
+        ],
+    output:
+        summary="<results>/transfers/{change}.json",
+    log:
+        "<results>/logs/transfers/{change}.log",
+    conda:
+        conda("measure")
+    resources:
+        mem_mb=1000,
+    params:
+        before=subpath(input.before, parent=True),
+        after=subpath(input.after, parent=True),
+    message:
+        "The update {wildcards.change} within the masks of others"
+    shell:
+        "in_stage measure python -m subnetworks transfer {params.before} {params.after}"
+        " {input.masks} --json {output.summary} 2> >(tee {log} >&2)"

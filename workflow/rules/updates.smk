@@ -26,12 +26,43 @@ rule measure:
     params:
         before=subpath(input.before, parent=True),
         after=subpath(input.after, parent=True),
+        rules=lambda wildcards: measuring_options(wildcards, "cast", "absolute", "relative"),
     message:
         "Measuring the update {wildcards.change}"
     shell:
         "in_stage measure python -m subnetworks measure {params.before} {params.after}"
         " --json {output.summary} --table {output.tensors} --mask {output.mask}"
-        " --threads {threads} 2> >(tee {log} >&2)"
+        " --threads {threads} {params.rules} 2> >(tee {log} >&2)"
+
+
+rule rotate:
+    """How far an update turned each matrix: principal angles of 16 directions, spectral drift.
+
+    Needs: both checkpoints. Gives: one row a matrix.
+    """
+    input:
+        environment("measure"),
+        unpack(both_ends),
+    output:
+        matrices="<results>/updates/{change}.rotation.parquet",
+    log:
+        "<results>/logs/updates/{change}.rotation.log",
+    benchmark:
+        "<results>/logs/updates/{change}.rotation.tsv"
+    conda:
+        conda("measure")
+    threads: ACCELERATOR["threads"]
+    resources:
+        mem_mb=8000,
+    params:
+        before=subpath(input.before, parent=True),
+        after=subpath(input.after, parent=True),
+    message:
+        "Angles of the update {wildcards.change}"
+    shell:
+        "in_stage measure python -m subnetworks rank {params.before} {params.after}"
+        " --angles 16 --spectrum none --table {output.matrices} --threads {threads}"
+        " 2> >(tee {log} >&2)"
 
 
 rule rank:
@@ -58,9 +89,10 @@ rule rank:
     params:
         before=subpath(input.before, parent=True),
         after=subpath(input.after, parent=True),
+        rules=lambda wildcards: measuring_options(wildcards, "cast"),
     message:
         "Ranks of the update {wildcards.change}"
     shell:
         "in_stage measure python -m subnetworks rank {params.before} {params.after}"
-        " --json {output.summary} --table {output.matrices} --threads {threads}"
+        " --json {output.summary} --table {output.matrices} --threads {threads} {params.rules}"
         " 2> >(tee {log} >&2)"

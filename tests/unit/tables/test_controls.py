@@ -10,6 +10,7 @@ polars = pytest.importorskip("polars")
 pytest.importorskip("jinja2")
 
 from subnetworks import report, tables  # noqa: E402
+from subnetworks.errors import UserError  # noqa: E402
 from subnetworks.report.words import CONTROLS_HEADING  # noqa: E402
 from subnetworks.results import Context  # noqa: E402
 from subnetworks.tables import style  # noqa: E402
@@ -80,6 +81,107 @@ def test_an_overlap_without_weights_has_no_chance_by_magnitude(tmp_path: Path) -
     )
     assert row["times_by_magnitude"] is None and row["of_rest_pct"] is None
     assert said == []
+
+
+def update(**changes: Any) -> dict[str, Any]:
+    """Of 100 entries 60 did not move, 20 moved one step, 12 three to four, 8 further."""
+    steps = {"0": 60, "1": 20, "3-4": 12, "9-16": 8}
+    return {
+        "n": 100,
+        "equal": 60,
+        "bit_equal": 60,
+        "isclose_bf16": dict.fromkeys(("1e-8", "1e-7", "1e-6"), 60) | {"1e-5": 63, "1e-4": 80},
+        "absolute": dict.fromkeys(("1e-8", "1e-7", "1e-6", "1e-5"), 55) | {"1e-4": 79, "1e-3": 90},
+        "relative": {"1e-3": 60, "1e-2": 70, "1e-1": 95},
+        "sparsity": 0.63,
+        "histograms": {"ulp_steps": [{"steps": k, "n": n} for k, n in steps.items()]},
+        "tensors": [{"compared_as": "BF16"}],
+        **changes,
+    }
+
+
+def test_every_notion_of_unchanged_stands_beside_the_others(tmp_path: Path) -> None:
+    write(tmp_path, "updates/a.json", update())
+    spec = {"updates": [{"update": "a", "label": "A"}]}
+    (row,), said = shown(tmp_path, "control_tolerance", spec)
+    assert [row[f"steps_{k}_pct"] for k in (1, 2, 4, 8)] == [80, 80, 92, 92]
+    assert (row["absolute_1e-3_pct"], row["relative_1e-1_pct"]) == (90, 95)
+    assert "+3.0 points by the paper's tolerance, +20.0 by one bf16 step" in said[0]
+    write(tmp_path, "updates/a.json", update(absolute={"1e-5": 1}))
+    with pytest.raises(UserError, match="not measured at 1e-8"):
+        shown(tmp_path, "control_tolerance", spec)
+
+
+def test_precisions_are_those_in_which_the_update_was_compared(tmp_path: Path) -> None:
+    write(tmp_path, "updates/narrow.json", update())
+    write(tmp_path, "updates/wide.json", update(equal=2, tensors=[{"compared_as": "F32"}]))
+    entries = [
+        {"update": "narrow", "label": "A", "stored_as": "bf16"},
+        {"update": "wide", "label": "A", "stored_as": "fp32"},
+    ]
+    (narrow, wide), said = shown(tmp_path, "control_precision", {"updates": entries})
+    # In bf16 the paper's rule, in fp32 the difference itself.
+    assert (narrow["sparsity_1e-5_pct"], wide["sparsity_1e-5_pct"]) == (63, 55)
+    assert said[0].startswith("A: 60.0 % of the weights are unchanged in bf16, 2.0 % in fp32")
+    entries[1]["update"] = "narrow"
+    with pytest.raises(UserError, match="was compared as BF16, not fp32"):
+        shown(tmp_path, "control_precision", {"updates": entries})
+
+
+def parquet(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    polars.DataFrame(rows).write_parquet(folder / "updates" / f"{name}.parquet")
+
+
+def test_ranks_are_means_over_the_inner_matrices(tmp_path: Path) -> None:
+    write(tmp_path, "updates/a.json", update())
+    others = [f"rank_at_{t}" for t in ("1e-6", "1e-5", "1e-4", "1e-3")]
+
+    def matrix(kind: str, full: int, rank: int, stable: float | None) -> dict[str, Any]:
+        return {
+            "matrix": kind,
+            "full_rank": full,
+            "rank": rank,
+            "rank_fraction": rank / full,
+            **dict.fromkeys(others, rank),
+            "energy_rank_99": rank,
+            "effective_rank": stable,
+            "stable_rank": stable,
+        }
+
+    rows = [matrix("Q", 10, 10, 2.0), matrix("up", 20, 10, 1.0), matrix("head", 10, 1, 1.0)]
+    parquet(tmp_path, "a.rank", rows)
+    spec = {"updates": [{"update": "a", "algorithm": "DPO", "label": "A"}]}
+    (row,), said = shown(tmp_path, "control_ranks", spec)
+    assert (row["matrices"], row["changed_pct"]) == (2, 40)
+    assert row["rank_pct"] == row["rank_at_1e-3_pct"] == pytest.approx(75)
+    assert row["stable_rank_pct"] == pytest.approx((20 + 5) / 2)
+    assert "stable rank 12.5 %" in said[0]
+    # A matrix that did not move has no stable rank: it counts as 0, as its exact rank does.
+    parquet(tmp_path, "a.rank", [matrix("Q", 10, 10, 2.0), matrix("K", 10, 0, None)])
+    (row,), _ = shown(tmp_path, "control_ranks", spec)
+    assert row["stable_rank_pct"] == pytest.approx(10)
+
+
+def test_the_path_not_taken_is_held_against_magnitude(tmp_path: Path) -> None:
+    write(tmp_path, "updates/a.json", update())
+    write(tmp_path, "overlaps/principal.json", overlap(16, 20, 16))
+    write(tmp_path, "overlaps/smallest.json", overlap(36, 20, 36))
+    turns = [("Q", 0.1, 3.0, 1.0), ("up", 0.3, 5.0, 9.0), ("head", 9.0, 90.0, 90.0)]
+    parquet(
+        tmp_path,
+        "a.rotation",
+        [
+            {"matrix": m, "spectral_drift": d, "left_angle_max": a, "right_angle_max": b}
+            for m, d, a, b in turns
+        ],
+    )
+    entry = {"update": "a", "label": "A", "principal": "principal", "smallest": "smallest"}
+    (row,), said = shown(tmp_path, "control_path", {"updates": [entry]})
+    assert (row["drift_pct"], row["drift_max_pct"]) == (pytest.approx(20), pytest.approx(30))
+    assert (row["angle_degrees"], row["angle_max_degrees"]) == (6, 9)
+    assert (row["principal_pct"], row["principal_chance_pct"]) == (pytest.approx(40), 50)
+    assert row["smallest_pct"] == row["smallest_by_magnitude_pct"] == pytest.approx(90)
+    assert "less often than chance has it (-10.0 points; -10.0 are" in said[0]
 
 
 def test_the_page_shows_controls_where_they_were_made(
