@@ -1,15 +1,68 @@
 """Writing results so that nothing half-written ever carries a final name."""
 
+import contextlib
+import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from subnetworks.errors import UserError
+
 _BLOCK = 1 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# How long a process that was killed may take to end what it had started.
+_LOCK_PATIENCE_S = 15.0
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether an error says that there is no room left; libraries not in Python say it in words."""
+    return getattr(error, "errno", None) in _FULL or any(
+        os.strerror(number) in str(error) for number in _FULL
+    )
+
+
+@contextmanager
+def _whole_or_not(final: Path) -> Iterator[Path]:
+    """A temporary sibling of `final` that is gone afterwards; a full disk is said in one line."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    for part in final.parent.glob(f".{glob.escape(final.name)}.*.part"):
+        if _abandoned(part):
+            _remove(part)
+    temporary = final.with_name(f".{final.name}.{socket.gethostname()}-{os.getpid()}.part")
+    _remove(temporary)
+    try:
+        yield temporary
+    except Exception as error:
+        if disk_full(error):
+            raise UserError(
+                f"{final}: not written, the disk is full; make room and run again"
+            ) from error
+        raise
+    finally:
+        _remove(temporary)
+
+
+def _abandoned(part: Path) -> bool:
+    """Whether a temporary file is what a killed process of this machine has left."""
+    found = re.search(rf"\.{re.escape(socket.gethostname())}-(\d+)\.part$", part.name)
+    return found is not None and not Path(f"/proc/{found[1]}").exists()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -19,31 +72,67 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     On any exception the temporary file is removed and whatever stood at `path` stays.
     """
     final = Path(path)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.part")
-    try:
+    with _whole_or_not(final) as temporary:
         yield temporary
         with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, final)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Like `atomic_path`, for a folder: an older folder at `path` is replaced as a whole."""
     final = Path(path)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    with (
+        _whole_or_not(final) as temporary,
+        _whole_or_not(final.with_name(f"{final.name}.old")) as old,
+    ):
+        temporary.mkdir()
         yield temporary
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(temporary, final)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        # Moved away whole: emptied where it stands, the old one would look finished for a moment.
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(final, old)
+            try:
+                os.rename(temporary, final)
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                _remove(old)  # another process has just written the same
+
+
+@contextmanager
+def locked(folder: str | os.PathLike[str]) -> Iterator[int]:
+    """Be the only process that works in `folder`; gives the lock's descriptor.
+
+    A process that is handed the descriptor keeps the lock as long as it lives.
+
+    Raises:
+        UserError: another process has worked there for 15 s and still does.
+    """
+    root = Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / ".lock", "a+") as file:
+        deadline = time.monotonic() + _LOCK_PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    file.seek(0)
+                    raise UserError(
+                        f"{root}: {file.read().strip() or 'another process'} works there; wait for "
+                        "it to end, or end it, and run again"
+                    ) from None
+                time.sleep(0.2)
+            except OSError:  # a file system without locks
+                break
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield file.fileno()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

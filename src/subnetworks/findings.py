@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import polars
 
-from subnetworks import figures, tables
+from subnetworks import figures, provenance, tables
 from subnetworks.errors import UserError
 
 Verdict = Literal["yes", "unclear", "no"]
@@ -47,6 +47,7 @@ def read_table(results: Path, name: str) -> polars.DataFrame | None:
     path = results / "tables" / f"{name}.csv"
     if not path.exists():
         return None
+    provenance.check(path)
     schema = tables.load(name).SCHEMA
     try:
         return polars.read_csv(path, schema=schema)

@@ -112,6 +112,15 @@ class Mask:
             total += popcount(self.packed(name, start, min(start + _PIECE, size)))
         return total
 
+    def confirm(self, found: int) -> None:
+        """Raise `UserError` unless `found` set entries are as many as were written."""
+        written = self.metadata.get("changed", str(found))
+        if written != str(found):
+            raise UserError(
+                f"{self.path}: {found} entries are set, its header says {written}: damaged since "
+                "it was written; remove it and run again"
+            )
+
 
 def popcount(packed: np.ndarray) -> int:
     """Set bits of a uint8 array."""
@@ -242,20 +251,26 @@ def combine(operation: str, masks: Sequence[Mask], path: str | os.PathLike[str])
     shapes = _same_parameters(masks)
     metadata = _derived(operation, masks)
     changed = 0
+    read = [0] * len(masks)
     with writing(path, shapes, metadata) as writer:
         for name, shape in shapes.items():
             n, size = math.prod(shape), packed_size(shape)
             for start in range(0, size, _PIECE):
                 stop = min(start + _PIECE, size)
-                bits = masks[0].packed(name, start, stop)
+                sources = [mask.packed(name, start, stop) for mask in masks]
+                for index, source in enumerate(sources):
+                    read[index] += popcount(source)
+                bits = sources[0]
                 if operation == "complement":
                     bits = ~bits
                     if stop == size and n % 8:
                         bits[-1] &= (1 << n % 8) - 1
-                for other in masks[1:]:
-                    bits = merge[operation](bits, other.packed(name, start, stop))
+                for other in sources[1:]:
+                    bits = merge[operation](bits, other)
                 changed += popcount(bits)
                 writer.write(name, bits, start)
+        for mask, found in zip(masks, read, strict=True):
+            mask.confirm(found)
         writer.finish({**metadata, "changed": str(changed)})
     return changed
 
@@ -285,6 +300,7 @@ def randomise(mask: Mask, path: str | os.PathLike[str], seed: int, per_tensor: b
     """
     counts = {name: mask.count(name) for name in mask.names}
     changed = sum(counts.values())
+    mask.confirm(changed)
     if not per_tensor:
         counts = _scatter(changed, {n: math.prod(s) for n, s in mask.shapes.items()}, seed)
     facts = {"seed": str(seed), "density": "per tensor" if per_tensor else "in all"}

@@ -23,6 +23,7 @@ from subnetworks.masks import Mask
 from subnetworks.numbers import FLOATS, decode
 from subnetworks.progress import Progress
 from subnetworks.tensors import place
+from subnetworks.updates.digests import verify
 
 Row = dict[str, Any]
 # Packed bytes a worker reads at a time, and takes at a time.
@@ -99,9 +100,18 @@ def compare(
     )
     kernels.prepare()
     _count(opened, names, result, threads)
+    _confirm(opened, names, result)
     if magnitude is not None:
         _count_by_magnitude(opened, names, result, magnitude, threads)
     return result
+
+
+def _confirm(masks: Sequence[Mask], names: Sequence[str], result: Overlap) -> None:
+    """Every mask that was read whole has as many set entries as were once written."""
+    for (i, j), shares in result.pairs.items():
+        for index, side in ((i, "first"), (j, "second")):
+            if len(masks[index].names) == len(names):
+                masks[index].confirm(sum(getattr(shared, side) for shared in shares))
 
 
 def _common(masks: Sequence[Mask]) -> tuple[list[str], list[Row]]:
@@ -225,6 +235,7 @@ def _count_by_magnitude(
     threads: int | None,
 ) -> None:
     with checkpoints.open(magnitude) as weights:
+        verify(weights)
         jobs = []
         for index, name in enumerate(names):
             tensor = weights.tensors.get(name)

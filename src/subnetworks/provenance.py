@@ -1,6 +1,7 @@
 """A `.meta.json` beside each result: by what, from what, on what, how long, how much memory."""
 
 import contextlib
+import json
 import os
 import platform
 import re
@@ -15,6 +16,7 @@ from typing import Any
 
 import subnetworks
 from subnetworks.environment import normalised
+from subnetworks.errors import UserError
 from subnetworks.files import sha256, write_json
 
 PACKAGES = (
@@ -137,4 +139,27 @@ def recorded(*outputs: str | os.PathLike[str], **facts: Any) -> Iterator[dict[st
         **extra,
     }
     for output in outputs:
-        write_json(f"{os.fspath(output)}.meta.json", meta)
+        write_json(f"{os.fspath(output)}.meta.json", {**meta, **_content(Path(output))})
+
+
+def _content(output: Path) -> dict[str, str]:
+    """The digest of a result that others read numbers from; masks and deltas have checks within."""
+    return {} if output.suffix == ".safetensors" else {"sha256": sha256(output)}
+
+
+def check(output: Path) -> None:
+    """Compare a finished result with the digest beside it, if there is one.
+
+    Raises:
+        UserError: it is not what was written.
+    """
+    try:
+        meta = json.loads(output.with_name(f"{output.name}.meta.json").read_text(encoding="utf-8"))
+        digest = meta["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if digest != sha256(output):
+        raise UserError(
+            f"{output}: not as it was written (its digest stands in {output.name}.meta.json): "
+            "damaged or edited; remove it and run again"
+        )

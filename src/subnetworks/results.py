@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from subnetworks import provenance
 from subnetworks.errors import UserError
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ def _present(path: Path, rule: str) -> None:
         raise UserError(
             f"{path}: no such file; rule '{rule}' makes it: snakemake --cores all {path}"
         )
+    provenance.check(path)
 
 
 def _complete(path: Path, rule: str, keys: tuple[str, ...], found: object) -> None:

@@ -17,7 +17,7 @@ from subnetworks.checkpoints import Checkpoint, Tensor
 from subnetworks.errors import UserError
 from subnetworks.masks import Mask
 from subnetworks.numbers import decode
-from subnetworks.updates.digests import digest
+from subnetworks.updates.digests import digest, verify
 from subnetworks.updates.pairing import pair
 
 # Entries read at a time; whole bytes of a mask.
@@ -175,6 +175,7 @@ def _write(
 ) -> int:
     """Write a mask; `choose` gives a tensor's bits (bool, flat) in pieces of whole bytes."""
     with checkpoints.open(source) as checkpoint:
+        verify(checkpoint)
         tensors = _parameters(checkpoint, share.like)
         amount = f"like {share.like.path.name}" if share.like else str(share.density)
         metadata = {
@@ -194,6 +195,8 @@ def _write(
                     packed = np.packbits(bits, bitorder="little")
                     writer.write(tensor.name, packed, place)
                     place += packed.size
+            if share.like is not None:
+                share.like.confirm(changed)
             writer.finish({**metadata, "changed": str(changed)})
     return changed
 

@@ -389,6 +389,8 @@ def open_delta(path: Path, base: str | None = None) -> Checkpoint:
         source=str(path),
         tensors=tensors,
         files=[path, *checkpoint.files],
+        folder=None,
+        content=None,
     )
 
 

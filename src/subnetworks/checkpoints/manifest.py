@@ -1,11 +1,16 @@
-"""The manifest of a checkpoint folder: written last, so that its presence says "complete"."""
+"""The manifest of a checkpoint folder: written last, so that its presence says "complete".
+
+It holds every file's digest, by which later stages know that the files are still what they were.
+"""
 
 import json
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from subnetworks.errors import UserError
 from subnetworks.files import sha256, write_json
 
 NAME = "manifest.json"
@@ -54,3 +59,80 @@ def trusts(folder: str | os.PathLike[str]) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(manifest, dict) and manifest.get("trust_remote_code") is True
+
+
+_REMEDY = {
+    "hub": "fetch it again",
+    "path": "restore it, or fetch it again if it was changed on purpose",
+}
+# What has been verified in this process: path, size, time of the last change.
+_verified: set[tuple[str, int, int]] = set()
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """A folder's manifest; empty if it has none, or one that others wrote for their own ends.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: damaged (not JSON); remove its folder and run again") from error
+    files = value.get("files") if isinstance(value, dict) and "kind" in value else None
+    ours = isinstance(files, dict) and all(
+        isinstance(entry, dict) and {"size", "sha256"} <= entry.keys() for entry in files.values()
+    )
+    return value if ours else {}
+
+
+def _remedy(manifest: dict[str, Any]) -> str:
+    return _REMEDY.get(manifest["kind"], "remove its folder and run again")
+
+
+def check_sizes(folder: Path) -> None:
+    """Compare the files' sizes with the manifest, if there is one; nothing is read.
+
+    Raises:
+        UserError: a file is missing or of another size.
+    """
+    manifest = read(folder)
+    for name, entry in manifest.get("files", {}).items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: missing, though {NAME} lists it; {_remedy(manifest)}")
+        if (size := path.stat().st_size) != entry["size"]:
+            raise UserError(
+                f"{path}: {size} bytes, in {NAME} {entry['size']}: damaged; {_remedy(manifest)}"
+            )
+
+
+def verify(folder: Path) -> None:
+    """Compare the content of every file with the manifest, if there is one.
+
+    Reads everything once, on all cores; what was verified in this process and has not been touched
+    since is not read again.
+
+    Raises:
+        UserError: a file is missing or is not what it was.
+    """
+    check_sizes(folder)
+    manifest = read(folder)
+    files = manifest.get("files", {})
+    marks = {}
+    for name in files:
+        stat = (folder / name).stat()
+        marks[name] = (str((folder / name).resolve()), stat.st_size, stat.st_mtime_ns)
+    wanted = [name for name in files if marks[name] not in _verified]
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        found = pool.map(sha256, [folder / name for name in wanted])
+        for name, digest in zip(wanted, found, strict=True):
+            if digest != files[name]["sha256"]:
+                raise UserError(
+                    f"{folder / name}: its content is not what {NAME} has the digest of: damaged; "
+                    f"{_remedy(manifest)}"
+                )
+            _verified.add(marks[name])

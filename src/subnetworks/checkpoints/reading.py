@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from subnetworks.checkpoints import manifest
 from subnetworks.checkpoints.storage import File, Tensor, read_tensors
 from subnetworks.errors import UserError
 from subnetworks.hub.sources import PICKLES, SECONDARY, safe
@@ -22,6 +23,8 @@ class Checkpoint:
         tensors: every stored tensor by name, in the order of the files.
         excluded: stored tensors that are not part of the model, with the reason.
         config: `config.json`, or empty.
+        folder: the folder it was read from, where a manifest may know the files' digests.
+        content: the digest of all tensors that the manifest has, if it has one.
     """
 
     source: str
@@ -29,6 +32,8 @@ class Checkpoint:
     excluded: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
+    folder: Path | None = None
+    content: str | None = None
     _open: list[File] = field(default_factory=list, repr=False)
 
     def __enter__(self) -> "Checkpoint":
@@ -49,6 +54,25 @@ class Checkpoint:
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
+
+    def confirm(self, digest: str) -> None:
+        """Raise `UserError` if the manifest has another digest of all tensors than `digest`."""
+        if self.content in (None, digest):
+            return
+        self.verify()  # names the file
+        raise UserError(
+            f"{self.source}: its tensors have the digest {digest}, by its manifest {self.content}: "
+            "remove its folder and run again"
+        )
+
+    def verify(self) -> None:
+        """Compare every file's content with the manifest, if there is one; reads everything once.
+
+        Raises:
+            UserError: a file is damaged.
+        """
+        if self.folder is not None:
+            manifest.verify(self.folder)
 
     @cached_property
     def tied(self) -> dict[str, str]:
@@ -112,7 +136,10 @@ def open(source: str | os.PathLike[str]) -> Checkpoint:
     else:
         path = Path(text)
     if path.is_dir():
-        return _open_folder(text, path)
+        manifest.check_sizes(path)
+        checkpoint = _open_folder(text, path)
+        checkpoint.folder, checkpoint.content = path, manifest.read(path).get("content")
+        return checkpoint
     if path.suffix in PICKLES:
         raise UserError(f"{path}: a pickle, which can run code; save it as safetensors instead")
     if not path.exists():

@@ -11,6 +11,7 @@ import sys
 import typer
 
 from subnetworks.errors import UserError
+from subnetworks.files import disk_full
 
 app = typer.Typer(
     name="subnetworks",
@@ -34,4 +35,13 @@ def main() -> None:
         app()
     except UserError as error:
         print(f"subnetworks: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if not disk_full(error):
+            raise
+        where = error.filename or "a file"
+        print(
+            f"subnetworks: error: {where}: not written, the disk is full; make room and run again",
+            file=sys.stderr,
+        )
         sys.exit(2)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from subnetworks.checkpoints.manifest import verify
 from subnetworks.errors import UserError
 from subnetworks.files import canonical_json, sha256
 
@@ -31,7 +32,8 @@ def inspect(path: Path, chat: bool) -> Checkpoint:
     """Check that a folder can be served and, if `chat`, has a chat template.
 
     Raises:
-        UserError: no config, weights, tokenizer or chat template, or code of its own.
+        UserError: no config, weights, tokenizer or chat template, or code of its own; a file that
+            is not what the manifest says.
     """
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; a checkpoint is a Hugging Face folder")
@@ -51,6 +53,7 @@ def inspect(path: Path, chat: bool) -> Checkpoint:
         )
     text = config.get("text_config", config)
     context = text.get("max_position_embeddings")
+    verify(path)
     return Checkpoint(path, _digest(path), context if isinstance(context, int) else None)
 
 

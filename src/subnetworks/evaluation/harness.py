@@ -21,6 +21,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from subnetworks import provenance
 from subnetworks.errors import UserError
 from subnetworks.evaluation import backends, scores
 from subnetworks.evaluation import checkpoint as checkpoints
@@ -34,7 +35,7 @@ from subnetworks.evaluation.preparing import NoAccess, prepare, seed_all
 from subnetworks.evaluation.settings import Settings
 from subnetworks.evaluation.statistics import estimate
 from subnetworks.evaluation.tasks import rows
-from subnetworks.files import canonical_json, write_json
+from subnetworks.files import canonical_json, locked, write_json
 from subnetworks.provenance import recorded, versions
 
 ROOM_FOR_PROMPTS = 4096
@@ -83,15 +84,15 @@ def evaluate(
     wanted = [
         _benchmark(name, settings, inspected, machine, seed) for name, settings in parsed.items()
     ]
-    pending = [b for b in wanted if redo or not _finished(b, output)]
     facts: dict[str, Any] = {
         "seed": seed,
         "checkpoint_digest": inspected.digest,
         "accelerator": machine.as_dict(),
     }
-    with recorded(output / "scores.json", **facts):
+    with locked(output), recorded(output / "scores.json", **facts):
         ready: float | None = None
         skipped: dict[str, str] = {}
+        pending = [b for b in wanted if redo or not _finished(b, output)]
         if pending:
             ready, skipped = _score(pending, inspected, output, machine, seed)
         found = {
@@ -156,11 +157,13 @@ def _samples(benchmark: Benchmark, output: Path) -> Path:
 
 def _finished(benchmark: Benchmark, output: Path) -> bool:
     try:
+        provenance.check(_result(benchmark, output))
+        provenance.check(_samples(benchmark, output))
         result = json.loads(_result(benchmark, output).read_text(encoding="utf-8"))
         return (
             result["fingerprint"] == benchmark.fingerprint and _samples(benchmark, output).is_file()
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, OSError, ValueError, KeyError, TypeError):
         return False
 
 
@@ -257,7 +260,7 @@ def _run(
     facts = {"settings": settings.as_dict(), "seed": seed, "checkpoint_digest": checkpoint.digest}
     answers = Answers(output / f".{benchmark.name}.answers.jsonl", benchmark.fingerprint)
     resumed = answers.found
-    with recorded(_result(benchmark, output), **facts):
+    with recorded(_result(benchmark, output), _samples(benchmark, output), **facts):
         try:
             model.begin(answers, benchmark.longest, done)
             seed_all(seed)

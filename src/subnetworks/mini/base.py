@@ -136,6 +136,7 @@ def make(settings: BaseSettings, folder: Path, name: str) -> dict[str, Any]:
     import torch
 
     from subnetworks.checkpoints import write_manifest
+    from subnetworks.updates import digests
 
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
@@ -143,5 +144,5 @@ def make(settings: BaseSettings, folder: Path, name: str) -> dict[str, Any]:
     model = architecture(tokens)
     loss = pretrain(model, tokens, settings)
     save(model, tokens, folder)
-    write_manifest(folder, name=name, kind="make")
+    write_manifest(folder, name=name, kind="make", content=digests.of_folder(folder))
     return {"loss": loss, "parameters": sum(value.numel() for value in model.parameters())}

@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+from subnetworks.checkpoints.manifest import verify
 from subnetworks.errors import UserError
 from subnetworks.mini import arithmetic
 from subnetworks.mini.arithmetic import Problem, boxed
@@ -82,6 +83,7 @@ def preferences(settings: PreferenceSettings, policy: Path) -> dict[str, list[Ro
     import torch
 
     torch.set_num_threads(settings.threads)
+    verify(policy)
     model, tokens = load(policy)
     source = random.Random(f"{settings.seed}/preferences")
     generator = torch.Generator().manual_seed(settings.seed)

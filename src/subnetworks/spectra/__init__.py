@@ -19,6 +19,7 @@ from subnetworks.progress import Progress
 from subnetworks.spectra.linear import LapackGram, TorchGram, empty_gram
 from subnetworks.spectra.ranks import TOLERANCES, Ranks, ranks_of
 from subnetworks.spectra.rotation import Rotation, rotation
+from subnetworks.updates.digests import verify
 from subnetworks.updates.pairing import Pair, pair
 
 __all__ = ["Ranks", "Rotation", "Spectrum", "gram_of", "ranks", "ranks_of", "rotation", "table"]
@@ -144,6 +145,8 @@ def ranks(
     """
     found = []
     with checkpoints.open(before) as first, checkpoints.open(after) as second:
+        for side in (first, second):
+            verify(side)
         pairs, _ = pair(first, second, names=names, cast=cast)
         wanted = list(matrices(pairs))
         sizes = [

@@ -56,11 +56,16 @@ def write_checkpoint(
         dtype: `bfloat16`, or `float32` to write the weights as they were trained.
 
     Raises:
-        RuntimeError: an entry outside `mask` is not init's to the bit (before anything is written).
+        UserError: a weight is NaN or infinite.
+        RuntimeError: an entry outside `mask` is not init's to the bit.
+
+    Nothing is written then.
     """
     import torch
     from safetensors import safe_open
     from safetensors.torch import save_file
+
+    from subnetworks.updates import digests
 
     weights = _Weights(shards(saved))
     config = _config(init)
@@ -78,6 +83,7 @@ def write_checkpoint(
                     tensors[name] = (
                         weights.rounded(name, config, kind) if first.is_floating_point() else first
                     )
+                    _check_finite(saved, name, tensors[name])
                     if outside:
                         outside.check(name, first.to(kind), tensors[name])
             save_file(tensors, folder / file.name, metadata={"format": "pt"})
@@ -89,7 +95,11 @@ def write_checkpoint(
         write_json(folder / "config.json", config | {"dtype": dtype})
         # Last, and inside the folder that appears as a whole: its presence means all is there.
         manifest.write_manifest(
-            folder, name=output.name, kind="run", **({"trust_remote_code": True} if trusted else {})
+            folder,
+            name=output.name,
+            kind="run",
+            content=digests.of_folder(folder),
+            **({"trust_remote_code": True} if trusted else {}),
         )
 
 
@@ -195,6 +205,15 @@ class _Outside:
             moved = int(((before.view(bits) != after.view(bits)) & ~inside).sum())
             if moved:
                 raise RuntimeError(f"{name}: {moved} entries outside {self.path} have moved")
+
+
+def _check_finite(saved: Path, name: str, tensor: "Tensor") -> None:
+    spoiled = int((~tensor.isfinite()).sum()) if tensor.is_floating_point() else 0
+    if spoiled:
+        raise UserError(
+            f"{saved}: tensor {name!r}: {spoiled} of {tensor.numel()} weights are NaN or infinite: "
+            "the run diverged, and no checkpoint is made of it; lower its learning_rate"
+        )
 
 
 def _rank(file: Path) -> int:

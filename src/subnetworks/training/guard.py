@@ -3,8 +3,8 @@
 `python guard.py FOLDER COMMAND …` adopts every orphan among its descendants (Ray's and vLLM's
 daemons leave their process groups), watches its standard input, which the parent holds open, and
 when the command ends or the parent dies, kills all of them and removes FOLDER and the shared memory
-they forgot. Standard library only, and no import of the project: it must start at once and need
-nothing.
+they forgot. A byte on standard input, or SIGTERM, is handed on to the command as SIGTERM. Standard
+library only, and no import of the project: it must start at once and need nothing.
 """
 
 import contextlib
@@ -86,8 +86,15 @@ def main(folder: str, command: list[str]) -> int:
     """Run `command`; gives its exit status, as a shell would."""
     prctl = ctypes.CDLL(None).prctl
     prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    asked = False
+
+    def ask(*_: object) -> None:
+        nonlocal asked
+        asked = True
+
+    for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
+    signal.signal(signal.SIGTERM, ask)
     status = 1
     # A process that is killed cannot unlink its shared memory, and Ray kills its workers at the end
     # of every run: remember what they map while they live.
@@ -105,8 +112,13 @@ def main(folder: str, command: list[str]) -> int:
             if time.monotonic() >= scan:
                 segments |= shared_memory(descendants(os.getpid()))
                 scan = time.monotonic() + _SCAN_SECONDS
-            if select.select([sys.stdin], [], [], _POLL_SECONDS)[0] and not os.read(0, 1):
-                break
+            if select.select([sys.stdin], [], [], _POLL_SECONDS)[0]:
+                if not os.read(0, 1):
+                    break
+                asked = True
+            if asked:
+                process.send_signal(signal.SIGTERM)
+                asked = False
         else:
             status = process.returncode if process.returncode >= 0 else 128 - process.returncode
     finally:

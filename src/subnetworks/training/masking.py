@@ -43,7 +43,9 @@ def check(mask: Path, init: Path, shapes: Mapping[str, tuple[int, ...]], tied: b
             f"{mask}: made for a base with digest {base}, but {init} has {found}: use a mask made "
             "for this init"
         )
-    if not any(opened.array(name).any() for name in opened.names):
+    changed = sum(opened.count(name) for name in opened.names)
+    opened.confirm(changed)
+    if not changed:
         entries = sum(math.prod(shape) for shape in shapes.values())
         raise UserError(
             f"{mask}: freezes all {entries} entries, so there is nothing to train; use another mask"

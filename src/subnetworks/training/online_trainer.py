@@ -38,6 +38,7 @@ from subnetworks.training.data import read_problems
 from subnetworks.training.online_workers import CriticWorker
 from subnetworks.training.sampling import requests, score
 from subnetworks.training.server import Launch, Replica, in_process
+from subnetworks.training.stopping import Stop
 
 Metrics = dict[str, Any]
 
@@ -134,9 +135,10 @@ class Trainer(PPOTrainerSync):
         ]
 
     def fit(self) -> None:
-        """All steps from the one after the last saved to the end."""
+        """All steps from the one after the last saved to the end, or until it is asked to stop."""
         config = self.config.trainer
         tracking = Tracking(config.project_name, config.experiment_name, config.logger)
+        stop = Stop()
         for step in range(self.global_steps + 1, self.steps + 1):
             self.global_steps = step
             metrics: Metrics = {}
@@ -145,14 +147,17 @@ class Trainer(PPOTrainerSync):
                 with marked_timer("gen", timing):
                     batch = self.sample(metrics)
                 self.update(batch, metrics, timing)
-                if step % config.save_freq == 0 or step == self.steps:
+                stopping = stop.agreed()
+                if stopping or step % config.save_freq == 0 or step == self.steps:
                     with marked_timer("save_checkpoint", timing):
                         self._save_checkpoint()
-                if step < self.steps:
+                if step < self.steps and not stopping:
                     self.timing_raw = timing
                     self.on_step_end()
             metrics |= {f"timing_s/{name}": seconds for name, seconds in timing.items()}
             tracking.log(data=metrics, step=step)
+            if stopping:
+                break
         tracking.finish(exit_code=0)
 
     def sample(self, metrics: Metrics) -> TensorDict:

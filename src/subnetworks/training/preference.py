@@ -20,6 +20,7 @@ from subnetworks.training.examples import Conversation
 from subnetworks.training.job import Command, Job, distributed, environment, largest_divisor
 from subnetworks.training.log import flat
 from subnetworks.training.settings import KtoSettings, PreferenceSettings, parse_settings
+from subnetworks.training.stopping import Stop
 
 if TYPE_CHECKING:
     import numpy
@@ -126,13 +127,14 @@ class Trainer:
             self.examples = examples.read_pairs(*read)
 
     def train(self) -> None:
-        """All steps from the one after the last saved to the end."""
+        """All steps from the one after the last saved to the end, or until it is asked to stop."""
         import torch
         from verl.utils import tensordict_utils as tu
 
         from subnetworks.training import losses, objectives
 
         settings, resume = self.settings, self.job["resume"]
+        stop = Stop()
         order = epochs(len(self.examples), settings.batch_size, settings.steps, settings.seed)
         reference = divergence = None
         if settings.needs_reference:
@@ -176,7 +178,8 @@ class Trainer:
                 "margin": sum(flat(metrics["margin"])),
                 "seconds": time.perf_counter() - begin,
             }
-            if step % settings.steps_between_saves == 0 or step == settings.steps:
+            stopping = stop.agreed()
+            if stopping or step % settings.steps_between_saves == 0 or step == settings.steps:
                 folder = self.state / f"global_step_{step}"
                 self.worker.save_checkpoint(str(folder), global_step=step, max_ckpt_to_keep=2)
                 if not self.rank:
@@ -184,6 +187,8 @@ class Trainer:
             if not self.rank:
                 with open(self.job["steps_log"], "a", encoding="utf-8") as log:
                     log.write(json.dumps({"step": step, "data": record}) + "\n")
+            if stopping:
+                return
 
     def batch(self, sequences: Sequence[Conversation]) -> Any:
         """verl's batch of these conversations; a pair's two follow each other."""

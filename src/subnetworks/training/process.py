@@ -1,12 +1,16 @@
 """Start a trainer, show how far it is, and end it with everything it started."""
 
 import contextlib
+import errno
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -31,6 +35,9 @@ _LINE_SECONDS = 10.0
 _TAIL_LINES = 30
 # SLURM names a job's GPUs for every vendor; verl and Ray refuse AMD's name beside NVIDIA's.
 _UNWANTED = {"ROCR_VISIBLE_DEVICES"}
+_LITTLE_ROOM = 1 << 20
+# How long a trainer that is to stop may take to end its step and save; SLURM kills after 30.
+_SAVE_SECONDS = 25.0
 
 
 class Display(Protocol):
@@ -119,18 +126,21 @@ def run(
     steps_log: StepsLog,
     shown: Display,
     stall_seconds: float,
+    keep: tuple[int, ...] = (),
 ) -> None:
     """Run a trainer to its end; its output is appended to `log_file`.
 
     However this ends (also by SIGKILL), no process that the trainer started survives, and `scratch`
-    is removed.
+    is removed. The descriptors `keep` stay open until then.
+
+    SIGTERM is handed on: the trainer ends its step and saves, if it can within 25 s.
 
     Raises:
-        UserError: the trainer failed, or made no step for `stall_seconds`; its last lines are
-            printed to standard error.
+        UserError: SIGTERM has come, the trainer failed (its last lines are printed to standard
+            error), its loss is no number, or it made no step for `stall_seconds`.
     """
     arguments = [sys.executable, guard.__file__, str(scratch), *command.arguments]
-    with open(log_file, "ab") as output, _terminated_as_interrupted():
+    with open(log_file, "ab") as output, _noted_termination() as terminated:
         process = subprocess.Popen(
             arguments,
             stdin=subprocess.PIPE,
@@ -138,26 +148,49 @@ def run(
             stderr=subprocess.STDOUT,
             env=inherited() | command.environment,
             start_new_session=True,
+            pass_fds=keep,
         )
         assert process.stdin is not None
         last = max(steps_log.rows, default=0)
         alive = time.monotonic()
         row: Row | None = None
         stalled = False
+        asked = 0.0
+        diverged: Row | None = None
         try:
-            while process.poll() is None and not stalled:
+            while process.poll() is None and not stalled and not diverged:
                 time.sleep(_POLL_SECONDS)
+                if terminated.is_set() and not asked:
+                    asked = time.monotonic()
+                    with contextlib.suppress(BrokenPipeError):
+                        os.write(process.stdin.fileno(), b"\n")
+                if asked and time.monotonic() - asked > _SAVE_SECONDS:
+                    break
                 if new := steps_log.read():
                     row = new[-1]
                     last, alive = int(row["step"] or 0), time.monotonic()
+                    diverged = first_without_loss(new)
                 shown.show(last, row)
                 stalled = time.monotonic() - alive > stall_seconds
         finally:
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
             process.wait()
         if new := steps_log.read():
             row = new[-1]
             last = int(row["step"] or 0)
+            diverged = diverged or first_without_loss(new)
+    if terminated.is_set():
+        raise UserError(
+            f"{log_file}: stopped by SIGTERM after step {last}; run again to resume from the last "
+            "step that was saved"
+        )
+    if diverged:
+        raise UserError(
+            f"{log_file}: the loss of step {diverged['step']} is {diverged['loss']}: the run "
+            "diverged, or its init or data are damaged, and no checkpoint is made of it; lower its "
+            "learning_rate"
+        )
     if stalled or process.returncode:
         print(f"--- last lines of {log_file} ---", tail(log_file), "---", sep="\n", file=sys.stderr)
     if stalled:
@@ -166,9 +199,11 @@ def run(
             "hung; run again to resume, or raise the accelerator's stall_seconds"
         )
     if process.returncode:
+        full = no_room(log_file)
         raise UserError(
             f"{log_file}: the trainer ended with status {process.returncode} after step {last}; "
-            "its last lines stand above; run again to resume"
+            + ("the disk is full: make room and " if full else "its last lines stand above; ")
+            + "run again to resume"
         )
     shown.show(last, row)
 
@@ -176,6 +211,20 @@ def run(
 def inherited() -> dict[str, str]:
     """This process's environment, as far as trainers bear it."""
     return {name: value for name, value in os.environ.items() if name not in _UNWANTED}
+
+
+def first_without_loss(rows: Sequence[Row]) -> Row | None:
+    """The first step whose loss is NaN or infinite."""
+    losses = ((row, row["loss"]) for row in rows)
+    return next((row for row, loss in losses if loss is not None and not math.isfinite(loss)), None)
+
+
+def no_room(log_file: Path) -> bool:
+    """Whether a trainer failed on a full disk, on which it may not have been able to say so."""
+    return (
+        os.strerror(errno.ENOSPC) in tail(log_file)
+        or shutil.disk_usage(log_file.parent).free < _LITTLE_ROOM
+    )
 
 
 def tail(file: Path, lines: int = _TAIL_LINES) -> str:
@@ -187,18 +236,19 @@ def tail(file: Path, lines: int = _TAIL_LINES) -> str:
 
 
 @contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends the block like Ctrl-C, so that the trainer is ended first."""
+def _noted_termination() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, so that the trainer can save and be ended first."""
+    noted = threading.Event()
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.set()
 
     try:
-        before = signal.signal(signal.SIGTERM, stop)
+        before = signal.signal(signal.SIGTERM, note)
     except ValueError:  # not the main thread: whoever called us handles signals
-        yield
+        yield noted
         return
     try:
-        yield
+        yield noted
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from subnetworks import datasets
-from subnetworks.checkpoints.manifest import trusts
+from subnetworks.checkpoints.manifest import trusts, verify
 from subnetworks.errors import UserError
 from subnetworks.files import atomic_folder
 from subnetworks.provenance import recorded
@@ -77,6 +77,8 @@ def sample(
     settings = parse(RejectionSettings, values, "settings of sample")
     settings.check()
     machine = parse_accelerator(accelerator or {})
+    for folder in (problems, policy):
+        verify(folder)
     finish.shapes(policy)
     rows = check_problems(problems)[: settings.problems]
     reward = rewards.load(settings.reward)

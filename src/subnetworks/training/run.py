@@ -11,8 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from subnetworks.checkpoints.manifest import verify
 from subnetworks.errors import UserError
-from subnetworks.files import sha256
+from subnetworks.files import locked, sha256
 from subnetworks.provenance import recorded
 from subnetworks.training import data as datasets
 from subnetworks.training import (
@@ -86,7 +87,23 @@ def train(
     mask = mask.resolve() if mask else None
     shapes = check(parsed, machine, init, data, mask)
 
-    run_folder.mkdir(parents=True, exist_ok=True)
+    with locked(run_folder) as lock:
+        _train(parsed, machine, init, data, mask, output, run_folder, shapes, lock, keep_state)
+
+
+def _train(
+    parsed: Settings,
+    machine: Accelerator,
+    init: Path,
+    data: Path,
+    mask: Path | None,
+    output: Path,
+    run_folder: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    lock: int,
+    keep_state: bool,
+) -> None:
+    """The run itself, by the only process that works in its folder; the arguments were checked."""
     folder = run_folder / "state"
     facts = {
         "settings": {"algorithm": parsed.algorithm, **asdict(parsed)},
@@ -141,7 +158,8 @@ def train(
             try:
                 command = TRAINERS[parsed.kind](job)
                 with process.display(output.name, parsed.steps) as shown:
-                    process.run(command, scratch, log_file, steps_log, shown, machine.stall_seconds)
+                    stall = machine.stall_seconds
+                    process.run(command, scratch, log_file, steps_log, shown, stall, keep=(lock,))
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
         last = folder / f"global_step_{parsed.steps}"
@@ -174,6 +192,8 @@ def check(
             f"settings: batch_size ({settings.batch_size}){each} must be a multiple of the "
             f"accelerator's devices ({machine.ranks})"
         )
+    for folder in (init, data):
+        verify(folder)
     shapes = finish.shapes(init)
     datasets.check(data, settings)
     config = json.loads((init / "config.json").read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ from verl.utils.device import auto_set_device
 from verl.utils.distributed import destroy_global_process_group, initialize_global_process_group
 
 from subnetworks.training.conversations import cut, tokenise
+from subnetworks.training.stopping import Stop
 
 
 class ConversationDataset(Dataset):
@@ -52,7 +53,7 @@ class ConversationDataset(Dataset):
 
 
 class SeededTrainer(SFTTrainer):
-    """verl's trainer with the run's seed and a clock."""
+    """verl's trainer with the run's seed and a clock; it saves and ends if it is asked to stop."""
 
     def _build_dataloader(self) -> None:
         super()._build_dataloader()
@@ -61,10 +62,18 @@ class SeededTrainer(SFTTrainer):
     def _build_engine(self) -> None:
         super()._build_engine()
         train_batch = self.training_client.train_batch
+        stop = Stop()
+        stopping = False
 
         def timed(data: Any) -> Any:
+            nonlocal stopping
+            if stopping:  # and the last step is saved
+                raise SystemExit
             begin = time.perf_counter()
             output = train_batch(data=data)
+            stopping = stop.agreed()
+            if stopping:
+                self.save_freq = 1
             if self.engine.is_mp_src_rank_with_outputs():
                 tu.get(output, "metrics")["seconds"] = time.perf_counter() - begin
             return output

@@ -42,12 +42,16 @@ def measure(
             a handler of the signal SIGBUS of our own meanwhile, which a program should know of.
 
     Raises:
-        UserError: a checkpoint that cannot be read, or nothing to compare.
+        UserError: a checkpoint that cannot be read or is not what its manifest says, or nothing to
+            compare.
     """
     started = time.perf_counter()
     rules = rules or Rules()
     selection = selection or Selection()
     with checkpoints.open(before) as first, checkpoints.open(after) as second:
+        for side in (first, second):
+            if side.content is None:  # otherwise it is checked while it is counted
+                side.verify()
         pairs, excluded = pair(first, second, common_rows=common_rows, names=names, cast=cast)
         result = count(
             first, second, pairs, excluded, rules, selection, mask, threads, device, mapped

@@ -1,6 +1,9 @@
 """The digest of a checkpoint's content, as `measure` gives it, without measuring anything."""
 
+from pathlib import Path
+
 from subnetworks.checkpoints import Checkpoint
+from subnetworks.checkpoints import open as open_checkpoint
 from subnetworks.updates.measuring import count
 from subnetworks.updates.rules import Rules, Selection
 
@@ -20,3 +23,23 @@ def digest(checkpoint: Checkpoint) -> str:
         nothing = Checkpoint("nothing", {})
         _known[key] = count(nothing, checkpoint, [], [], Rules(), Selection()).digests["after"]
     return _known[key]
+
+
+def verify(checkpoint: Checkpoint) -> None:
+    """Compare a checkpoint's content with its manifest, if it has one, in one reading.
+
+    By the digest of its tensors where the manifest has that: much faster than by its files'.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    if checkpoint.content is None:
+        checkpoint.verify()
+    else:
+        checkpoint.confirm(digest(checkpoint))
+
+
+def of_folder(folder: Path) -> str:
+    """The digest of the checkpoint in a folder that has no manifest yet."""
+    with open_checkpoint(folder) as checkpoint:
+        return digest(checkpoint)

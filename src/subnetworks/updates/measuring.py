@@ -399,4 +399,6 @@ def _run(
         raise failures[0]
     result.bytes_read = total
     result.digests = {"before": digests.of(0, before), "after": digests.of(1, after)}
+    before.confirm(result.digests["before"])
+    after.confirm(result.digests["after"])
     return result

@@ -1,6 +1,7 @@
 """verl's real engine on a tiny model: full, within masks, over one and two ranks, resumed."""
 
 import json
+import shutil
 
 import pytest
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file  # noqa: E402
 from tiny import launch, log, make_init, make_pairs, master_weights  # noqa: E402
 
 from subnetworks import checkpoints, masks  # noqa: E402
+from subnetworks.errors import UserError  # noqa: E402
 from subnetworks.training import finish, masking, state, trajectory  # noqa: E402
 from subnetworks.updates import digests  # noqa: E402
 
@@ -237,6 +239,21 @@ def test_a_checkpoint_that_left_its_mask_is_never_written(trained, tmp_path):
             last, folder / "init", tmp_path / "checkpoint", folder / "some.safetensors"
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_diverged_gives_no_checkpoint(trained, tmp_path):
+    folder, _ = trained
+    last = tmp_path / f"global_step_{STEPS}"
+    shutil.copytree(folder / "full" / last.name, last)
+    (file,) = state.shards(last).glob("model_world_size_*_rank_0.pt")
+    weights = torch.load(file, weights_only=False)
+    name = sorted(weights)[-1]
+    spoiled = getattr(weights[name], "_local_tensor", weights[name])
+    spoiled.view(-1)[1] = torch.nan
+    torch.save(weights, file)
+    with pytest.raises(UserError, match=f"tensor '{name}': 1 of .* are NaN or infinite: the run"):
+        finish.write_checkpoint(last, folder / "init", tmp_path / "checkpoint", None)
+    assert not (tmp_path / "checkpoint").exists()
 
 
 def test_a_value_models_head_is_trained_whole_within_a_language_models_mask(tmp_path):

@@ -151,3 +151,41 @@ def test_the_trainer_does_not_outlive_its_guard(tmp_path):
     run.kill()
     run.wait()
     assert wait_for(lambda: not alive(pid))
+
+
+@pytest.mark.parametrize("loss", ["NaN", "Infinity"])
+def test_a_run_whose_loss_is_no_number_is_stopped(tmp_path, loss):
+    steps = tmp_path / "steps.jsonl"
+    steps.write_text(
+        '{"step": 1, "data": {"loss": 0.5}}\n' + f'{{"step": 2, "data": {{"loss": {loss}}}}}\n'
+    )
+    with pytest.raises(UserError, match=r"loss of step 2 is (nan|inf): the run diverged"):
+        train(tmp_path, 600, 0, steps=steps)
+    assert not (tmp_path / "scratch").exists()
+
+
+def test_sigterm_gives_the_trainer_time_to_save(tmp_path):
+    """Only the run itself gets it; the trainer hears of it, saves, and ends by itself."""
+    here = Path(__file__).parent
+    trainer = (
+        "import signal, sys, time; from pathlib import Path\n"
+        "from subnetworks.training.stopping import Stop\n"
+        "stop = Stop(); Path(sys.argv[1], 'started').touch()\n"
+        "while not stop.agreed(): time.sleep(0.05)\n"
+        "time.sleep(1); Path(sys.argv[1], 'saved').touch()\n"
+    )
+    code = (
+        f"import sys; sys.path.insert(0, {str(here)!r}); from pathlib import Path\n"
+        "from test_process import Command, Silent, StepsLog, process\n"
+        f"folder = Path({str(tmp_path)!r}); (folder / 'scratch').mkdir()\n"
+        f"command = Command([sys.executable, '-c', {trainer!r}, str(folder)], {{}})\n"
+        "log = folder / 'train.log'\n"
+        "process.run(command, folder / 'scratch', log, StepsLog([]), Silent(), 600.0)\n"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    assert wait_for(lambda: (tmp_path / "started").exists(), 60)
+    run.send_signal(signal.SIGTERM)
+    words = run.communicate(timeout=60)[1]
+    assert "stopped by SIGTERM after step 0; run again to resume" in words
+    assert (tmp_path / "saved").exists()
+    assert not (tmp_path / "scratch").exists()

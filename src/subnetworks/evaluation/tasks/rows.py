@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from subnetworks.checkpoints.manifest import verify
 from subnetworks.errors import UserError
 from subnetworks.evaluation.tasks import Task
 
@@ -39,9 +40,11 @@ def locate(data: str, task: Task, shots: int, where: str) -> Files:
     (`validation`, `train`).
 
     Raises:
-        UserError: a file that is needed is not there.
+        UserError: a file that is needed is not there, or not what the folder's manifest says.
     """
     path = Path(data)
+    if path.is_dir():
+        verify(path)
     test = path / "test.jsonl" if path.is_dir() else path
     if not test.is_file():
         raise UserError(f"{where}: data: {test}: no such file")

@@ -1,0 +1,111 @@
+"""Nothing half-written carries a final name, whatever happens to who writes it."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from subnetworks import cli, files, provenance
+from subnetworks.errors import UserError
+
+SOURCE = Path(files.__file__).parents[1]
+
+
+def run(code):
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(SOURCE)}
+    )
+
+
+@pytest.mark.parametrize("kind", ["atomic_path", "atomic_folder"])
+def test_what_a_killed_process_left_is_cleared_away(tmp_path, kind):
+    result = tmp_path / "result"
+    write = "part.write_text('half')" if kind == "atomic_path" else "(part / 'a').write_text('x')"
+    killed = run(
+        f"import os, signal\nfrom subnetworks.files import {kind}\n"
+        f"with {kind}({str(result)!r}) as part:\n    {write}\n    os.kill(os.getpid(), 9)\n"
+    )
+    assert killed.wait() == -9
+    assert len(list(tmp_path.iterdir())) == 1 and not result.exists()
+    with getattr(files, kind)(result) as part:
+        part.write_text("whole") if kind == "atomic_path" else (part / "a").write_text("whole")
+    assert list(tmp_path.iterdir()) == [result]
+
+
+def test_a_folder_is_replaced_by_several_at_once(tmp_path):
+    folder = tmp_path / "folder"
+    code = f"""
+from pathlib import Path
+from subnetworks.files import atomic_folder
+for _ in range(100):
+    with atomic_folder({str(folder)!r}) as part:
+        for k in range(20):
+            (part / f"part{{k}}").touch()
+        (part / "mark").touch()
+"""
+    writers = [run(code) for _ in range(2)]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert len(list(folder.iterdir())) == 21
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, error):
+    def write():
+        with files.atomic_path(tmp_path / "result") as part:
+            part.write_text("half")
+            raise error
+
+    with pytest.raises(UserError, match=r"result: not written, the disk is full; make room"):
+        write()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_anywhere_else_is_one_line_too(monkeypatch, capsys):
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device", "some/file")
+
+    monkeypatch.setattr(cli, "app", full)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert capsys.readouterr().err == (
+        "subnetworks: error: some/file: not written, the disk is full; make room and run again\n"
+    )
+
+
+def test_one_process_works_in_a_folder_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_LOCK_PATIENCE_S", 0.3)
+    with files.locked(tmp_path) as lock:
+        words = f"process {os.getpid()} on .* works there; wait for it to end"
+        with pytest.raises(UserError, match=words), files.locked(tmp_path):
+            pass
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1, pass_fds=[lock])
+    # Whoever was handed the lock keeps it.
+    with pytest.raises(UserError), files.locked(tmp_path):
+        pass
+    child.communicate()
+    with files.locked(tmp_path):
+        pass
+
+
+def test_a_result_that_is_not_as_it_was_written_is_refused(tmp_path):
+    result = tmp_path / "result.json"
+    with provenance.recorded(result):
+        files.write_json(result, {"sparsity": 0.25})
+    provenance.check(result)
+    result.write_text(json.dumps({"sparsity": 0.35}))
+    with pytest.raises(UserError, match=r"result.json: not as it was written .*remove it"):
+        provenance.check(result)
+    (tmp_path / "result.json.meta.json").unlink()
+    provenance.check(result)
