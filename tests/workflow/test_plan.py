@@ -173,3 +173,29 @@ def test_a_job_under_the_wrong_interpreter_says_so(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "train" in done.stderr and sys.executable in done.stderr
+
+
+def test_the_number_of_jobs_grows_with_the_number_of_checkpoints(tmp_path: Path) -> None:
+    """One by one: nothing is planned for every pair of them."""
+    sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
+    from planning import NAME, copy_workflow
+
+    counts = []
+    for checkpoints in (4, 8, 12):
+        folder = tmp_path / str(checkpoints)
+        folder.mkdir()
+        copy_workflow(folder, checkpoints)
+        (folder / ".venvs").symlink_to((ROOT / ".venvs").resolve())
+        counts.append(
+            planned(
+                run_snakemake("-n", "--cores", "1", "--config", f"experiment={NAME}", folder=folder)
+            )
+        )
+    first, second, third = counts
+    for rule in third:
+        assert third[rule] - second[rule] == second[rule] - first[rule], rule
+    each = {rule: (third[rule] - first[rule]) / 8 for rule in third}
+    assert {rule: n for rule, n in each.items() if n} == {
+        **dict.fromkeys(("fetch_checkpoint", "measure", "rank", "derive_mask", "evaluate"), 1),
+        "overlap": 2,
+    }
