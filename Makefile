@@ -20,7 +20,7 @@ RESULTS := results/$(EXPERIMENT)
 REPORT := $(RESULTS)/report.html
 
 .DEFAULT_GOAL := report
-.PHONY: report controls bootstrap environments test test-cluster lint lock bench clean help
+.PHONY: report controls bootstrap environments test test-cluster faults lint lock bench clean help
 
 report: bootstrap ## Run the experiment (EXPERIMENT=mini) and write its report
 	@$(RUN) snakemake --config experiment=$(EXPERIMENT)
@@ -46,6 +46,9 @@ test: environments ## Run all tests, the miniature from end to end among them
 test-cluster: environments ## Run a small experiment through a SLURM on this machine (Debian, root)
 	@tests/cluster/one_node.sh install
 	@$(RUN) python tests/run.py tests/cluster
+
+faults: environments ## Disturb a small experiment in every way, and see that its results stay
+	@$(RUN) python tests/faults/campaign.py
 
 lint: bootstrap ## Check style, types and the workflow
 	@$(BOOTSTRAP)/bin/python envs/build.py lint --into .venvs/lint
