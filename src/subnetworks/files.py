@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from subnetworks.errors import UserError
 
@@ -113,26 +113,43 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[int]:
     """
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
-    with open(root / ".lock", "a+") as file:
-        deadline = time.monotonic() + _LOCK_PATIENCE_S
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    file.seek(0)
-                    raise UserError(
-                        f"{root}: {file.read().strip() or 'another process'} works there; wait for "
-                        "it to end, or end it, and run again"
-                    ) from None
-                time.sleep(0.2)
-            except OSError:  # a file system without locks
-                break
+    path = root / ".lock"
+    deadline = time.monotonic() + _LOCK_PATIENCE_S
+    while not (file := _try_lock(path)):
+        if time.monotonic() > deadline:
+            holder = ""
+            with contextlib.suppress(OSError):
+                holder = path.read_text(encoding="utf-8").strip()
+            raise UserError(
+                f"{root}: {holder or 'another process'} works there; wait for it to end, or end "
+                "it, and run again"
+            )
+        time.sleep(0.2)
+    with file:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        yield file.fileno()
+        try:
+            yield file.fileno()
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _try_lock(path: Path) -> IO[str] | None:
+    """The file `path`, locked and still of that name; None if another process has it."""
+    file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (closed by whoever holds the lock)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError:  # a file system without locks
+        return file
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            return file
+    file.close()  # whoever held it has just left and taken it away
+    return None
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -86,17 +86,29 @@ def test_a_full_disk_anywhere_else_is_one_line_too(monkeypatch, capsys):
 
 def test_one_process_works_in_a_folder_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_LOCK_PATIENCE_S", 0.3)
-    with files.locked(tmp_path) as lock:
+    with files.locked(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
         words = f"process {os.getpid()} on .* works there; wait for it to end"
         with pytest.raises(UserError, match=words), files.locked(tmp_path):
             pass
-        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1, pass_fds=[lock])
-    # Whoever was handed the lock keeps it.
-    with pytest.raises(UserError), files.locked(tmp_path):
+    assert not list(tmp_path.iterdir())
+
+
+def test_whoever_was_handed_the_lock_keeps_it_when_the_first_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_LOCK_PATIENCE_S", 0.3)
+    killed = run(
+        "import os, subprocess, sys\nfrom subnetworks.files import locked\n"
+        f"with locked({str(tmp_path)!r}) as lock:\n"
+        "    child = [sys.executable, '-c', 'import time; time.sleep(4)']\n"
+        "    subprocess.Popen(child, pass_fds=[lock])\n    os.kill(os.getpid(), 9)\n"
+    )
+    assert killed.wait() == -9
+    with pytest.raises(UserError, match="works there"), files.locked(tmp_path):
         pass
-    child.communicate()
+    monkeypatch.setattr(files, "_LOCK_PATIENCE_S", 60.0)
     with files.locked(tmp_path):
         pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_result_that_is_not_as_it_was_written_is_refused(tmp_path):
