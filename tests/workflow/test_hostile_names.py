@@ -88,3 +88,13 @@ def test_a_run_with_such_paths_and_labels_executes_nothing(copy: Path) -> None:
     ]
     assert outside == []
     assert not any(path.name == "pwned" for path in copy.parent.rglob("pwned*"))
+
+
+def test_a_checkout_whose_path_a_shell_would_read_is_refused(copy: Path) -> None:
+    """Snakemake hands the path to a shell, unquoted, wherever a job has a process of its own."""
+    place = copy.parent / "a $(touch pwned)"
+    shutil.copytree(copy, place, symlinks=True)
+    done = run_snakemake("-n", folder=place)
+    assert done.returncode != 0
+    assert "a shell would read '$' in the path of this checkout" in done.stdout + done.stderr
+    assert not list(copy.parent.rglob("pwned*"))

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -19,6 +20,12 @@ from subnetworks.evaluation.settings import parse as parse_benchmark
 from subnetworks.files import canonical_json, sha256
 from subnetworks.hub import locks
 from subnetworks.training import trajectory
+
+# Snakemake itself hands this path to a shell, unquoted, when it starts a job in a process of its own.
+if unsafe := re.search(r"[^\w/.,:@%+=~ -]", str(ROOT)):
+    raise WorkflowError(
+        f"{str(ROOT)!r}: a shell would read {unsafe.group()!r} in the path of this checkout; move it"
+    )
 
 SCHEMAS = ROOT / "workflow" / "schemas"
 try:
