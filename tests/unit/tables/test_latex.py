@@ -1,5 +1,6 @@
 """The LaTeX tables: they compile as they are, where there is a LaTeX, and fit their pages."""
 
+import ast
 import shutil
 import subprocess
 from pathlib import Path
@@ -42,6 +43,20 @@ def written(results: Path, made_up) -> dict[str, str]:
 
 def test_every_table_is_among_them(written: dict[str, str]) -> None:
     assert set(tables.NAMES) <= set(written)
+
+
+@pytest.mark.parametrize("name", [*tables.NAMES, *tables.CONTROLS, "shared", "pairing"])
+def test_every_letter_that_a_table_may_print_has_its_latex(name: str) -> None:
+    tree = ast.parse((ROOT / "src" / "subnetworks" / "tables" / f"{name}.py").read_text())
+    words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    letters = {letter for word in words if isinstance(word, str) for letter in word}
+    # Of the letters beyond ASCII, LaTeX itself reads quotation marks, ellipsis and section sign.
+    unknown = {
+        letter
+        for letter in letters
+        if not style.escape(letter).isascii() and letter not in "“”‘’…§"
+    }
+    assert not unknown
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
