@@ -79,18 +79,27 @@ def build(context: Context) -> polars.DataFrame:
 
 
 def said(frame: polars.DataFrame) -> list[str]:
-    """The range of each kind of rank, and whether any update is low-rank by it."""
+    """The range of each kind of rank, and in which updates fewest and most directions matter."""
     if frame.is_empty():
         return []
     words = []
     for key, name in (
         ("rank", "exact rank"),
         ("rank_at_1e-3", "rank at 1e-3"),
-        ("energy_rank_99", "99 % energy"),
         ("effective_rank", "effective rank"),
         ("stable_rank", "stable rank"),
     ):
         values = frame[f"{key}_pct"].drop_nulls()
         if not values.is_empty():
             words.append(f"{name} {span(values)} %")
-    return [f"Over these updates, as a share of full rank: {', '.join(words)}."]
+    sentences = [f"Over these updates, as a share of full rank: {', '.join(words)}."]
+    energies = frame.drop_nulls("energy_rank_99_pct").sort(
+        "energy_rank_99_pct", maintain_order=True
+    )
+    if len(energies) > 1:
+        least, most = energies.row(0, named=True), energies.row(-1, named=True)
+        sentences.append(
+            f"99 % of the energy takes {least['energy_rank_99_pct']:.1f} % of the directions in "
+            f"{least['label']}, {most['energy_rank_99_pct']:.1f} % in {most['label']}."
+        )
+    return sentences
