@@ -47,8 +47,6 @@ SCHEMA = {
     "difference_stderr_pct": polars.Float64,
 }
 _TWO_SIDED_95 = 1.96
-CLEAR = 5.0
-"""Points of accuracy below full training that are clearly less, where they are beyond the noise."""
 
 
 def build(context: Context) -> polars.DataFrame:
@@ -117,9 +115,9 @@ def said(frame: polars.DataFrame) -> list[str]:
         worse = [row for row in within if _worse(row)]
         words = f"{algorithm}, accuracy against full training: "
         if as_well:
-            words += f"not clearly below it within {_listed(as_well)}"
+            words += f"not below it beyond the noise within {_listed(as_well)}"
         if worse:
-            words += ("; " if as_well else "") + f"clearly below it within {_listed(worse)}"
+            words += ("; " if as_well else "") + f"below it within {_listed(worse)}"
         lines.append(words + ".")
         own = next((row for row in within if row["kind"] == "own"), None)
         others = [row for row in within if row["kind"] == "random"]
@@ -144,9 +142,8 @@ def said(frame: polars.DataFrame) -> list[str]:
 
 
 def _worse(row: dict[str, Any]) -> bool:
-    """Whether an accuracy lies clearly below that of full training."""
-    noise = _TWO_SIDED_95 * (row["difference_stderr_pct"] or 0)
-    return bool(row["difference_pct"] < -max(noise, CLEAR))
+    """Whether an accuracy lies below that of full training by more than the noise."""
+    return bool(row["difference_pct"] < -_TWO_SIDED_95 * (row["difference_stderr_pct"] or 0))
 
 
 def _listed(rows: list[dict[str, Any]]) -> str:

@@ -246,9 +246,9 @@ def test_masks_are_held_against_full_training(tmp_path: Path) -> None:
     # The masks of `overlap`: forty and fifty entries of a hundred, twenty in both.
     assert (random["density_pct"], random["shared_pct"]) == (50, 50)
     assert said[0].startswith(
-        "DPO, accuracy against full training: not clearly below it within own"
+        "DPO, accuracy against full training: not below it beyond the noise within own"
     )
-    assert "clearly below it within random (−20.0 ± 6.4), complement" in said[0]
+    assert "below it within random (−20.0 ± 6.4), complement" in said[0]
     assert "start" not in said[0]
     assert "leads a random one of the same density by +19.0 points" in said[1]
 
@@ -259,7 +259,8 @@ def test_a_difference_within_the_noise_is_none(tmp_path: Path) -> None:
     spec = {"benchmark": "math500", "masks": masks(full=80, random=70)}
     _, said = shown(tmp_path, "control_masks", spec)
     assert said == [
-        "DPO, accuracy against full training: not clearly below it within random (−10.0 ± 6.1)."
+        "DPO, accuracy against full training: "
+        "not below it beyond the noise within random (−10.0 ± 6.1)."
     ]
 
 
