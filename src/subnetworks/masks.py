@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -75,9 +76,9 @@ class Mask:
         return self._shapes[name]
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of all parameters."""
-        return dict(self._shapes)
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of all parameters; not to be changed, and no copy: it is asked for each name."""
+        return MappingProxyType(self._shapes)
 
     @property
     def n(self) -> int:
@@ -213,7 +214,7 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], **meta
         writer.finish(facts)
 
 
-def _same_parameters(masks: Sequence[Mask]) -> dict[str, tuple[int, ...]]:
+def _same_parameters(masks: Sequence[Mask]) -> Mapping[str, tuple[int, ...]]:
     first = masks[0]
     for other in masks[1:]:
         if other.shapes != first.shapes:

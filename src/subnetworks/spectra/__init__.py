@@ -81,19 +81,23 @@ def gram_of(matrix: np.ndarray, device: str = "cpu") -> LapackGram | TorchGram:
 def _gram(pair: Pair, start: int, rows: int, columns: int, device: str) -> LapackGram | TorchGram:
     """The Gram matrix of Δ, of the matrix that begins at flat index `start`.
 
-    A tall matrix is read by rows and never held; a wide one is held in float32.
+    Read by rows: a tall matrix is never held; a wide one is, in float32 and nothing else of its
+    size.
     """
-    if rows <= columns:
-        matrix = delta(pair, start, start + rows * columns).reshape(rows, columns)
-        _check_finite(pair, matrix)
-        return gram_of(matrix, device)
-    gram = empty_gram(columns, device)
     step = max(1, _PIECE // columns)
-    for row in range(0, rows, step):
-        stop = min(row + step, rows)
+    pieces = [(row, min(row + step, rows)) for row in range(0, rows, step)]
+    gram = empty_gram(min(rows, columns), device)
+    whole = np.empty((rows, columns), np.float32) if rows <= columns else None
+    for row, stop in pieces:
         part = delta(pair, start + row * columns, start + stop * columns)
+        part = part.reshape(stop - row, columns)
         _check_finite(pair, part)
-        gram.add(part.reshape(stop - row, columns).T)
+        if whole is None:
+            gram.add(part.T)
+        else:
+            whole[row:stop] = part
+    if whole is not None:
+        gram.add(whole)
     return gram
 
 

@@ -202,6 +202,22 @@ def test_an_update_is_ranked_matrix_by_matrix(tmp_path: Path) -> None:
     assert unturned["spectral_drift"] == 0
 
 
+@pytest.mark.parametrize("shape", [(20, 50), (50, 20)])
+def test_a_matrix_read_by_few_rows_has_the_rank_of_the_whole(
+    shape: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(6)
+    name = "model.layers.0.mlp.up_proj.weight"
+    update = rng.integers(-3, 4, (shape[0], 7)) @ rng.integers(-3, 4, (7, shape[1]))
+    save(tmp_path / "before.safetensors", {name: bf16(np.zeros(shape))})
+    save(tmp_path / "after.safetensors", {name: bf16(update)})
+    monkeypatch.setattr(spectra, "_PIECE", 3 * shape[1])
+    (found,) = spectra.ranks(tmp_path / "before.safetensors", tmp_path / "after.safetensors")
+    largest = np.linalg.svd(update.astype(np.float64), compute_uv=False)[0]
+    assert found.ranks.rank == 7
+    assert found.ranks.sigma_max == pytest.approx(largest)
+
+
 def test_no_rank_of_what_is_no_number(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     before = llama(rng)
