@@ -8,6 +8,7 @@ from subnetworks.provenance import recorded
 
 def test_a_record_tells_the_machine_and_how_long_and_how_much(tmp_path):
     with recorded(tmp_path / "result.json", seed=3) as facts:
+        (tmp_path / "result.json").write_text("{}")
         facts["more"] = "words"
     record = json.loads((tmp_path / "result.json.meta.json").read_text())
     assert record["machine"]["cores"] == os.cpu_count()
