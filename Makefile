@@ -65,6 +65,7 @@ bench: bootstrap ## Time and weigh measuring, the masked optimiser and evaluatio
 	@$(BOOTSTRAP)/bin/python envs/build.py measure --into .venvs/measure
 	@for part in measure overlap rank; do \
 		PYTHONPATH=src .venvs/measure/bin/python tests/benchmarks/measuring.py $$part; done
+	@PYTHONPATH=src .venvs/measure/bin/python tests/benchmarks/scale.py
 	@$(BOOTSTRAP)/bin/python envs/build.py train-cpu --into .venvs/train-cpu
 	@.venvs/train-cpu/bin/python tests/benchmarks/optimiser.py
 	@$(BOOTSTRAP)/bin/python envs/build.py evaluate-cpu --into .venvs/evaluate-cpu

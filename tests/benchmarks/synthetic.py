@@ -4,6 +4,7 @@ import json
 import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -49,15 +50,37 @@ def block(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
     return before, (before.view(np.int16) + moved).view(np.uint16)
 
 
-def _header(shapes: Shapes) -> bytes:
-    header, position = {}, 0
+def header(shapes: Shapes, dtypes: dict[str, tuple[str, int]] | None = None) -> bytes:
+    """The header of a safetensors file; `dtypes` gives dtype and width of what is not bfloat16."""
+    entries, position = {}, 0
     for name, shape in shapes:
-        end = position + 2 * int(np.prod(shape))
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [position, end]}
+        dtype, width = (dtypes or {}).get(name, ("BF16", 2))
+        end = position + width * int(np.prod(shape))
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [position, end]}
         position = end
-    text = json.dumps(header).encode()
+    text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
+
+
+def save(path: Path, tensors: dict[str, tuple[str, np.ndarray]]) -> None:
+    """A safetensors file of arrays, each with the format's name of its dtype."""
+    shapes: Shapes = [(name, array.shape) for name, (_, array) in tensors.items()]
+    dtypes = {name: (dtype, array.itemsize) for name, (dtype, array) in tensors.items()}
+    with open(path, "wb") as file:
+        file.write(header(shapes, dtypes))
+        for _, array in tensors.values():
+            file.write(np.ascontiguousarray(array).data)
+
+
+def tensors_in(folder: Path) -> int:
+    """How many tensors a folder's files hold."""
+    found = 0
+    for path in folder.glob("*.safetensors"):
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            found += len(json.loads(file.read(length)))
+    return found
 
 
 def _files(parameters: float) -> Iterator[Shapes]:
@@ -75,27 +98,48 @@ def _files(parameters: float) -> Iterator[Shapes]:
         yield shapes
 
 
-def write_pair(folder: Path, parameters: float) -> int:
-    """Write `folder`/before and `folder`/after; returns how many parameters each has."""
-    total, seed = 0, 0
+def write_shapes(
+    folder: Path, file: str, shapes: Shapes, seed: int, distinct: int | None = None
+) -> int:
+    """One file of `folder`/before and of `folder`/after; returns the next seed.
+
+    With `distinct`, so many blocks of weights repeat, which is faster to write and read as any.
+    """
     for side in ("before", "after"):
         (folder / side).mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor() as pool:
-        for k, shapes in enumerate(_files(parameters)):
-            name = f"model-{k:05d}.safetensors"
-            with (
-                open(folder / "before" / name, "wb") as before,
-                open(folder / "after" / name, "wb") as after,
-            ):
-                for file in (before, after):
-                    file.write(_header(shapes))
-                for _, shape in shapes:
-                    n = int(np.prod(shape))
-                    sizes = [min(_PIECE, n - start) for start in range(0, n, _PIECE)]
-                    seeds = range(seed, seed + len(sizes))
-                    seed += len(sizes)
-                    for first, second in pool.map(block, seeds, sizes):
-                        before.write(first.data)
-                        after.write(second.data)
-            total += size(shapes)
+    made = block if distinct is None else lambda key, n: _repeated(key % distinct, n)
+    with (
+        ThreadPoolExecutor() as pool,
+        open(folder / "before" / file, "wb") as before,
+        open(folder / "after" / file, "wb") as after,
+    ):
+        for side in (before, after):
+            side.write(header(shapes))
+        for _, shape in shapes:
+            n = int(np.prod(shape))
+            sizes = [min(_PIECE, n - start) for start in range(0, n, _PIECE)]
+            seeds = range(seed, seed + len(sizes))
+            seed += len(sizes)
+            for first, second in pool.map(made, seeds, sizes):
+                before.write(first.data)
+                after.write(second.data)
+    return seed
+
+
+@lru_cache
+def _whole(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    return block(seed, _PIECE)
+
+
+def _repeated(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    before, after = _whole(seed)
+    return before[:n], after[:n]
+
+
+def write_pair(folder: Path, parameters: float, distinct: int | None = None) -> int:
+    """Write `folder`/before and `folder`/after; returns how many parameters each has."""
+    total, seed = 0, 0
+    for k, shapes in enumerate(_files(parameters)):
+        seed = write_shapes(folder, f"model-{k:05d}.safetensors", shapes, seed, distinct)
+        total += size(shapes)
     return total
