@@ -8,6 +8,7 @@ from typing import Any
 import polars
 
 from subnetworks.findings import PLACEBO, SUPERVISED, read_table, span
+from subnetworks.results import by_hand
 
 _STAYS, _VANISHES = 0.9, 0.1
 
@@ -224,7 +225,7 @@ def _distribution(ours: polars.DataFrame) -> Iterator[Controlled]:
         gaps = [[sparse - r["sparsity_pct"] for r in members] for members in (own, same)]
         yield Controlled(
             "SFT is dense, RL sparse",
-            f"one learning rate ({rate:g})",
+            f"one learning rate ({by_hand(rate)})",
             f"{shown(reinforced)}; at their own rates {shown(own)}",
             f"at one rate {shown(same)}",
             _left(*map(_mean, gaps)),
@@ -237,7 +238,7 @@ def _distribution(ours: polars.DataFrame) -> Iterator[Controlled]:
         inside = _mean(r["sparsity_pct"] for r in mine)
         yield Controlled(
             "Data out of the model's distribution make updates dense",
-            f"one learning rate ({rate:g})",
+            f"one learning rate ({by_hand(rate)})",
             f"in {shown(mine)}; out {shown(others)}",
             f"out {shown(alike)}",
             _left(*(inside - _mean(r["sparsity_pct"] for r in m) for m in (others, alike))),

@@ -13,6 +13,7 @@ import polars
 
 from subnetworks import figures, provenance, tables
 from subnetworks.errors import UserError
+from subnetworks.results import by_hand
 
 Verdict = Literal["yes", "unclear", "no"]
 SUPERVISED = ("SFT", "RFT", "RAFT")
@@ -312,7 +313,7 @@ def _distribution(ours: polars.DataFrame) -> Iterator[Finding]:
     if rates:
         rate, _ = rates.most_common(1)[0]
         alike = [row for row in rows if row["learning_rate"] == rate]
-        yield from judged(f"… also at one learning rate ({rate:g})", alike, "not tested")
+        yield from judged(f"… also at one learning rate ({by_hand(rate)})", alike, "not tested")
 
 
 def _ablations(ours: polars.DataFrame) -> Iterator[Finding]:

@@ -126,6 +126,14 @@ class Context:
         return [(row or "", remark) for _, row, remark in frame.iter_rows()]
 
 
+def by_hand(value: float) -> str:
+    """A number as it is written by hand: 0.04, but 1.5e-6 and 5e-4."""
+    if 0 < abs(value) < 1e-3:
+        digits, power = f"{value:e}".split("e")
+        return f"{float(digits):g}e{int(power)}"
+    return f"{value:g}"
+
+
 def label_of(entry: Mapping[str, Any]) -> str:
     """What an update is called in a table or figure: its `label`, else its algorithm and name."""
     name, algorithm = str(entry["update"]), entry.get("algorithm")

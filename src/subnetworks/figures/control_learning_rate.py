@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from subnetworks.errors import UserError
 from subnetworks.figures import style
-from subnetworks.results import Context
+from subnetworks.results import Context, by_hand
 
 NAME = "control_learning_rate"
 TITLE = "Sparsity and accuracy against the learning rate"
@@ -83,7 +83,7 @@ def draw(context: Context) -> tuple[Figure, polars.DataFrame]:
     for axes in (left, right):
         axes.set_xscale("log")
         axes.set_xticks(rates)
-        axes.xaxis.set_major_formatter(FuncFormatter(_rate))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: by_hand(rate)))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("learning rate")
@@ -91,12 +91,6 @@ def draw(context: Context) -> tuple[Figure, polars.DataFrame]:
     handles, labels = [*handles, level], [*labels, "start model"]
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure, frame
-
-
-def _rate(value: float, _: int = 0) -> str:
-    """A learning rate as it is written by hand: 1.5e-5."""
-    digits, power = f"{value:e}".split("e")
-    return f"{float(digits):g}e{int(power)}"
 
 
 def _line(axes: Axes, rows: polars.DataFrame, key: str, error: str | None = None) -> None:
@@ -127,15 +121,15 @@ def said(frame: polars.DataFrame) -> list[str]:
         first, last = rows.row(0, named=True), rows.row(-1, named=True)
         spans.append(first["sparsity_pct"] - last["sparsity_pct"])
         words = (
-            f"{algorithm}: from a learning rate of {_rate(first['learning_rate'])} to "
-            f"{_rate(last['learning_rate'])} sparsity goes from {first['sparsity_pct']:.1f} to "
+            f"{algorithm}: from a learning rate of {by_hand(first['learning_rate'])} to "
+            f"{by_hand(last['learning_rate'])} sparsity goes from {first['sparsity_pct']:.1f} to "
             f"{last['sparsity_pct']:.1f} %"
         )
         if not rows["accuracy_pct"].null_count():
             best = rows.sort("accuracy_pct").row(-1, named=True)
             words += (
                 f", accuracy from {first['accuracy_pct']:.1f} to {last['accuracy_pct']:.1f} % "
-                f"(best: {best['accuracy_pct']:.1f} % at {_rate(best['learning_rate'])}, where "
+                f"(best: {best['accuracy_pct']:.1f} % at {by_hand(best['learning_rate'])}, where "
                 f"{best['sparsity_pct']:.1f} % are unchanged)"
             )
         lines.append(words + ".")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from subnetworks.report.origins import read_record
+from subnetworks.results import by_hand
 
 _SHOWN = (
     "algorithm seed steps batch_size samples_per_prompt learning_rate schedule warmup_steps "
@@ -77,7 +78,7 @@ def _shown(value: Any) -> str:
         case bool():
             return "yes" if value else "no"
         case float():
-            return f"{value:g}"
+            return by_hand(value)
         case list():
             return ", ".join(_shown(part) for part in value)
         case _:

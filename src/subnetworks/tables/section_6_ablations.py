@@ -22,7 +22,7 @@ COLUMNS = (
     Column("steps", "steps"),
     Column("sparsity_pct", "|Δ| ≤ 1e-5", digits=2, error="sparsity_sd_pct"),
     Column("change_pct", "against the first", digits=2, signed=True, error="change_stderr_pct"),
-    Column("bounded_pct", "steps with a gradient above 1", digits=0),
+    Column("bounded_pct", "steps with a gradient above 1 (%)", digits=0),
     Column("published_pct", "|Δ| ≤ 1e-5", "paper"),
     Column("published_change_pct", "against the first", "paper", signed=True),
 )

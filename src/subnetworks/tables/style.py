@@ -12,6 +12,7 @@ from typing import Any
 import polars
 
 from subnetworks.files import write_text
+from subnetworks.results import by_hand
 
 BLANK = "–"
 GROUPS = {"here": "This experiment", "paper": "The paper, as printed"}
@@ -68,7 +69,7 @@ class Column:
             case int():
                 return f"{value:,}"
             case float() if self.general:
-                return f"{value:g}"
+                return by_hand(value)
             case float() if self.bounded and 0 < value < 10**-self.digits:
                 return f"<{10**-self.digits:.{self.digits}f}"
             case float():

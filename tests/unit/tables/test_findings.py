@@ -105,7 +105,7 @@ def test_what_the_data_do_is_judged_at_one_learning_rate_too(tmp_path, foreign, 
         *(row("foreign", False, 1e-6, value) for value in foreign),
         row("SFT", False, 1e-3, 2.0),
     )
-    assert verdict(tmp_path, "… also at one learning rate (1e-06)") == at_one_rate
+    assert verdict(tmp_path, "… also at one learning rate (1e-6)") == at_one_rate
 
 
 def draw(results, name, *rows):

@@ -185,9 +185,9 @@ def test_a_caption_is_escaped_and_marked():
 def test_settings_tell_where_a_run_started_and_kept_to(gathered, page):
     (run,) = gathered.runs
     assert (run.name, run.init, run.data, run.mask) == ("dpo_subnetwork", "sft", "pairs", "dpo")
-    assert run.cells["learning_rate"] == "1.5e-06"
+    assert run.cells["learning_rate"] == "1.5e-6"
     assert run.further == ("beta 0.1",)
-    for words in ("dpo_subnetwork", "beta 0.1", "1.5e-06"):
+    for words in ("dpo_subnetwork", "beta 0.1", "1.5e-6"):
         assert words in page.text
 
 

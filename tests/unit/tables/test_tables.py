@@ -362,7 +362,7 @@ def test_numbers_are_shown_with_sign_error_and_range():
     assert style.Column("a", "", signed=True).show(row) == "0.0"
     assert style.Column("b", "", error="e", digits=2).show(row) == "−1.25 ± 0.50"
     assert style.Column("low", "", upper="high").show(row) == "1.0–2.0"
-    assert style.Column("e", "", general=True).show({"e": 1.5e-6}) == "1.5e-06"
+    assert style.Column("e", "", general=True).show({"e": 1.5e-6}) == "1.5e-6"
     assert style.Column("n", "").show(row) == "1,234,567"
     assert style.text("f", "").show(row) == "yes"
     assert style.text("nothing", "").show(row) == "–"
