@@ -284,7 +284,7 @@ def rank_memory(rows: int, columns: int) -> float:
 def bench_rank(folder: Path, shape: tuple[int, int], threads: int) -> None:
     """One matrix of random bfloat16."""
     rows, columns = shape
-    print("rank: memory that the buffers add up to, beside 150 MiB or so of libraries")
+    print("rank: memory that the buffers add up to, beside the libraries")
     for name, (m, n) in {
         "70B mlp": (8192, 28672),
         "70B mlp, down": (28672, 8192),
