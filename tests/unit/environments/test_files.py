@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("typer")
+
 from subnetworks import cli, files, provenance
 from subnetworks.errors import UserError
 

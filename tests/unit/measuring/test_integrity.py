@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("numba")
+pytest.importorskip("scipy")
 
 from checkpoints_made import llama, save, save_sharded, updated
 
