@@ -89,7 +89,7 @@ rule fetch_checkpoint:
         lock=os.path.relpath(LOCK),
         cache=config["cache"],
     message:
-        "Fetching {params.source}"
+        "Fetching {params.source} [{threads} cores, {resources.mem_mb} MB]"
     shell:
         "in_stage download python -m subnetworks fetch {params.source:q} --output {params.folder}"
         " --cache {params.cache:q} --lock {params.lock:q} --planned {params.planned:q}"

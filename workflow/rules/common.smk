@@ -116,6 +116,12 @@ def growing(amount):
     return resource
 
 
+# What a job takes, behind its message: a dry run of a large experiment says what to expect.
+_NEEDS = " [{threads} cores, {resources.mem_mb} MB, {resources.runtime} min"
+NEEDS = f"{_NEEDS}]"
+NEEDS_GPUS = f"{_NEEDS}, {ACCELERATOR['devices']} GPUs]" if ACCELERATOR["kind"] == "cuda" else NEEDS
+
+
 def gpus_and_nodes():
     """Resources of a training: GPUs, and if it spans several nodes what makes one job of them.
 

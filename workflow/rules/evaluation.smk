@@ -63,7 +63,7 @@ rule evaluate:
         benchmarks=benchmark_settings,
         accelerator=EVALUATION_JSON,
     message:
-        "Evaluating {wildcards.checkpoint}"
+        f"Evaluating {{wildcards.checkpoint}}{NEEDS_GPUS}"
     shell:
         "in_stage evaluate python -m subnetworks evaluate {params.checkpoint}"
         " --benchmarks {params.benchmarks:q} --output {params.folder}"

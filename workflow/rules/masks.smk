@@ -29,7 +29,7 @@ rule derive_mask:
         made_of=mask_arguments,
         seed=lambda wildcards: EXPERIMENT.masks[wildcards.mask].get("seed", 0),
     message:
-        "Deriving the mask {wildcards.mask}"
+        f"Deriving the mask {{wildcards.mask}}{NEEDS}"
     shell:
         "in_stage measure python -m subnetworks mask {params.made_of}"
         " --output {output.mask} --seed {params.seed} 2> >(tee {log} >&2)"

@@ -23,7 +23,7 @@ rule overlap:
     params:
         weights=subpath(input.weights, parent=True),
     message:
-        "Comparing the masks of {wildcards.overlap}"
+        f"Comparing the masks of {{wildcards.overlap}}{NEEDS}"
     shell:
         "in_stage measure python -m subnetworks overlap {input.first} {input.second}"
         " --magnitude {params.weights} --json {output.summary} --table {output.tensors}"
@@ -49,12 +49,13 @@ rule transfer:
     conda:
         conda("measure")
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1000),
+        runtime=growing(60 * ACCELERATOR.get("hours", 24)),
     params:
         before=subpath(input.before, parent=True),
         after=subpath(input.after, parent=True),
     message:
-        "The update {wildcards.change} within the masks of others"
+        f"The update {{wildcards.change}} within the masks of others{NEEDS}"
     shell:
         "in_stage measure python -m subnetworks transfer {params.before} {params.after}"
         " {input.masks} --json {output.summary} 2> >(tee {log} >&2)"

@@ -112,7 +112,7 @@ rule sample_dataset:
         ),
         accelerator=ACCELERATOR_JSON,
     message:
-        "Sampling the data set {wildcards.dataset}"
+        f"Sampling the data set {{wildcards.dataset}}{NEEDS_GPUS}"
     shell:
         "in_stage train python -m subnetworks sample --problems {params.problems}"
         " --policy {params.policy} --output {params.folder} --settings {params.settings:q}"
@@ -157,7 +157,7 @@ rule train:
         ),
         accelerator=ACCELERATOR_JSON,
     message:
-        "Training {wildcards.run}"
+        f"Training {{wildcards.run}}{NEEDS_GPUS}"
     shell:
         "in_stage train python -m subnetworks train --settings {params.settings:q}"
         " --init {params.init} --data {params.data} {params.mask}"

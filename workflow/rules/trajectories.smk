@@ -25,7 +25,7 @@ rule follow_trajectory:
     params:
         folder=subpath(input.trajectory, parent=True),
     message:
-        "Following {wildcards.run}"
+        f"Following {{wildcards.run}}{NEEDS}"
     shell:
         "in_stage measure python -m subnetworks trajectory {params.folder}"
         " --json {output.summary} --table {output.steps} 2> >(tee {log} >&2)"

@@ -28,7 +28,7 @@ rule measure:
         after=subpath(input.after, parent=True),
         rules=lambda wildcards: measuring_options(wildcards, "cast", "absolute", "relative"),
     message:
-        "Measuring the update {wildcards.change}"
+        f"Measuring the update {{wildcards.change}}{NEEDS}"
     shell:
         "in_stage measure python -m subnetworks measure {params.before} {params.after}"
         " --json {output.summary} --table {output.tensors} --mask {output.mask}"
@@ -53,12 +53,13 @@ rule rotate:
         conda("measure")
     threads: ACCELERATOR["threads"]
     resources:
-        mem_mb=8000,
+        mem_mb=growing(8000),
+        runtime=growing(60 * ACCELERATOR.get("hours", 24)),
     params:
         before=subpath(input.before, parent=True),
         after=subpath(input.after, parent=True),
     message:
-        "Angles of the update {wildcards.change}"
+        f"Angles of the update {{wildcards.change}}{NEEDS}"
     shell:
         "in_stage measure python -m subnetworks rank {params.before} {params.after}"
         " --angles 16 --spectrum none --table {output.matrices} --threads {threads}"
@@ -91,7 +92,7 @@ rule rank:
         after=subpath(input.after, parent=True),
         rules=lambda wildcards: measuring_options(wildcards, "cast"),
     message:
-        "Ranks of the update {wildcards.change}"
+        f"Ranks of the update {{wildcards.change}}{NEEDS}"
     shell:
         "in_stage measure python -m subnetworks rank {params.before} {params.after}"
         " --json {output.summary} --table {output.matrices} --threads {threads} {params.rules}"
