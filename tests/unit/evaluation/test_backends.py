@@ -170,7 +170,7 @@ def samples(output: Path, benchmark: str) -> list[dict[str, Any]]:
 
 
 def test_a_killed_evaluation_leaves_answers_and_no_score(evaluated: Evaluated) -> None:
-    assert evaluated.left == [".choice.answers.jsonl", ".tasks", "server.log"]
+    assert evaluated.left == [".choice.answers.jsonl", ".lock", ".tasks", "server.log"]
     assert 0 < evaluated.answered < 600
 
 
