@@ -139,7 +139,9 @@ def test_every_score_has_a_standard_error(mini: Path) -> None:
         for p in mini.glob("evaluation/*/*.json")
         if ".meta." not in p.name and p.name != "scores.json"
     ]
-    assert len(scores) == 21
+    # Seven checkpoints on three benchmarks; controls, where they were made, have more.
+    assert len(scores) >= 21
+    assert {"math500.json", "agieval.json", "mmlu_pro.json"} == {p.name for p in scores}
     for path in scores:
         score = read(path)
         expected = math.sqrt(score["score"] * (1 - score["score"]) / (score["n"] - 1))
