@@ -1,6 +1,7 @@
 """The experiment, the machine, and every function that the stages share."""
 
 import ast
+import functools
 import json
 import os
 import re
@@ -321,6 +322,20 @@ def artefact_module(kind, name):
     return LIBRARY / kind / f"{name}.py"
 
 
+@functools.cache
+def shown_imports(source):
+    """What a module may import of tables/, figures/ and results.py; parsed once, all share them."""
+    places = []
+    for node in ast.walk(ast.parse((ROOT / source).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            places += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [
+        LIBRARY / f"{'/'.join(parts)}.py"
+        for _, *parts in (place.split(".") for place in places)
+        if parts and (parts[0] in SHOWN or parts == ["results"])
+    ]
+
+
 def artefact_code(kind, name):
     """The modules that make an artefact, so that touching one makes it again and nothing else.
 
@@ -332,14 +347,7 @@ def artefact_code(kind, name):
         if source in found or not (ROOT / source).exists():
             continue
         found.append(source)
-        for node in ast.walk(ast.parse((ROOT / source).read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                places = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-                waiting += [
-                    LIBRARY / f"{'/'.join(parts)}.py"
-                    for _, *parts in (place.split(".") for place in places)
-                    if parts and (parts[0] in SHOWN or parts == ["results"])
-                ]
+        waiting += shown_imports(source)
     return sorted(found)
 
 

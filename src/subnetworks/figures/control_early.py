@@ -12,8 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from subnetworks.errors import UserError
-from subnetworks.figures import style
+from subnetworks.figures import over_training, style
 from subnetworks.results import Context
 
 NAME = "control_early"
@@ -28,12 +27,7 @@ SIDES = {
     "final_in_early": "Of the final subnetwork, there already",
 }
 SCHEMA = {
-    "source": polars.String,
-    "label": polars.String,
-    "algorithm": polars.String,
-    "run": polars.String,
-    "n": polars.Int64,
-    "step": polars.Int64,
+    **over_training.SCHEMA,
     "done_pct": polars.Float64,
     "changed_pct": polars.Float64,
     **{
@@ -49,9 +43,7 @@ def draw(context: Context) -> tuple[Figure, polars.DataFrame]:
 
     `overlaps` lists overlaps of the mask at a `step` with the final one, in this order.
     """
-    entries = context.rows("runs", "run", "algorithm")
-    if not entries:
-        raise UserError("specification: runs: control_early needs at least one run")
+    entries = over_training.runs(context, NAME)
     rows = [row for entry in entries for row in _steps(context, entry)]
     frame = polars.DataFrame(rows, schema=SCHEMA, orient="row")
     figure = Figure(figsize=(style.DOUBLE, 2.7))
@@ -97,7 +89,7 @@ def _steps(context: Context, entry: dict[str, Any]) -> list[dict[str, Any]]:
         }
         row = {
             "source": "here",
-            "label": entry.get("label", entry["algorithm"]),
+            "label": entry["label"],
             "algorithm": entry["algorithm"],
             "run": entry["run"],
             "n": n,
