@@ -57,6 +57,6 @@ STAGES = {
             ("figures/figure_1_*",),
             "figure figure_1_sft_vs_rl",
         ),
-        Stage("report", "summary.md", ("summary.*",), "report "),
+        Stage("report", "report.md", ("report.*",), "report "),
     )
 }
