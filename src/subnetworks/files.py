@@ -24,11 +24,18 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOCK_PATIENCE_S = 15.0
 
 
-def disk_full(error: BaseException) -> bool:
-    """Whether an error says that there is no room left; libraries not in Python say it in words."""
-    return getattr(error, "errno", None) in _FULL or any(
-        os.strerror(number) in str(error) for number in _FULL
-    )
+def disk_full(error: BaseException | None) -> bool:
+    """Whether an error says that there is no room left, or came up while such a one was handled.
+
+    Libraries not in Python say it in words; others trip over it when they clean up.
+    """
+    while error is not None:
+        if getattr(error, "errno", None) in _FULL or any(
+            os.strerror(number) in str(error) for number in _FULL
+        ):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager
@@ -42,6 +49,8 @@ def _whole_or_not(final: Path) -> Iterator[Path]:
     _remove(temporary)
     try:
         yield temporary
+    except UserError:
+        raise  # it names what is wrong, a file within this one perhaps
     except Exception as error:
         if disk_full(error):
             raise UserError(

@@ -36,10 +36,10 @@ def main() -> None:
     except UserError as error:
         print(f"subnetworks: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:
+    except Exception as error:
         if not disk_full(error):
             raise
-        where = error.filename or "a file"
+        where = getattr(error, "filename", None) or "a file"
         print(
             f"subnetworks: error: {where}: not written, the disk is full; make room and run again",
             file=sys.stderr,

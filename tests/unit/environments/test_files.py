@@ -74,6 +74,30 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, error):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_full_disk_is_said_where_a_library_fails_over_it(tmp_path):
+    def write():
+        with files.atomic_path(tmp_path / "result"):
+            try:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            finally:
+                object().position  # noqa: B018 (matplotlib does so when it closes a PDF)
+
+    with pytest.raises(UserError, match=r"result: not written, the disk is full; make room"):
+        write()
+
+
+def test_a_full_disk_names_the_file_that_was_not_written(tmp_path):
+    def write():
+        with (
+            files.atomic_folder(tmp_path / "folder") as part,
+            files.atomic_path(part / "inner"),
+        ):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(UserError, match=r"inner: not written"):
+        write()
+
+
 def test_a_full_disk_anywhere_else_is_one_line_too(monkeypatch, capsys):
     def full():
         raise OSError(errno.ENOSPC, "No space left on device", "some/file")
