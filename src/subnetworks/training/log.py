@@ -1,6 +1,7 @@
 """The trainer's own log, one JSON object a step, as the run's table."""
 
 import csv
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -59,14 +60,15 @@ def flat(value: Any) -> list[float]:
 class StepsLog:
     """Reads the logs of a run's attempts, oldest first, as they grow.
 
-    An attempt resumes from the last saved step, so it may repeat steps of the one before: the later
-    attempt's row is the one that led to the final weights.
+    An attempt resumes from a saved step, so it may repeat steps of the one before: from its first
+    step on, only its own rows led to the final weights.
     """
 
     def __init__(self, files: Iterable[Path]) -> None:
         self.rows: dict[int, Row] = {}
         self._files = list(files)
         self._offsets = dict.fromkeys(self._files, 0)
+        self._begun: set[Path] = set()
 
     def read(self) -> list[Row]:
         """Take in what was written since the last call; gives the new rows.
@@ -84,11 +86,19 @@ class StepsLog:
                         break
                     self._offsets[file] += len(line)
                     entry = json.loads(line)
-                    if entry["step"] > 0 and any(_trains(name) for name in entry["data"]):
-                        new.append(row(entry["step"], entry["data"]))
-        for entry in new:
-            self.rows[int(entry["step"] or 0)] = entry
+                    step: int = entry["step"]
+                    if step > 0 and any(_trains(name) for name in entry["data"]):
+                        if file not in self._begun:
+                            self._begun.add(file)
+                            self.forget_after(step - 1)
+                        self.rows[step] = row(step, entry["data"])
+                        new.append(self.rows[step])
         return new
+
+    @property
+    def complete_to(self) -> int:
+        """The last step before which none is missing."""
+        return next(step for step in itertools.count() if step + 1 not in self.rows)
 
     def follow(self, file: Path) -> None:
         """Read another attempt's log too."""

@@ -178,15 +178,16 @@ class Trainer:
                 "margin": sum(flat(metrics["margin"])),
                 "seconds": time.perf_counter() - begin,
             }
+            # Before it is saved: a saved step is resumed from only if it was logged.
+            if not self.rank:
+                with open(self.job["steps_log"], "a", encoding="utf-8") as log:
+                    log.write(json.dumps({"step": step, "data": record}) + "\n")
             stopping = stop.agreed()
             if stopping or step % settings.steps_between_saves == 0 or step == settings.steps:
                 folder = self.state / f"global_step_{step}"
                 self.worker.save_checkpoint(str(folder), global_step=step, max_ckpt_to_keep=2)
                 if not self.rank:
                     write_text(self.state / "latest_checkpointed_iteration.txt", str(step))
-            if not self.rank:
-                with open(self.job["steps_log"], "a", encoding="utf-8") as log:
-                    log.write(json.dumps({"step": step, "data": record}) + "\n")
             if stopping:
                 return
 

@@ -112,10 +112,11 @@ def _train(
         "data": state.digest(data),
         "mask": sha256(mask) if mask else None,
     }
-    resume = state.prepare(folder, facts)
+    state.prepare(folder, facts)
     attempts = sorted(folder.glob("steps-*.jsonl"))
     steps_log = StepsLog(attempts)
     steps_log.read()
+    resume = state.resume_from(folder, steps_log.complete_to)
     steps_log.forget_after(resume)
     log_file = run_folder / "train.log"
     if not resume:

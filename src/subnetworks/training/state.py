@@ -12,25 +12,30 @@ _TRACKER = "latest_checkpointed_iteration.txt"
 _FINGERPRINT = "run.json"
 
 
-def prepare(state: Path, fingerprint: Mapping[str, Any]) -> int:
-    """Make `state` fit to start or resume the run that `fingerprint` describes.
-
-    State of another run (other settings, init, data or mask) is removed, and so is every saved step
-    behind the one to resume from: verl writes its files in place, and a killed run may leave some
-    of them torn.
-
-    Returns:
-        The last step that was saved whole; 0 to start anew.
-    """
+def prepare(state: Path, fingerprint: Mapping[str, Any]) -> None:
+    """Make `state` a folder of the run that `fingerprint` describes: what another run (with other
+    settings, init, data or mask) has left there is removed."""
     text = canonical_json(fingerprint)
     mark = state / _FINGERPRINT
     if not mark.exists() or mark.read_text(encoding="utf-8") != text:
         shutil.rmtree(state, ignore_errors=True)
         state.mkdir(parents=True)
         write_text(mark, text)
-        return 0
+
+
+def resume_from(state: Path, logged: int) -> int:
+    """The last step that was saved whole and up to which the log is; 0 to start anew.
+
+    Every saved step behind it is removed. verl writes its files in place, and a killed run may
+    leave some of them torn; an on-policy step is logged once it is saved, and it may end between.
+
+    Args:
+        state: a prepared folder.
+        logged: the last step before which none is missing in the log.
+    """
     steps = saved_steps(state)
-    resume = next((step for step in sorted(steps, reverse=True) if whole(steps[step])), 0)
+    usable = (step for step in sorted(steps, reverse=True) if step <= logged and whole(steps[step]))
+    resume = next(usable, 0)
     for step, folder in steps.items():
         if step > resume:
             shutil.rmtree(folder)

@@ -89,6 +89,20 @@ def test_a_resumed_run_has_every_step_once_and_the_later_attempt_counts(tmp_path
     assert [float(row["reward"]) for row in rows] == [0.1, 0.1, 0.9, 0.9]
 
 
+def test_a_log_is_complete_up_to_the_first_step_that_is_missing(tmp_path):
+    first, second = tmp_path / "steps-0.jsonl", tmp_path / "steps-1.jsonl"
+    assert StepsLog([first]).complete_to == 0
+    first.write_text("".join(online(step, 0.1) for step in (1, 2, 3, 4)))
+    second.write_text(online(3, 0.9) + online(4, 0.9)[:30])  # it went on from step 2
+    log = StepsLog([first, second])
+    log.read()
+    assert log.complete_to == 3
+    first.write_text(online(1, 0.1) + online(3, 0.1))
+    log = StepsLog([first])
+    log.read()
+    assert log.complete_to == 1
+
+
 def test_columns_of_a_second_model_are_there_only_with_one(tmp_path):
     file = tmp_path / "steps.jsonl"
     measured = {"reward_model/loss": 0.6, "reward_model/accuracy": 0.75}
