@@ -120,7 +120,7 @@ def begin(c: Campaign, stage: Stage, *options: str) -> tuple[Running, int]:
 
 def moment(c: Campaign, stage: Stage) -> float:
     """Seconds into a stage's life at which it is disturbed: any, as long as it lives."""
-    longest = c.durations.get(stage.name, 1.0)
+    longest = c.durations.get(stage.name, max(1.0, c.work.seconds(stage.target)))
     return c.random.uniform(0, longest)
 
 
@@ -150,14 +150,22 @@ def kill_group(c: Campaign, stage: Stage) -> str:
         left = next(iter(c.work.processes().values()))
         return f"WRONG: still running after 30 s: {left[:100]}"
     c.work.unlock()
-    return c.rerun(stage)
+    return resumed(c, stage, c.rerun(stage))
+
+
+def resumed(c: Campaign, stage: Stage, outcome: str) -> str:
+    """The outcome; where a training went on from is noted beside the moment of the kill."""
+    log = c.work.results / "runs" / stage.name.removeprefix("train ") / "log.csv.meta.json"
+    if stage.name.startswith("train ") and log.exists():
+        c.note += f", resumed from step {json.loads(log.read_text())['resumed_from_step']}"
+    return outcome
 
 
 def kill_worker(c: Campaign, stage: Stage) -> str:
     done = killing(c, stage, lambda running, worker: os.kill(worker, signal.SIGKILL))
     if done.status == 0:
         return "WRONG: the workflow took it for done"
-    return c.rerun(stage)
+    return resumed(c, stage, c.rerun(stage))
 
 
 def kill_snakemake(c: Campaign, stage: Stage) -> str:
@@ -343,16 +351,19 @@ def umount(where: Path) -> None:
 
 def lost_server(c: Campaign) -> str:
     stage = STAGES["evaluate"]
-    running, _ = begin(c, stage)
+    running, worker = begin(c, stage)
     answers = c.work.results / "evaluation/dpo/.math500.answers.jsonl"
-    while not (answers.exists() and answers.read_bytes().count(b"\n") > 1):
+    while not answers.exists():
         if running.process.poll() is not None:
             return "WRONG: it ended before its server was killed"
         time.sleep(0.002)
+    # It is stopped meanwhile: the server answers all its questions within half a second.
+    os.kill(worker, signal.SIGSTOP)
     for pid, words in c.work.processes().items():
         if "vllm" in words.lower() and "watchdog" not in words:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
+    os.kill(worker, signal.SIGCONT)
     done = running.wait()
     if wrong := refused(c, done, "server"):
         return wrong

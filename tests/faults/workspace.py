@@ -140,6 +140,11 @@ class Workspace:
             for path in list(self.results.glob(pattern)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
+    def seconds(self, result: str) -> float:
+        """How long the stage took that made a result of the saved ones; 0 if nobody noted it."""
+        record = self._saved / self.name / f"{result}.meta.json"
+        return json.loads(record.read_text())["wall_time_s"] if record.exists() else 0.0
+
     def processes(self) -> dict[int, str]:
         """Command lines of all processes that work in this folder, by id; not of who started us."""
         found = {}
