@@ -469,12 +469,15 @@ def side_by_side(c: Campaign, stage: Stage) -> str:
     first, _ = begin(c, stage, "--nolock")
     second = c.work.start(*c.target(stage), options=("--nolock",))
     ends = [first.wait(), second.wait()]
+    said = []
     for done in ends:
-        if (
-            done.status
-            and (done.trace or not done.error)
-            and "incomplete" not in done.output.lower()
-        ):
+        if done.status == 0:
+            continue
+        # Snakemake removes what it is about to make anew, from under the other one's hands.
+        of_snakemake = re.search(
+            r"some output files are missing|The files below seem to be incomplete", done.output
+        )
+        if done.trace or not (done.error or of_snakemake):
             return f"WRONG: unclear: {done.error or last_line(done)}"
-    said = [f"“{shown(c, done.error or last_line(done))}”" for done in ends if done.status]
+        said.append(f"“{shown(c, done.error or of_snakemake[0])}”")
     return c.rerun(stage, "; ".join(dict.fromkeys(said)) or "both done")
