@@ -130,9 +130,9 @@ def killing(c: Campaign, stage: Stage, kill: Callable[[Running, int], None]) -> 
     for _ in range(6):
         running, worker = begin(c, stage)
         begun = time.monotonic()
-        while time.monotonic() - begun < wait and Path(f"/proc/{worker}").exists():
+        while time.monotonic() - begun < wait and lives(worker):
             time.sleep(0.002)
-        if not Path(f"/proc/{worker}").exists():
+        if not lives(worker):
             c.durations[stage.name] = time.monotonic() - begun
             wait *= 0.6
             running.wait()
@@ -142,6 +142,14 @@ def killing(c: Campaign, stage: Stage, kill: Callable[[Running, int], None]) -> 
         c.note = f"{time.monotonic() - begun:.1f} s in"
         return running.wait()
     raise RuntimeError(f"{stage.name} ended each time before it was disturbed")
+
+
+def lives(pid: int) -> bool:
+    """Whether a process runs; not if it has ended and only its parent has not taken note."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def kill_group(c: Campaign, stage: Stage) -> str:
