@@ -46,7 +46,7 @@ def _all(c: Campaign) -> Iterator[Fault]:
         for words, act, fast in (
             ("SIGKILL, workflow and all its jobs", kill_group, "train dpo"),
             ("SIGKILL, the stage's process only", kill_worker, "mask"),
-            ("SIGKILL, Snakemake only", kill_snakemake, "measure"),
+            ("SIGKILL, Snakemake only", kill_snakemake, "rank"),
         ):
             yield Fault(words, name, partial(act, c, stage), name == fast)
     for name in TRAININGS:
@@ -69,7 +69,7 @@ def _all(c: Campaign) -> Iterator[Fault]:
         ("table", "updates/dpo.json"),
         ("report", "tables/table_1_update_sparsity.csv"),
     ):
-        fast = name == "measure"
+        fast = name == "rank"
         yield from _damages(c, STAGES[name], file, {"one bit flipped": flip}, fast)
         yield from _damages(c, STAGES[name], file, {"cut short": cut}, name == "report")
     for target, file in (
