@@ -24,18 +24,17 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOCK_PATIENCE_S = 15.0
 
 
-def disk_full(error: BaseException | None) -> bool:
+def disk_full(error: BaseException) -> bool:
     """Whether an error says that there is no room left, or came up while such a one was handled.
 
     Libraries not in Python say it in words; others trip over it when they clean up.
     """
-    while error is not None:
-        if getattr(error, "errno", None) in _FULL or any(
-            os.strerror(number) in str(error) for number in _FULL
-        ):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    if getattr(error, "errno", None) in _FULL:
+        return True
+    if any(os.strerror(number) in str(error) for number in _FULL):
+        return True
+    before = error.__cause__ or error.__context__
+    return before is not None and disk_full(before)
 
 
 @contextmanager

@@ -97,7 +97,7 @@ class StepsLog:
 
     @property
     def complete_to(self) -> int:
-        """The last step before which none is missing."""
+        """The last step up to which every one has a row; 0 if the first has none."""
         return next(step for step in itertools.count() if step + 1 not in self.rows)
 
     def follow(self, file: Path) -> None:

@@ -24,14 +24,14 @@ def prepare(state: Path, fingerprint: Mapping[str, Any]) -> None:
 
 
 def resume_from(state: Path, logged: int) -> int:
-    """The last step that was saved whole and up to which the log is; 0 to start anew.
+    """The last step that was saved whole and logged, as all before it; 0 to start anew.
 
     Every saved step behind it is removed. verl writes its files in place, and a killed run may
-    leave some of them torn; an on-policy step is logged once it is saved, and it may end between.
+    leave some of them torn; it logs on-policy steps once they are saved, and may be killed between.
 
     Args:
         state: a prepared folder.
-        logged: the last step before which none is missing in the log.
+        logged: the last step up to which every one is in the log.
     """
     steps = saved_steps(state)
     usable = (step for step in sorted(steps, reverse=True) if step <= logged and whole(steps[step]))
