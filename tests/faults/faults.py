@@ -16,7 +16,7 @@ from pathlib import Path
 
 from stages import STAGES, Stage
 from trial import SAME, Campaign, last_line
-from workspace import Done, Running
+from workspace import Done, Running, lives
 
 TRAININGS = tuple(name for name in STAGES if name.startswith("train "))
 
@@ -144,36 +144,39 @@ def killing(c: Campaign, stage: Stage, kill: Callable[[Running, int], None]) -> 
     raise RuntimeError(f"{stage.name} ended each time before it was disturbed")
 
 
-def lives(pid: int) -> bool:
-    """Whether a process runs; not if it has ended and only its parent has not taken note."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
 def kill_group(c: Campaign, stage: Stage) -> str:
     killing(c, stage, lambda running, worker: running.kill_group())
     if not c.work.gone(30):
         left = next(iter(c.work.processes().values()))
         return f"WRONG: still running after 30 s: {left[:100]}"
     c.work.unlock()
-    return resumed(c, stage, c.rerun(stage))
+    return rerun_killed(c, stage)
 
 
-def resumed(c: Campaign, stage: Stage, outcome: str) -> str:
-    """The outcome; where a training went on from is noted beside the moment of the kill."""
-    log = c.work.results / "runs" / stage.name.removeprefix("train ") / "log.csv.meta.json"
-    if stage.name.startswith("train ") and log.exists():
-        c.note += f", resumed from step {json.loads(log.read_text())['resumed_from_step']}"
+def rerun_killed(c: Campaign, stage: Stage) -> str:
+    """Run again; where a training went on from is noted beside the moment of the kill."""
+    outcome = c.rerun(stage)
+    if stage.name in TRAININGS and outcome == SAME:
+        c.note += f", resumed from step {resumed_from(c, stage)}"
     return outcome
+
+
+def run_folder(c: Campaign, stage: Stage) -> Path:
+    """Where a training keeps its log and its unfinished state."""
+    return c.work.results / "runs" / stage.name.removeprefix("train ")
+
+
+def resumed_from(c: Campaign, stage: Stage) -> int:
+    """The step that a finished training went on from; 0 if it was not interrupted."""
+    meta = json.loads((run_folder(c, stage) / "log.csv.meta.json").read_text())
+    return int(meta["resumed_from_step"])
 
 
 def kill_worker(c: Campaign, stage: Stage) -> str:
     done = killing(c, stage, lambda running, worker: os.kill(worker, signal.SIGKILL))
     if done.status == 0:
         return "WRONG: the workflow took it for done"
-    return resumed(c, stage, c.rerun(stage))
+    return rerun_killed(c, stage)
 
 
 def kill_snakemake(c: Campaign, stage: Stage) -> str:
@@ -193,8 +196,7 @@ def kill_snakemake(c: Campaign, stage: Stage) -> str:
 def terminate(c: Campaign, stage: Stage) -> str:
     """As a cluster does: SIGTERM to every process of the job, once two steps have been made."""
     running, _ = begin(c, stage)
-    run = stage.name.removeprefix("train ")
-    state = c.work.results / "runs" / run / "state"
+    state = run_folder(c, stage) / "state"
     while not any(file.read_text().count("\n") > 1 for file in state.glob("steps-*.jsonl")):
         if running.process.poll() is not None:
             return "WRONG: it ended before it was preempted"
@@ -208,10 +210,10 @@ def terminate(c: Campaign, stage: Stage) -> str:
     c.work.gone(60)
     saved = sorted(int(p.name.rpartition("_")[2]) for p in state.glob("global_step_*"))
     outcome = c.rerun(stage, f"saved at step {max(saved, default=0)}")
-    meta = json.loads((c.work.results / f"runs/{run}/log.csv.meta.json").read_text())
-    if not meta["resumed_from_step"]:
+    step = resumed_from(c, stage)
+    if not step:
         return f"WRONG: started over; {outcome}"
-    return outcome.replace(SAME, f"resumed from step {meta['resumed_from_step']}, {SAME}")
+    return outcome.replace(SAME, f"resumed from step {step}, {SAME}")
 
 
 def refused(c: Campaign, done: Done, *names: str) -> str | None:
@@ -283,8 +285,8 @@ def full_disk(c: Campaign, stage: Stage) -> str:
     with filesystem(c) as ballast:
         c.work.remove(*stage.outputs)
         running = c.work.start(*c.target(stage))
-        if stage.name.startswith("train "):
-            state = c.work.results / "runs" / stage.name.removeprefix("train ") / "state"
+        if stage.name in TRAININGS:
+            state = run_folder(c, stage) / "state"
             while not list(state.rglob("model_world_size_*.pt")):
                 if running.process.poll() is not None:
                     return f"WRONG: ended too early: {last_line(running.wait())}"

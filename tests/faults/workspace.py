@@ -224,13 +224,25 @@ class Running:
         return self.output.read_text(errors="replace")
 
 
+def lives(pid: int) -> bool:
+    """Whether a process runs; not if it has ended and only its parent has not taken note."""
+    try:
+        return _status(pid)[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def _status(pid: int) -> list[str]:
+    """What the kernel says of a process after its name: state, parent and so on."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
 def _ancestors(pid: int) -> set[int]:
     """A process and all above it."""
     found = set()
     while pid > 1:
         found.add(pid)
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        pid = int(stat.rpartition(")")[2].split()[1])
+        pid = int(_status(pid)[1])
     return found
 
 
