@@ -1,18 +1,13 @@
 """Which tensors of two checkpoints are compared, as what, and which are not, and why."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
-
-import numpy as np
+from dataclasses import dataclass
 
 from subnetworks.checkpoints import Checkpoint, Tensor
+from subnetworks.checkpoints.quantised import fp8
 from subnetworks.errors import UserError
-from subnetworks.numbers import FLOATS, decode, encode, narrower
+from subnetworks.numbers import FLOATS, narrower
 from subnetworks.tensors import Place, is_buffer, place
-
-_SCALES = ("_scale_inv", "_scale")
 
 
 @dataclass(frozen=True)
@@ -128,70 +123,15 @@ def _parameters(checkpoint: Checkpoint, side: str, excluded: list[Excluded]) -> 
             excluded.append(Excluded(name, f"integers ({tensor.dtype}), not weights"))
         elif name in checkpoint.tied:
             excluded.append(Excluded(name, f"tied to {checkpoint.tied[name]}, counted there"))
-        elif scaled := _scaled_by(checkpoint, name):
+        elif scaled := fp8.scaled_by(checkpoint, name):
             # Compared with the payload it scales.
             if scaled not in checkpoint.tensors:
                 found[name] = tensor
-        elif scale := _scale_of(checkpoint, name):
-            found[name] = _dequantised(tensor, scale, checkpoint.config)
+        elif scale := fp8.scale_of(checkpoint, name):
+            found[name] = fp8.dequantised(tensor, scale, checkpoint.config)
         else:
             found[name] = tensor
     return found
-
-
-def _scale_of(checkpoint: Checkpoint, name: str) -> Tensor | None:
-    """The scales of an FP8 weight, if it has any."""
-    if checkpoint.tensors[name].dtype.startswith("F8_E") and checkpoint.tensors[name].shape:
-        for suffix in _SCALES:
-            if name + suffix in checkpoint.tensors:
-                return checkpoint.tensors[name + suffix]
-    return None
-
-
-def _scaled_by(checkpoint: Checkpoint, name: str) -> str | None:
-    """The FP8 weight that this tensor scales, if it does."""
-    for suffix in _SCALES:
-        weight = name.removesuffix(suffix)
-        stored = checkpoint.tensors.get(weight)
-        if weight != name and stored is not None and stored.dtype.startswith("F8_E"):
-            return weight
-    return None
-
-
-def _dequantised(payload: Tensor, scale: Tensor, config: Mapping[str, Any]) -> Tensor:
-    """An FP8 weight times its scales, as bfloat16 (DeepSeek-V3's own conversion), made on reading.
-
-    Scales cover the whole tensor, its rows, or blocks (`weight_block_size`, by default 128 × 128).
-    """
-    block = (config.get("quantization_config") or {}).get("weight_block_size") or (128, 128)
-    rows, columns = payload.shape[0], math.prod(payload.shape[1:])
-    grid = (*scale.shape, 1, 1)[:2] if scale.n > 1 else (1, 1)
-    steps = []
-    for axis, (size, cells) in enumerate(zip((rows, columns), grid, strict=True)):
-        step = size if cells == 1 else 1 if cells == size else int(block[axis])
-        if cells != -(-size // step):
-            raise UserError(
-                f"{scale.source}: tensor {scale.name!r}: {_written(scale.shape)} scales do not fit "
-                f"a weight of {_written(payload.shape)} in blocks of {block[0]}x{block[1]}"
-            )
-        steps.append(step)
-    factors = decode(scale.raw(), scale.dtype).reshape(grid)
-
-    def read(buffer: Any, offset: int) -> None:
-        out = np.frombuffer(buffer, dtype=np.uint16)
-        if not out.size:
-            return
-        start = offset // 2
-        stop = start + out.size
-        values = decode(payload.raw(start, stop), payload.dtype)
-        # The scales of the rows touched, spread over columns: quicker than an index a weight.
-        touched = np.arange(start // columns, -(-stop // columns))
-        spread = np.repeat(factors[touched // steps[0]], steps[1], axis=1)[:, :columns].reshape(-1)
-        first = start % columns
-        values *= spread[first : first + out.size]
-        out[:] = encode(values, "BF16")
-
-    return replace(payload, dtype="BF16", reader=read)
 
 
 def _fp8_parts(before: Checkpoint, after: Checkpoint, pairs: list[Pair]) -> list[Pair]:
@@ -200,7 +140,7 @@ def _fp8_parts(before: Checkpoint, after: Checkpoint, pairs: list[Pair]) -> list
     for p in pairs:
         if p.name not in before.tensors or p.name not in after.tensors:
             continue
-        scales = _scale_of(before, p.name), _scale_of(after, p.name)
+        scales = fp8.scale_of(before, p.name), fp8.scale_of(after, p.name)
         if scales[0] is None or scales[1] is None:
             continue
         first, second = before[p.name], after[p.name]

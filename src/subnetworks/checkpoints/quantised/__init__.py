@@ -1,0 +1,1 @@
+"""Quantised weights: how each scheme is recognised, and how it is read."""
