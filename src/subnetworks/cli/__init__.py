@@ -1,7 +1,8 @@
 """The command line: one verb a stage, one module a verb.
 
-Every module here keeps its imports light and loads its stage inside the function, because each
-stage runs in an environment that lacks the other stages' packages.
+Only the verb that is asked for is loaded. Every module here keeps its imports light and loads its
+stage inside the function, because each stage runs in an environment that lacks the other stages'
+packages.
 """
 
 import importlib
@@ -13,26 +14,37 @@ import typer
 from subnetworks.errors import UserError
 from subnetworks.files import disk_full
 
-app = typer.Typer(
-    name="subnetworks",
-    help=(
-        "What does training change? Compare two checkpoints, extract the subnetwork, train within "
-        "it, score it, and compare subnetworks."
-    ),
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}").add_to(app)
+def _describe() -> None:
+    """What does training change?
+
+    Compare two checkpoints, extract the subnetwork, train within it, score it, and compare
+    subnetworks.
+    """
+
+
+def load(verb: str | None = None) -> typer.Typer:
+    """The application with this verb alone, or with all of them if no module has its name."""
+    app = typer.Typer(
+        name="subnetworks",
+        no_args_is_help=True,
+        # Plain help: what draws boxes takes longer to load than most commands to run.
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+    app.callback()(_describe)
+    modules = [module.name for module in pkgutil.iter_modules(__path__)]
+    named = (verb or "").replace("-", "_")
+    for module in [named] if named in modules else modules:
+        importlib.import_module(f"{__name__}.{module}").add_to(app)
+    return app
 
 
 def main() -> None:
     """Run the command line; what a user can mend is one line on stderr and exit status 2."""
     try:
-        app()
+        load(sys.argv[1] if len(sys.argv) > 1 else None)()
     except UserError as error:
         print(f"subnetworks: error: {error}", file=sys.stderr)
         sys.exit(2)

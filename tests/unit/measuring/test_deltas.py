@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from subnetworks import checkpoints, updates
 from subnetworks.checkpoints import deltas
 from subnetworks.checkpoints.storage import Tensor
-from subnetworks.cli import app
+from subnetworks.cli import load
 from subnetworks.errors import UserError
 from subnetworks.updates.digests import digest
 
@@ -257,7 +257,7 @@ def test_applying_gives_the_checkpoint_back(tmp_path, files):
     (tmp_path / "base" / "tokenizer.json").write_text("{}")
     save(tmp_path / "after.safetensors", after)
     line = CliRunner().invoke(
-        app,
+        load(),
         [
             *("delta", str(tmp_path / "base"), str(tmp_path / "after.safetensors")),
             *("--output", str(tmp_path / "d.safetensors")),
@@ -267,7 +267,7 @@ def test_applying_gives_the_checkpoint_back(tmp_path, files):
     assert "of a whole copy" in line.output
     output = tmp_path / "whole"
     line = CliRunner().invoke(
-        app,
+        load(),
         ["apply", str(tmp_path / "base"), str(tmp_path / "d.safetensors"), "--output", str(output)],
     )
     assert line.exit_code == 0, line.output
@@ -288,6 +288,6 @@ def test_applying_gives_the_checkpoint_back(tmp_path, files):
 def test_a_delta_under_a_name_that_no_reader_takes_is_refused(tmp_path):
     save(tmp_path / "a.safetensors", llama(np.random.default_rng(0)))
     both = [str(tmp_path / "a.safetensors")] * 2
-    done = CliRunner().invoke(app, ["delta", *both, "--output", str(tmp_path / "d.bin")])
+    done = CliRunner().invoke(load(), ["delta", *both, "--output", str(tmp_path / "d.bin")])
     assert isinstance(done.exception, UserError)
     assert list(tmp_path.iterdir()) == [tmp_path / "a.safetensors"]

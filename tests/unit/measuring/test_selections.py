@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from subnetworks import checkpoints, masks, selections, updates
 from subnetworks.checkpoints import deltas
-from subnetworks.cli import app
+from subnetworks.cli import load
 from subnetworks.errors import UserError
 from subnetworks.masks import Mask
 from subnetworks.numbers import decode
@@ -148,7 +148,9 @@ def test_early_is_what_measuring_says(model, tmp_path):
     ):
         deltas.write(delta, first, second.tensors, base=digest(first))
     updates.measure(file, tmp_path / "after.safetensors", mask=tmp_path / "wanted")
-    line = CliRunner().invoke(app, ["mask", "early", str(delta), "--output", str(tmp_path / "e")])
+    line = CliRunner().invoke(
+        load(), ["mask", "early", str(delta), "--output", str(tmp_path / "e")]
+    )
     assert line.exit_code == 0, line.output
     assert (tmp_path / "e").read_bytes() == (tmp_path / "wanted").read_bytes()
 
@@ -156,7 +158,7 @@ def test_early_is_what_measuring_says(model, tmp_path):
 def test_the_command_line_makes_them(model, tmp_path):
     file, _, like = model
     line = CliRunner().invoke(
-        app,
+        load(),
         [
             *("mask", "principal", str(file), "--like", str(like.path), "--rank", "2"),
             *("--output", str(tmp_path / "p")),
@@ -188,7 +190,7 @@ def test_what_makes_no_sense_is_refused(model, tmp_path, arguments, words):
     save(other, dict(list(tensors.items())[1:]))
     places = {"MODEL": str(file), "LIKE": str(like.path), "OTHER": str(other)}
     line = [places.get(word, word) for word in arguments]
-    done = CliRunner().invoke(app, ["mask", *line, "--output", str(tmp_path / "out")])
+    done = CliRunner().invoke(load(), ["mask", *line, "--output", str(tmp_path / "out")])
     assert isinstance(done.exception, UserError)
     assert words in str(done.exception)
     assert not (tmp_path / "out").exists()

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from subnetworks import checkpoints, trajectories, updates
 from subnetworks.checkpoints import deltas
-from subnetworks.cli import app
+from subnetworks.cli import load
 from subnetworks.errors import UserError
 from subnetworks.updates.digests import digest
 
@@ -98,7 +98,7 @@ def test_the_command_line(run, tmp_path):
     folder, _, _ = run
     output, rows = tmp_path / "t.json", tmp_path / "t.parquet"
     line = CliRunner().invoke(
-        app,
+        load(),
         ["trajectory", str(folder / "trajectory"), "--json", str(output), "--table", str(rows)],
     )
     assert line.exit_code == 0, line.output
