@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from subnetworks.checkpoints.storage import Span, Tensor, read_tensors
+from subnetworks.checkpoints.formats.safetensors import read_tensors
+from subnetworks.checkpoints.storage import Span, Tensor
 from subnetworks.errors import UserError
 from subnetworks.files import atomic_path
 

@@ -43,9 +43,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from subnetworks.checkpoints.formats.safetensors import read_header, read_tensors
 from subnetworks.checkpoints.reading import Checkpoint
 from subnetworks.checkpoints.reading import open as open_checkpoint
-from subnetworks.checkpoints.storage import ITEMSIZE, File, Tensor, read_header, read_tensors
+from subnetworks.checkpoints.storage import ITEMSIZE, File, Tensor
 from subnetworks.checkpoints.writing import PIECE, header
 from subnetworks.errors import UserError
 from subnetworks.files import atomic_path, canonical_json

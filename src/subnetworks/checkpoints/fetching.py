@@ -8,7 +8,8 @@ from typing import Any
 from subnetworks.checkpoints.manifest import NAME, write_manifest
 from subnetworks.errors import UserError
 from subnetworks.hub import client, locks
-from subnetworks.hub.sources import INDEX, Source, needed, parse
+from subnetworks.hub.sources import Source, needed, parse
+from subnetworks.weights import INDEX
 
 
 def download(
@@ -106,7 +107,7 @@ def _own(origin: Path, trusted: bool) -> dict[str, Path]:
 
 def _whole(source: str, found: dict[str, Path]) -> None:
     """Every shard that an index names is there: better found out now than when it is read."""
-    from subnetworks.checkpoints.reading import weight_map
+    from subnetworks.checkpoints.formats.folders import weight_map
 
     for name, path in found.items():
         if name.endswith(INDEX):

@@ -1,10 +1,8 @@
-"""Safetensors files: headers checked before they are believed, tensors read piece by piece."""
+"""Files read with `pread`, and the tensors in them, read piece by piece."""
 
-import json
 import math
 import os
 import stat
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,18 +13,17 @@ import numpy as np
 
 from subnetworks.errors import UserError
 
-# Bytes an entry takes, by the format's own names.
+# Bytes an entry takes, by safetensors' names of dtypes, which all formats are given in.
 ITEMSIZE = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
     "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
     "U32": 4, "I32": 4, "F32": 4,
     "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
-_MAX_HEADER = 100_000_000  # the format's own limit
 
 
 class File:
-    """An open safetensors file, read with `pread`: nothing is mapped, so memory stays small."""
+    """An open file, read with `pread`: nothing is mapped, so memory stays small."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -137,103 +134,3 @@ class Tensor:
                 reader(buffer, offset + begin)
 
         return replace(self, shape=(stop - start, *self.shape[1:]), reader=part)
-
-
-def read_header(file: File) -> tuple[dict[str, Any], int]:
-    """The header (checked for sense) and the offset at which the data begins.
-
-    Raises:
-        UserError: not a safetensors file, cut short, or with offsets that contradict each other.
-    """
-    path = file.path
-    if file.size < 8:
-        raise UserError(f"{path}: only {file.size} bytes, cut short: fetch it again")
-    length = bytearray(8)
-    file.read_into(length, 0)
-    (size,) = struct.unpack("<Q", length)
-    damaged = size > min(_MAX_HEADER, file.size - 8)
-    if damaged and (length[0] == 0x80 or length[:4] == b"PK\x03\x04"):
-        raise UserError(
-            f"{path}: a pickle by its first bytes, whatever its name, which can run code; save the "
-            "model as safetensors instead"
-        )
-    if size > _MAX_HEADER:
-        raise UserError(
-            f"{path}: header of {size} bytes, over the format's limit of {_MAX_HEADER}: "
-            "not a safetensors file, or a damaged one"
-        )
-    if size > file.size - 8:
-        raise UserError(
-            f"{path}: header of {size} bytes in a file of {file.size}, cut short: fetch it again"
-        )
-    text = bytearray(size)
-    file.read_into(text, 8)
-    try:
-        header = json.loads(text.decode("utf-8"))
-        if not isinstance(header, dict):
-            raise TypeError
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: header is not a JSON object: the file is damaged") from error
-    _check(header, file, 8 + size)
-    return header, 8 + size
-
-
-def _check(header: dict[str, Any], file: File, data: int) -> None:
-    """Every entry well-formed, and together they fill the data exactly."""
-    spans = []
-    for name, entry in header.items():
-        if name == "__metadata__":
-            if not (isinstance(entry, dict) and all(isinstance(v, str) for v in entry.values())):
-                raise UserError(
-                    f"{file.path}: metadata is not a map from text to text: the file is damaged"
-                )
-            continue
-        try:
-            dtype, shape = entry["dtype"], entry["shape"]
-            begin, end = entry["data_offsets"]
-            numbers = [begin, end, *shape]
-            if not all(type(x) is int and x >= 0 for x in numbers):
-                raise TypeError
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{file.path}: tensor {name!r}: malformed header entry: the file is damaged"
-            ) from error
-        if not isinstance(dtype, str) or dtype not in ITEMSIZE:
-            raise UserError(
-                f"{file.path}: tensor {name!r}: unknown dtype {dtype!r}; "
-                f"known: {', '.join(ITEMSIZE)}"
-            )
-        if end - begin != math.prod(shape) * ITEMSIZE[dtype]:
-            raise UserError(
-                f"{file.path}: tensor {name!r}: {end - begin} bytes do not hold shape {shape} "
-                f"of {dtype}: the file is damaged"
-            )
-        spans.append((begin, end, name))
-    position = 0
-    for begin, end, name in sorted(spans):
-        if begin != position:
-            raise UserError(
-                f"{file.path}: tensor {name!r}: data overlaps another's or leaves a gap: "
-                "the file is damaged"
-            )
-        position = end
-    if data + position != file.size:
-        state = "cut short" if data + position > file.size else "longer than its header says"
-        raise UserError(
-            f"{file.path}: {file.size} bytes, header says {data + position}: {state}; "
-            "fetch it again"
-        )
-
-
-def read_tensors(path: Path, prefix: str = "") -> tuple[File, dict[str, Tensor], dict[str, str]]:
-    """All tensors of one file by name, and its metadata. Raises `UserError` as `read_header`."""
-    file = File(path)
-    header, data = read_header(file)
-    metadata = header.pop("__metadata__", None) or {}
-    tensors = {}
-    for name, entry in header.items():
-        reader = Span(file, data + entry["data_offsets"][0])
-        tensors[prefix + name] = Tensor(
-            prefix + name, entry["dtype"], tuple(entry["shape"]), reader, str(path)
-        )
-    return file, tensors, metadata

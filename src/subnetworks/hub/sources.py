@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from subnetworks.errors import UserError
+from subnetworks.weights import PICKLES, choose
 
 # Configuration and tokenizer, beside the weights; never pickles, which can run code.
 BESIDE = (
@@ -23,12 +24,6 @@ BESIDE = (
 )
 # Of a data set, unless its entry says otherwise.
 DATA_FILES = "*train*.parquet"
-INDEX = ".safetensors.index.json"
-# Which run code when they are opened.
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-# The whole model once more in its maker's own layout; an adapter alone.
-SECONDARY = ("consolidated", "adapter_model")
-_ELSEWHERE = ("original", "onnx", "openvino", "coreml", "gguf")
 _SOURCE = re.compile(
     r"hub:(?P<repository>(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*)"
     r"(?:@(?P<revision>[A-Za-z0-9][\w./-]*))?",
@@ -78,7 +73,7 @@ class Source:
             if not chosen:
                 raise UserError(f"{self}: no file in it matches {self.files!r}")
         else:
-            chosen = needed(names, self.code)
+            chosen = needed(names, self.code, str(self))
             if not any(name.endswith(".safetensors") for name in chosen):
                 pickles = [name for name in names if name.endswith(PICKLES)]
                 offered = f" (it offers {pickles[0]})" if pickles else ""
@@ -114,10 +109,17 @@ def safe(name: str) -> bool:
     )
 
 
-def needed(names: Iterable[str], code: bool = False) -> list[str]:
-    """Those of a checkpoint's files that are needed (see `Source.needed`); maybe no weights."""
+def needed(names: Iterable[str], code: bool = False, where: str = "here") -> list[str]:
+    """Those of a checkpoint's files that are needed (see `Source.needed`); maybe no weights.
+
+    Raises:
+        UserError: as `subnetworks.weights.choose`, with `where` for the folder.
+    """
     names = sorted(names)
-    weights = _weights(names)
+    found = choose(names, where, separator=":" if where.startswith("hub:") else "/")
+    weights: set[str] = set()
+    if found and not found.torch:
+        weights = {*found.files, *([found.index] if found.index else [])}
     folders = {str(PurePosixPath(name).parent) for name in weights} | {"."}
     return [
         name
@@ -134,23 +136,3 @@ def needed(names: Iterable[str], code: bool = False) -> list[str]:
         )
         or name == "model_index.json"
     ]
-
-
-def _weights(names: list[str]) -> set[str]:
-    """The weights and the index among them, each weight once."""
-    every = [name for name in names if name.endswith((".safetensors", INDEX))]
-    here = [name for name in every if "/" not in name and not name.startswith(SECONDARY)]
-    if not here:
-        here = [name for name in every if "/" not in name]
-    if not any(name.endswith(".safetensors") for name in here):
-        return {name for name in every if name.split("/")[0] not in _ELSEWHERE}
-    if "model.safetensors" in here:
-        return {"model.safetensors"}
-    indices = [name for name in here if name.endswith(INDEX)]
-    index = f"model{INDEX}" if f"model{INDEX}" in indices else indices[0] if indices else None
-    if (index and len(indices) == 1) or index == f"model{INDEX}":
-        stem = re.escape(index.removesuffix(INDEX))
-        shards = {n for n in here if re.fullmatch(rf"{stem}-\d+-of-\d+\.safetensors", n)}
-        if shards:
-            return {index, *shards}
-    return set(here)

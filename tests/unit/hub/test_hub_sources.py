@@ -51,7 +51,7 @@ INDEX = "model.safetensors.index.json"
 @pytest.mark.parametrize(
     ("offered", "weights"),
     [
-        (["model.safetensors", *SHARDS, INDEX], ["model.safetensors"]),
+        (["model.safetensors", INDEX], ["model.safetensors"]),
         ([*SHARDS, INDEX, "consolidated.safetensors", "original/a.safetensors"], [*SHARDS, INDEX]),
         ([*SHARDS, INDEX, "model.fp16.safetensors"], [*SHARDS, INDEX]),
         (["consolidated.safetensors"], ["consolidated.safetensors"]),
@@ -69,3 +69,8 @@ def test_weights_are_taken_once(offered: list[str], weights: list[str] | int | N
     assert needed([*offered, *BESIDE, *extra]) == sorted([*weights, *BESIDE])
     with_code = needed([*offered, *BESIDE, *extra], code=True)
     assert set(with_code) == {*weights, *BESIDE, "tokenizer_own.py", "modeling_own.py"}
+
+
+def test_a_whole_model_beside_shards_is_refused() -> None:
+    with pytest.raises(UserError, match=r"both .* name one: hub:o/n@main:model.safetensors"):
+        needed(["model.safetensors", *SHARDS, INDEX], where="hub:o/n@main")
