@@ -270,15 +270,13 @@ def rank_memory(rows: int, columns: int) -> float:
     """MiB that the rank of one matrix adds up to beside the libraries.
 
     The Gram matrix of the shorter side in float64, and either what it is made of (a wide matrix in
-    float32; a panel in float64 twice) or a copy to factorise, whichever is more; and the vectors of
-    the estimate.
+    float32; a panel in float64 twice) or two copies for its eigenvalues, whichever is more.
     """
     short = min(rows, columns)
     gram = 8 * short * short
     panels = 3 * 8 * (1 << 22)
     held = 4 * rows * columns if rows <= columns else 0
-    vectors = 66 * 16 * 8 * short
-    return (gram + max(held + panels, gram, vectors)) / (1 << 20)
+    return (gram + max(held + panels, 2 * gram)) / (1 << 20)
 
 
 def bench_rank(folder: Path, shape: tuple[int, int], threads: int) -> None:

@@ -1,12 +1,16 @@
 """Spectra of an update's matrices: exact rank without an SVD, and gentler ranks beside it.
 
+All are exact, at any size: the eigenvalues of a Gram matrix in float64 take no longer than the
+matrix itself, and a Llama-3.1-8B about a quarter of an hour on two cores.
+
 Rank follows `torch.linalg.matrix_rank(Δ.float())` (Section 4 of the paper): singular values above
-τ = σ_max · max(rows, columns) · eps₃₂. It is counted on the smaller Gram matrix of Δ in float64:
-the eigenvalues above τ² are as many as the positive ones of G − τ²I, which is their inertia.
+τ = σ_max · max(rows, columns) · eps₃₂. It is counted on the smaller Gram matrix G of Δ in
+float64: eigenvalues above τ² or, where nothing else is wanted, the inertia of G − τ²I.
 """
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +30,9 @@ __all__ = ["Ranks", "Rotation", "Spectrum", "gram_of", "ranks", "ranks_of", "rot
 
 # Entries of a matrix read at a time where it can be read by rows.
 _PIECE = 1 << 22
+
+# A matrix of an update: pair, name, flat start, rows, columns.
+_Matrix = tuple[Pair, str, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -109,8 +116,8 @@ def _check_finite(pair: Pair, values: np.ndarray) -> None:
         )
 
 
-def matrices(pairs: Sequence[Pair]) -> Iterator[tuple[Pair, str, int, int, int]]:
-    """Every matrix whose rank is taken: pair, name, flat start, rows, columns.
+def matrices(pairs: Sequence[Pair]) -> Iterator[_Matrix]:
+    """Every matrix whose rank is taken.
 
     All but norms, embedding and head included (Section 4). A stack of matrices (fused experts) is
     taken apart; other shapes are no matrices.
@@ -132,9 +139,10 @@ def ranks(
     *,
     names: Mapping[str, str] | None = None,
     cast: str | None = None,
-    spectrum: str = "auto",
+    spectrum: bool = True,
     angles: int = 0,
     device: str = "cpu",
+    workers: int = 1,
 ) -> list[Spectrum]:
     """Ranks of every matrix of an update.
 
@@ -143,41 +151,55 @@ def ranks(
         spectrum: see `ranks.ranks_of`.
         angles: if positive, also the principal angles of that many singular directions.
         device: `cpu`, or a torch device.
+        workers: matrices at a time, on a CPU. Each takes about 24 bytes an entry of the Gram matrix
+            and, if the matrix is wide, 4 an entry of its own.
 
     Raises:
         UserError: nothing to compare, or NaN or infinities in a matrix.
     """
-    found = []
     with checkpoints.open(before) as first, checkpoints.open(after) as second:
         for side in (first, second):
             verify(side)
         pairs, _ = pair(first, second, names=names, cast=cast)
         wanted = list(matrices(pairs))
-        sizes = [
-            rows * columns * (p.before.itemsize + p.after.itemsize)
-            for p, _, _, rows, columns in wanted
-        ]
-        done = 0
-        with Progress("ranks", sum(sizes)) as progress:
-            for (p, name, start, rows, columns), size in zip(wanted, sizes, strict=True):
-                gram = _gram(p, start, rows, columns, device)
-                turned = None
-                if angles:
-                    stop = start + rows * columns
-                    first_side = _values(p, p.before, start, stop).reshape(rows, columns)
-                    second_side = _values(p, p.after, start, stop).reshape(rows, columns)
-                    turned = rotation(first_side, second_side, k=angles)
-                result = ranks_of(gram, max(rows, columns), spectrum)
-                found.append(Spectrum(p, name, rows, columns, result, turned))
-                done += size
-                progress.update(done)
+
+        def work(matrix: _Matrix) -> Spectrum:
+            p, name, start, rows, columns = matrix
+            gram = _gram(p, start, rows, columns, device)
+            turned = None
+            if angles:
+                stop = start + rows * columns
+                first_side = _values(p, p.before, start, stop).reshape(rows, columns)
+                second_side = _values(p, p.after, start, stop).reshape(rows, columns)
+                turned = rotation(first_side, second_side, k=angles)
+            result = ranks_of(gram, max(rows, columns), spectrum=spectrum)
+            return Spectrum(p, name, rows, columns, result, turned)
+
+        def size(matrix: _Matrix) -> int:
+            p, _, _, rows, columns = matrix
+            return rows * columns * (p.before.itemsize + p.after.itemsize)
+
+        found = []
+        with (
+            Progress("ranks", sum(map(size, wanted))) as progress,
+            ThreadPoolExecutor(workers if device == "cpu" else 1) as pool,
+        ):
+            waiting = [pool.submit(work, matrix) for matrix in wanted]
+            try:
+                done = 0
+                for matrix, result in zip(wanted, waiting, strict=True):
+                    found.append(result.result())
+                    done += size(matrix)
+                    progress.update(done)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
     return found
 
 
 def summarise(before: str, after: str, found: Sequence[Spectrum]) -> dict[str, Any]:
     """The JSON summary: rank / full rank on average and at least, and how many are borderline."""
     inner = [s for s in found if not s.pair.place.is_embedding_or_head]
-    estimated = sum(s.ranks.error is not None for s in found)
     return {
         "before": before,
         "after": after,
@@ -189,7 +211,6 @@ def summarise(before: str, after: str, found: Sequence[Spectrum]) -> dict[str, A
         "borderline": sum(s.borderline for s in found),
         "borderline_names": [s.name for s in found if s.borderline],
         "unchanged": sum(s.ranks.rank == 0 for s in found),
-        "estimated_spectra": estimated,
     }
 
 
@@ -217,7 +238,6 @@ def table(found: Sequence[Spectrum]) -> list[dict[str, Any]]:
             "sigma_max": s.ranks.sigma_max,
             "stable_rank": s.ranks.stable_rank,
             "effective_rank": s.ranks.effective_rank,
-            "effective_rank_error": s.ranks.error,
             "energy_rank_99": s.ranks.energy_rank_99,
             **{f"rank_at_{t:.0e}".replace("e-0", "e-"): at.get(t) for t in TOLERANCES},
         }
