@@ -2,98 +2,56 @@
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import pytest
-from running import ENVIRONMENT, ROOT, run_snakemake
+from points import Place, Point
 
-EXPERIMENT = f"""
+EXPERIMENT = """
 checkpoints:
-  start: {{ path: {ROOT}/results/mini/checkpoints/sft }}
+  start: { make: base, steps: 4, batch_size: 16 }
 datasets:
-  problems: {{ make: problems, rows: 256, seed: 5 }}
+  problems: { make: problems, rows: 64, test_rows: 16, seed: 5 }
 runs:
   killed:
     algorithm: grpo
     init: start
     data: problems
-    steps: 40
+    steps: 12
     batch_size: 4
     samples_per_prompt: 2
     learning_rate: 1.0e-6
+    reward: random
     save_every: 4
     trajectory_every: 4
     max_prompt_length: 32
     max_response_length: 8
 """
-STEPS = 40
+STEPS, SAVED = 12, 4
+# The weights of step 8 are saved by then, the rest of its state and its row of the log are not.
+POINT = Point("before", "killed/trajectory/step_000008.safetensors", "kill all")
 
 
-def logged_steps(path: Path) -> list[int]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as handle:
-        return [int(row["step"]) for row in csv.DictReader(handle)]
+def test_a_killed_run_resumes_and_nothing_half_written_counts(tmp_path: Path) -> None:
+    place = Place(tmp_path, "resume", EXPERIMENT)
+    checkpoint = place.results / "checkpoints/killed/manifest.json"
+    target = f"results/resume/{checkpoint.relative_to(place.results)}"
+    assert place.run("--", target, points=[POINT]) == -signal.SIGKILL
+    assert place.reached(POINT)
+    place.wait_until_idle()
+    assert not checkpoint.exists()
+    run = place.results / "runs/killed"
+    assert not (run / "log.csv").exists()
 
-
-def descendants_of(folder: Path) -> list[int]:
-    """Processes whose working folder or command names `folder`: what the killed workflow left."""
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            try:
-                command = (process / "cmdline").read_bytes().decode(errors="replace")
-                inside = (process / "cwd").resolve().is_relative_to(folder)
-            except OSError:
-                continue
-            if inside or str(folder) in command:
-                found.append(int(process.name))
-    return found
-
-
-@pytest.mark.usefixtures("mini")
-def test_a_killed_run_resumes_and_nothing_half_written_counts(copy: Path) -> None:
-    (copy / "results").unlink()
-    (copy / "experiments" / "resume.yaml").write_text(EXPERIMENT)
-    target = "results/resume/checkpoints/killed/manifest.json"
-    arguments = ["--cores", "1", "--config", "experiment=resume", "--", target]
-    saved = copy / "results" / "resume" / "runs" / "killed" / "state"
-
-    first = subprocess.Popen(
-        [sys.executable, "-m", "snakemake", *arguments],
-        cwd=copy,
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 300
-    while not list(saved.rglob("*global_step_4*")):
-        assert first.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline, "no saved step within five minutes"
-        time.sleep(0.05)
-    time.sleep(0.5)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-    time.sleep(5)
-    assert not [pid for pid in descendants_of(copy) if pid != os.getpid()], "something lives on"
-    assert not (copy / target).exists()
-
-    run_snakemake("--unlock", "--config", "experiment=resume", folder=copy)
-    again = run_snakemake(*arguments, folder=copy)
-    assert again.returncode == 0, again.stderr
-    assert (copy / target).exists()
-    steps = logged_steps(copy / "results" / "resume" / "runs" / "killed" / "log.csv")
-    assert steps == list(range(1, STEPS + 1))
+    place.unlock()
+    assert place.run("--", target) == 0, place.said
+    assert checkpoint.exists()
+    with (run / "log.csv").open(newline="") as handle:
+        assert [int(row["step"]) for row in csv.DictReader(handle)] == list(range(1, STEPS + 1))
     # It went on: the steps before the kill were not trained a second time.
-    meta = json.loads((copy / "results/resume/runs/killed/log.csv.meta.json").read_text())
-    assert meta["resumed_from_step"] >= 4
-    trajectory = copy / "results" / "resume" / "runs" / "killed" / "trajectory"
-    listed = json.loads((trajectory / "manifest.json").read_text())["steps"]
-    assert [row["step"] for row in listed] == list(range(4, STEPS + 1, 4))
-    assert {path.name for path in trajectory.glob("*step*")} == {row["file"] for row in listed}
+    meta = json.loads((run / "log.csv.meta.json").read_text())
+    assert meta["resumed_from_step"] == SAVED
+    listed = json.loads((run / "trajectory/manifest.json").read_text())["steps"]
+    assert [row["step"] for row in listed] == list(range(SAVED, STEPS + 1, SAVED))
+    files = {path.name for path in (run / "trajectory").glob("*step*")}
+    assert files == {row["file"] for row in listed}
