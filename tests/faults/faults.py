@@ -16,7 +16,7 @@ from pathlib import Path
 
 from stages import STAGES, Stage
 from trial import SAME, Campaign, last_line
-from workspace import Done, Running, lives
+from workspace import Done, Running, halted, lives
 
 TRAININGS = tuple(name for name in STAGES if name.startswith("train "))
 
@@ -132,13 +132,15 @@ def killing(c: Campaign, stage: Stage, kill: Callable[[Running, int], None]) -> 
         begun = time.monotonic()
         while time.monotonic() - begun < wait and lives(worker):
             time.sleep(0.002)
-        if not lives(worker):
+        if not halted(worker):
             c.durations[stage.name] = time.monotonic() - begun
             wait *= 0.6
             running.wait()
             c.restore()
             continue
         kill(running, worker)
+        with contextlib.suppress(OSError):
+            os.kill(worker, signal.SIGCONT)  # who was not killed goes on
         c.note = f"{time.monotonic() - begun:.1f} s in"
         return running.wait()
     raise RuntimeError(f"{stage.name} ended each time before it was disturbed")

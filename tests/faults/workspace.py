@@ -232,6 +232,17 @@ def lives(pid: int) -> bool:
         return False
 
 
+def halted(pid: int) -> bool:
+    """Stop a process; False if it has ended, or is about to and no signal reaches it any more."""
+    with contextlib.suppress(OSError):
+        os.kill(pid, signal.SIGSTOP)
+        while lives(pid):
+            if _status(pid)[0] == "T":
+                return True
+            time.sleep(0.001)
+    return False
+
+
 def _status(pid: int) -> list[str]:
     """What the kernel says of a process after its name: state, parent and so on."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
