@@ -3,18 +3,18 @@
 To add a format is to add its module, with `recognises` and `read`, to `FORMATS`. A format that is a
 folder of pickles with classes of its own reads them with `pickles.read(data, where, records=…)`,
 which runs nothing and gives objects of these classes as inert `pickles.Record`s; the tensors in it
-are `pickles.View`s, and `torch_zip.Archive` says where in a file of torch their bytes lie.
+are `pickles.View`s, which `archives.Archive.tensor` makes tensors of, to be read where they lie.
 """
 
 from pathlib import Path
 
-from subnetworks.checkpoints.formats import safetensors
+from subnetworks.checkpoints.formats import safetensors, torch_zip
 from subnetworks.checkpoints.formats.contents import Contents, Format
 
 __all__ = ["FORMATS", "Contents", "Format", "of"]
 
 # Asked in this order: what is more special comes first.
-FORMATS: tuple[Format, ...] = (safetensors,)
+FORMATS: tuple[Format, ...] = (safetensors, torch_zip)
 
 
 def of(path: Path) -> Format | None:
