@@ -8,7 +8,7 @@ each tensor, as many entries as another mask has there, or a share of them.
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from subnetworks.errors import UserError
 from subnetworks.masks import Mask
 from subnetworks.numbers import decode
 from subnetworks.updates.digests import digest, verify
-from subnetworks.updates.pairing import pair
+from subnetworks.updates.pairing import match
 
 # Entries read at a time; whole bytes of a mask.
 _CHUNK = 1 << 20
@@ -203,8 +203,7 @@ def _write(
 
 def _parameters(checkpoint: Checkpoint, like: Mask | None) -> list[Tensor]:
     """The parameters that a measured mask would have, or exactly those of `like`."""
-    pairs, _ = pair(checkpoint, checkpoint)
-    found = {p.name: p.before for p in pairs if p.part == "values"}
+    found = {p.name: replace(p.before, name=p.name) for p in match(checkpoint, checkpoint).values}
     if like is None:
         return list(found.values())
     for name in like.names:

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from subnetworks import checkpoints
-from subnetworks.checkpoints import Checkpoint, Tensor
+from subnetworks.checkpoints import Tensor
 from subnetworks.errors import UserError
 from subnetworks.numbers import decode, round_to
 from subnetworks.progress import Progress
-from subnetworks.updates.pairing import Pair, pair
+from subnetworks.updates.pairing import Pair, match
 from subnetworks.updates.rules import PAPER, bf16_midpoint, parse
 
 # Entries read at a time.
@@ -56,6 +56,7 @@ class Trajectory:
 
     n: int
     steps: list[Step]
+    compared_share: float = 1.0
     never: int = 0
     cancelled: int = 0
     final: int = 0
@@ -98,13 +99,22 @@ def analyse(
     with ExitStack() as stack:
         first = stack.enter_context(checkpoints.open(init))
         others = [stack.enter_context(checkpoints.open(source)) for _, source in steps]
-        pairs = [p for p in pair(first, others[-1])[0] if p.part == "values"]
-        result = Trajectory(sum(p.n for p in pairs), [Step(step) for step, _ in steps])
+        matches = [match(first, other) for other in others]
+        pairs = matches[-1].values
+        known = [{p.name: p for p in matched.values} for matched in matches]
+        result = Trajectory(
+            sum(p.n for p in pairs),
+            [Step(step) for step, _ in steps],
+            min(matched.compared_share for matched in matches),
+        )
         bound = bf16_midpoint(parse(PAPER))
         done, total = 0, result.n * (len(others) + 2)
         with Progress("trajectory", total) as progress:
             for p in pairs:
-                sides = [_side(other, p) for other in others]
+                sides = [
+                    _side(other.source, pairs_of.get(p.name), p)
+                    for other, pairs_of in zip(others, known, strict=True)
+                ]
                 for start in range(0, p.n, _CHUNK):
                     stop = min(start + _CHUNK, p.n)
                     _count(result, p, sides, start, stop, bound)
@@ -113,14 +123,13 @@ def analyse(
     return result
 
 
-def _side(checkpoint: Checkpoint, p: Pair) -> Tensor:
-    tensor = checkpoint.tensors.get(p.name)
-    if tensor is None or tensor.shape != p.shape:
+def _side(source: str, found: Pair | None, p: Pair) -> Tensor:
+    if found is None or found.shape != p.shape:
         raise UserError(
-            f"{checkpoint.source}: parameter {p.name!r} is absent or of another shape than in the "
-            "init; steps of one run are needed"
+            f"{source}: parameter {p.name!r} is absent or of another shape than in the init; steps "
+            "of one run are needed"
         )
-    return tensor
+    return found.after
 
 
 def _count(
@@ -159,6 +168,7 @@ def summarise(found: Trajectory) -> dict[str, Any]:
     """The JSON summary: the three shares, and one row a step."""
     return {
         "n": found.n,
+        "compared_share": found.compared_share,
         "rule": "changed: Δ ≠ 0; sparsity: |Δ| ≤ 1e-5 in bf16",
         **{key: getattr(found, key) for key in ("never", "cancelled", "final")},
         **{
@@ -175,6 +185,7 @@ def table(found: Trajectory) -> list[dict[str, Any]]:
         {
             "step": s.step,
             "n": found.n,
+            "compared_share": found.compared_share,
             "changed": s.changed,
             "moved": s.moved,
             "outside_final": s.outside,

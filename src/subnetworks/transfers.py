@@ -17,7 +17,7 @@ from subnetworks.errors import UserError
 from subnetworks.masks import Mask
 from subnetworks.numbers import decode, round_to
 from subnetworks.progress import Progress
-from subnetworks.updates.pairing import Pair, pair
+from subnetworks.updates.pairing import Match, Pair, match
 
 # Entries read at a time; whole bytes of a mask.
 _CHUNK = 1 << 19
@@ -44,21 +44,34 @@ class Part:
     held: dict[str, np.ndarray] = field(default_factory=lambda: {k: _zeros() for k in _KINDS})
 
 
+class Parts(list[list[Part]]):
+    """The parts of each mask, and how much of the update they are (`match`)."""
+
+    def __init__(self, matched: Match, masks: int) -> None:
+        super().__init__([Part() for _ in matched.values] for _ in range(masks))
+        self.match = matched
+
+
 def within(
     before: str | os.PathLike[str],
     after: str | os.PathLike[str],
     masks: Sequence[str | os.PathLike[str]],
-) -> list[list[Part]]:
+    *,
+    common_rows: bool = False,
+    allow_partial: bool = False,
+) -> "Parts":
     """Follow an update through masks, one pass over both checkpoints for all of them.
 
     Returns, mask by mask, one part a tensor. Memory: some 30 MiB, whatever the checkpoints' size.
+    `common_rows` and `allow_partial` are those of `subnetworks.updates.pairing.match`.
 
     Raises:
         UserError: a mask lacks a parameter of the update, or has it in another shape.
     """
     opened = [Mask.open(path) for path in masks]
     with checkpoints.open(before) as first, checkpoints.open(after) as second:
-        pairs = [p for p in pair(first, second)[0] if p.part == "values"]
+        matched = match(first, second, common_rows=common_rows, allow_partial=allow_partial)
+        pairs = matched.values
         for mask in opened:
             for p in pairs:
                 if mask.shapes.get(p.name) != p.shape:
@@ -66,7 +79,7 @@ def within(
                         f"{mask.path}: parameter {p.name!r} is absent or of another shape than in "
                         f"{first.source}; a mask of the same model is needed"
                     )
-        found = [[Part() for _ in pairs] for _ in opened]
+        found = Parts(matched, len(opened))
         done = 0
         with Progress("transfers", sum(p.n for p in pairs)) as progress:
             for index, p in enumerate(pairs):
@@ -132,11 +145,17 @@ def summarise_mask(parts: Sequence[Part]) -> dict[str, Any]:
     return summary
 
 
-def summarise(
-    before: str, after: str, masks: Sequence[str], found: Sequence[Sequence[Part]]
-) -> dict[str, Any]:
+def summarise(before: str, after: str, masks: Sequence[str], found: Parts) -> dict[str, Any]:
     """The JSON summary: one entry a mask."""
     rows = [
         {"mask": mask, **summarise_mask(parts)} for mask, parts in zip(masks, found, strict=True)
     ]
-    return {"before": before, "after": after, "masks": rows}
+    return {
+        "before": before,
+        "after": after,
+        "compared_share": found.match.compared_share,
+        "names": found.match.names,
+        "notes": found.match.notes,
+        "excluded": [{"name": e.name, "reason": e.reason} for e in found.match.excluded],
+        "masks": rows,
+    }

@@ -465,13 +465,17 @@ def both_ends(wildcards):
 
 
 def measuring_options(wildcards, *keys):
-    """In what and at which tolerances an update is measured, where the experiment says so."""
+    """In what, how much and at which tolerances an update is measured, where the experiment says so."""
     update = EXPERIMENT.updates[wildcards.change]
-    return " ".join(
+    options = [
+        f"--{key.replace('_', '-')}" for key in ("common_rows", "allow_partial") if update.get(key)
+    ]
+    options += [
         f"--{key} {update[key] if key == 'cast' else ','.join(update[key])}"
         for key in keys
         if key in update
-    )
+    ]
+    return " ".join(options)
 
 
 def both_masks(wildcards):

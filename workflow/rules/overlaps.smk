@@ -54,8 +54,9 @@ rule transfer:
     params:
         before=subpath(input.before, parent=True),
         after=subpath(input.after, parent=True),
+        options=lambda wildcards: measuring_options(wildcards),
     message:
         f"The update {{wildcards.change}} within the masks of others{NEEDS}"
     shell:
         "in_stage measure python -m subnetworks transfer {params.before} {params.after}"
-        " {input.masks} --json {output.summary} 2> >(tee {log} >&2)"
+        " {input.masks} --json {output.summary} {params.options} 2> >(tee {log} >&2)"

@@ -58,11 +58,12 @@ rule rotate:
     params:
         before=subpath(input.before, parent=True),
         after=subpath(input.after, parent=True),
+        rules=lambda wildcards: measuring_options(wildcards),
     message:
         f"Angles of the update {{wildcards.change}}{NEEDS}"
     shell:
         "in_stage measure python -m subnetworks rank {params.before} {params.after}"
-        " --angles 16 --spectrum none --table {output.matrices} --threads {threads}"
+        " --angles 16 --spectrum none --table {output.matrices} --threads {threads} {params.rules}"
         " 2> >(tee {log} >&2)"
 
 

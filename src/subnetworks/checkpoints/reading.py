@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ from subnetworks.checkpoints import formats, manifest
 from subnetworks.checkpoints.formats import folders
 from subnetworks.checkpoints.storage import File, Tensor
 from subnetworks.errors import UserError
-from subnetworks.tensors import is_head, is_token_embedding
 from subnetworks.weights import PICKLES, SAFE
 
 
@@ -75,40 +73,6 @@ class Checkpoint:
         """
         if self.folder is not None:
             manifest.verify(self.folder)
-
-    @cached_property
-    def tied(self) -> dict[str, str]:
-        """Output heads stored although they are the token embedding: head → embedding.
-
-        As `config.json` says; where it does not say, a head whose bytes are the embedding's is
-        taken to be tied.
-        """
-        heads = [name for name in self.tensors if is_head(name)]
-        embeddings = [name for name in self.tensors if is_token_embedding(name)]
-        if len(heads) != 1 or len(embeddings) != 1:
-            return {}
-        head, embedding = self.tensors[heads[0]], self.tensors[embeddings[0]]
-        said = self._says_tied()
-        if said is None:
-            said = _same_content(head, embedding)
-        return {head.name: embedding.name} if said else {}
-
-    def _says_tied(self) -> bool | None:
-        for section in (self.config, self.config.get("text_config") or {}):
-            if isinstance(section.get("tie_word_embeddings"), bool):
-                return bool(section["tie_word_embeddings"])
-        return None
-
-
-def _same_content(first: Tensor, second: Tensor) -> bool:
-    if (first.shape, first.dtype) != (second.shape, second.dtype):
-        return False
-    step = 1 << 20
-    for start in range(0, first.n, step):
-        stop = min(start + step, first.n)
-        if first.raw(start, stop).tobytes() != second.raw(start, stop).tobytes():
-            return False
-    return True
 
 
 def open(source: str | os.PathLike[str]) -> Checkpoint:

@@ -30,6 +30,31 @@ def _tolerances(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+COMMON_ROWS = typer.Option("--common-rows", help="Compare the common rows of resized vocabularies.")
+NAMES = typer.Option(
+    help="YAML map of names, before: after; * is a layer, a second * an expert, 'q + k + v' a "
+    "fused matrix, 'model.: model.language_model.' a prefix."
+)
+ALLOW_PARTIAL = typer.Option(
+    "--allow-partial", help="Compare what there is, also where it is less than 99 % of all entries."
+)
+
+
+def tell_coverage(
+    share: float, names: dict[str, Any], notes: list[str], of: str = "entries"
+) -> None:
+    """Print how much was compared, under which names, and what else a reader should know."""
+    typer.echo(f"  compared share                 {share:.2%} of the {of} there are")
+    for side in ("before", "after"):
+        for wrapper, count in names.get(side, {}).get("stripped", {}).items():
+            typer.echo(f"  {wrapper!r} stripped from {count} names {side}")
+    for row in names.get("prefixes", []):
+        prefixes = f"{row['before']!r} before is {row['after']!r} after"
+        typer.echo(f"  {prefixes} in {row['tensors']} names")
+    for note in notes:
+        typer.echo(f"  {note}")
+
+
 def emit(value: Any, path: Path) -> None:
     """Write JSON to a file, or to standard output for `-`."""
     from subnetworks.files import write_json
@@ -69,15 +94,9 @@ def measure(
     ] = "1e-8,1e-7,1e-6,1e-5,1e-4",
     absolute: Annotated[str, typer.Option(help="Tolerances of |Δ| in fp32.")] = "1e-5,1e-4",
     relative: Annotated[str, typer.Option(help="Tolerances η of |Δ| ≤ η·max(|w|, |ŵ|).")] = "1e-3",
-    common_rows: Annotated[
-        bool, typer.Option("--common-rows", help="Compare the common rows of resized vocabularies.")
-    ] = False,
-    names: Annotated[
-        Path | None,
-        typer.Option(
-            help="YAML map of names, before: after; * is a layer, 'q + k + v' a fused matrix."
-        ),
-    ] = None,
+    common_rows: Annotated[bool, COMMON_ROWS] = False,
+    names: Annotated[Path | None, NAMES] = None,
+    allow_partial: Annotated[bool, ALLOW_PARTIAL] = False,
     cast: Annotated[
         str | None,
         typer.Option(help="Compare in this dtype (BF16, F16, F32), not in the narrower of both."),
@@ -123,6 +142,7 @@ def measure(
             common_rows=common_rows,
             names=read_names(names),
             cast=cast,
+            allow_partial=allow_partial,
             threads=threads,
             device=device,
             mapped=True,
@@ -140,6 +160,7 @@ def measure(
 def _tell(summary: dict[str, Any], size: int, seconds: float) -> None:
     n = summary["n"]
     typer.echo(f"{n:,} entries compared in {len(summary['tensors'])} tensors")
+    tell_coverage(summary["compared_share"], summary["names"], summary["notes"])
     typer.echo(f"  sparsity (|Δ| ≤ 1e-5 in bf16)  {summary['sparsity']:.4%}")
     typer.echo(f"  unchanged (Δ = 0)              {summary['equal'] / n:.4%}")
     typer.echo(f"  bit for bit                    {summary['bit_equal'] / n:.4%}")

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from subnetworks.cli.measure import ALLOW_PARTIAL, COMMON_ROWS, NAMES, tell_coverage
+
 # Matrices at a time: each of an 8B model takes up to 0.7 GB.
 _WORKERS = 4
 
@@ -38,7 +40,9 @@ def rank(
             help="Ranks that need all singular values: exact, or none of them, which is faster."
         ),
     ] = Spectrum.exact,
-    names: Annotated[Path | None, typer.Option(help="YAML map of names, as in measure.")] = None,
+    names: Annotated[Path | None, NAMES] = None,
+    common_rows: Annotated[bool, COMMON_ROWS] = False,
+    allow_partial: Annotated[bool, ALLOW_PARTIAL] = False,
     cast: Annotated[str | None, typer.Option(help="Compare in this dtype, as in measure.")] = None,
     device: Annotated[str, typer.Option(help="cpu, or a torch device such as cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Cores to use (default: all).")] = None,
@@ -73,6 +77,8 @@ def rank(
             after,
             names=read_names(names),
             cast=cast,
+            common_rows=common_rows,
+            allow_partial=allow_partial,
             spectrum=spectrum is Spectrum.exact,
             angles=angles,
             device=device,
@@ -92,6 +98,7 @@ def rank(
         f"mean rank {summary['mean_rank']:.2%} of full over {summary['matrices']} matrices, "
         f"lowest {summary['min_rank']:.2%}, {summary['borderline']} borderline"
     )
+    tell_coverage(summary["compared_share"], summary["names"], summary["notes"], "matrices")
 
 
 def add_to(app: typer.Typer) -> None:

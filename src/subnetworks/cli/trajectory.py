@@ -38,6 +38,7 @@ def trajectory(
         if json_ is not None:
             emit(summary, json_)
     if json_ is None or str(json_) != "-":
+        typer.echo(f"compared share {summary['compared_share']:.2%} of the entries there are")
         for key in ("never", "cancelled", "final"):
             typer.echo(f"{key:10}{summary[f'{key}_share']:>9.2%}")
         typer.echo(f"{'step':>8}{'sparsity':>10}{'changed':>10}{'moved':>10}{'not final':>10}")

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from subnetworks.cli.measure import ALLOW_PARTIAL, COMMON_ROWS, tell_coverage
+
 
 def transfer(
     before: Annotated[
@@ -12,6 +14,8 @@ def transfer(
     ],
     after: Annotated[str, typer.Argument(help="The same, after the update.")],
     masks: Annotated[list[Path], typer.Argument(help="One mask or more, of the same model.")],
+    common_rows: Annotated[bool, COMMON_ROWS] = False,
+    allow_partial: Annotated[bool, ALLOW_PARTIAL] = False,
     json_: Annotated[
         Path | None, typer.Option("--json", help="Write the summary here (- for standard output).")
     ] = None,
@@ -32,12 +36,15 @@ def transfer(
     outputs = [path for path in (json_,) if path is not None and str(path) != "-"]
     settings = {"before": before, "after": after, "masks": [str(path) for path in masks]}
     with recorded(*outputs, settings=settings):
-        found = transfers.within(before, after, masks)
+        found = transfers.within(
+            before, after, masks, common_rows=common_rows, allow_partial=allow_partial
+        )
         summary = transfers.summarise(before, after, [str(path) for path in masks], found)
         if json_ is not None:
             emit(summary, json_)
     if json_ is not None and str(json_) == "-":
         return
+    tell_coverage(summary["compared_share"], summary["names"], summary["notes"])
     for row in summary["masks"]:
         typer.echo(row["mask"])
         for kind, words in (("changed", "changed entries"), ("mass", "Σ |Δ|"), ("energy", "Σ Δ²")):

@@ -23,8 +23,10 @@ from subnetworks.progress import Progress
 from subnetworks.spectra.linear import LapackGram, TorchGram, empty_gram
 from subnetworks.spectra.ranks import TOLERANCES, Ranks, ranks_of
 from subnetworks.spectra.rotation import Rotation, rotation
+from subnetworks.tensors import place
+from subnetworks.updates.coverage import Excluded, Kind
 from subnetworks.updates.digests import verify
-from subnetworks.updates.pairing import Pair, pair
+from subnetworks.updates.pairing import Match, Pair, match
 
 __all__ = ["Ranks", "Rotation", "Spectrum", "gram_of", "ranks", "ranks_of", "rotation", "table"]
 
@@ -60,6 +62,35 @@ class Spectrum:
     def borderline(self) -> bool:
         """Whether a singular value is within 1e-3 of the threshold."""
         return self.ranks.rank_low != self.ranks.rank_high
+
+
+class Spectra(list[Spectrum]):
+    """The spectra of an update's matrices, and how much of it they are.
+
+    Attributes:
+        compared_share: matrices whose rank was taken, of all that both checkpoints have together.
+        excluded, names, notes: as in `subnetworks.updates.pairing.Match`.
+    """
+
+    compared_share: float = 1.0
+    excluded: list[Excluded]
+    names: dict[str, Any]
+    notes: list[str]
+
+    def __init__(self, found: Match) -> None:
+        super().__init__()
+        ranked = sum(1 for _ in matrices(found.pairs))
+        missed = {e.name: _matrices_in(e) for e in found.excluded if _matrices_in(e)}
+        whole = ranked + sum(missed.values())
+        self.compared_share = ranked / whole if whole else 1.0
+        self.excluded, self.names, self.notes = found.excluded, found.names, found.notes
+
+
+def _matrices_in(entry: Excluded) -> int:
+    """Matrices that were left out with a tensor; rows of a matrix are none."""
+    if not entry.n or entry.kind is Kind.OTHER_ROWS or place(entry.name).matrix == "norm":
+        return 0
+    return {2: 1, 3: entry.shape[0]}.get(len(entry.shape), 0)
 
 
 def delta(pair: Pair, start: int, stop: int) -> np.ndarray:
@@ -139,15 +170,17 @@ def ranks(
     *,
     names: Mapping[str, str] | None = None,
     cast: str | None = None,
+    common_rows: bool = False,
+    allow_partial: bool = False,
     spectrum: bool = True,
     angles: int = 0,
     device: str = "cpu",
     workers: int = 1,
-) -> list[Spectrum]:
+) -> Spectra:
     """Ranks of every matrix of an update.
 
     Args:
-        before, after, names, cast: see `updates.measure`.
+        before, after, names, cast, common_rows, allow_partial: see `updates.measure`.
         spectrum: see `ranks.ranks_of`.
         angles: if positive, also the principal angles of that many singular directions.
         device: `cpu`, or a torch device.
@@ -155,13 +188,21 @@ def ranks(
             and, if the matrix is wide, 4 an entry of its own.
 
     Raises:
-        UserError: nothing to compare, or NaN or infinities in a matrix.
+        UserError: too little to compare, or NaN or infinities in a matrix.
     """
     with checkpoints.open(before) as first, checkpoints.open(after) as second:
         for side in (first, second):
             verify(side)
-        pairs, _ = pair(first, second, names=names, cast=cast)
-        wanted = list(matrices(pairs))
+        matched = match(
+            first,
+            second,
+            names=names,
+            cast=cast,
+            common_rows=common_rows,
+            allow_partial=allow_partial,
+        )
+        found = Spectra(matched)
+        wanted = list(matrices(matched.pairs))
 
         def work(matrix: _Matrix) -> Spectrum:
             p, name, start, rows, columns = matrix
@@ -179,7 +220,6 @@ def ranks(
             p, _, _, rows, columns = matrix
             return rows * columns * (p.before.itemsize + p.after.itemsize)
 
-        found = []
         with (
             Progress("ranks", sum(map(size, wanted))) as progress,
             ThreadPoolExecutor(workers if device == "cpu" else 1) as pool,
@@ -197,7 +237,7 @@ def ranks(
     return found
 
 
-def summarise(before: str, after: str, found: Sequence[Spectrum]) -> dict[str, Any]:
+def summarise(before: str, after: str, found: Spectra) -> dict[str, Any]:
     """The JSON summary: rank / full rank on average and at least, and how many are borderline."""
     inner = [s for s in found if not s.pair.place.is_embedding_or_head]
     return {
@@ -208,6 +248,10 @@ def summarise(before: str, after: str, found: Sequence[Spectrum]) -> dict[str, A
         "mean_rank_without_embeddings": _mean([s.rank_fraction for s in inner]),
         "min_rank": min((s.rank_fraction for s in found), default=None),
         "matrices": len(found),
+        "compared_share": found.compared_share,
+        "names": found.names,
+        "notes": found.notes,
+        "excluded": [{"name": e.name, "reason": e.reason} for e in found.excluded],
         "borderline": sum(s.borderline for s in found),
         "borderline_names": [s.name for s in found if s.borderline],
         "unchanged": sum(s.ranks.rank == 0 for s in found),
@@ -218,7 +262,7 @@ def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def table(found: Sequence[Spectrum]) -> list[dict[str, Any]]:
+def table(found: Spectra) -> list[dict[str, Any]]:
     """One flat row a matrix."""
     rows = []
     for s in found:
@@ -239,6 +283,7 @@ def table(found: Sequence[Spectrum]) -> list[dict[str, Any]]:
             "stable_rank": s.ranks.stable_rank,
             "effective_rank": s.ranks.effective_rank,
             "energy_rank_99": s.ranks.energy_rank_99,
+            "compared_share": found.compared_share,
             **{f"rank_at_{t:.0e}".replace("e-0", "e-"): at.get(t) for t in TOLERANCES},
         }
         if s.rotation is not None:

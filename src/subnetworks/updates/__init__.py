@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from subnetworks import checkpoints
 from subnetworks.updates.measuring import Measurement, count
-from subnetworks.updates.pairing import pair
+from subnetworks.updates.pairing import match
 from subnetworks.updates.rules import Rules, Selection
 from subnetworks.updates.summary import summarise, table, write_table
 
@@ -23,6 +23,7 @@ def measure(
     common_rows: bool = False,
     names: Mapping[str, str] | None = None,
     cast: str | None = None,
+    allow_partial: bool = False,
     threads: int | None = None,
     device: str = "cpu",
     mapped: bool = False,
@@ -34,7 +35,7 @@ def measure(
         rules: which tolerances to count.
         mask: where to write the subnetwork's bit map (see `subnetworks.masks`); none by default.
         selection: the rule that the mask and `changed` follow; Δ ≠ 0 by default.
-        common_rows, names, cast: see `pairing.pair`.
+        common_rows, names, cast, allow_partial: see `pairing.match`.
         threads: workers; all cores by default.
         device: where to count, the counts being the same: `cpu` (compiled kernels), `torch` (torch
             on the CPU, slower, to check the kernels by), or torch's name of a GPU.
@@ -42,8 +43,8 @@ def measure(
             a handler of the signal SIGBUS of our own meanwhile, which a program should know of.
 
     Raises:
-        UserError: a checkpoint that cannot be read or is not what its manifest says, or nothing to
-            compare.
+        UserError: a checkpoint that cannot be read or is not what its manifest says, or too little
+            of it to compare.
     """
     started = time.perf_counter()
     rules = rules or Rules()
@@ -52,9 +53,26 @@ def measure(
         for side in (first, second):
             if side.content is None:  # otherwise it is checked while it is counted
                 side.verify()
-        pairs, excluded = pair(first, second, common_rows=common_rows, names=names, cast=cast)
-        result = count(
-            first, second, pairs, excluded, rules, selection, mask, threads, device, mapped
+        found = match(
+            first,
+            second,
+            common_rows=common_rows,
+            names=names,
+            cast=cast,
+            allow_partial=allow_partial,
         )
+        result = count(
+            first,
+            second,
+            found.pairs,
+            found.excluded,
+            rules,
+            selection,
+            mask,
+            threads,
+            device,
+            mapped,
+        )
+        result.names, result.notes = found.names, found.notes
     result.seconds = time.perf_counter() - started
     return result

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,9 @@ from subnetworks.kernels import Counts, Rule, layout
 from subnetworks.kernels.mapping import Mappings
 from subnetworks.numbers import MAGNITUDE, decode, encode, round_to
 from subnetworks.progress import Progress
-from subnetworks.updates.pairing import Excluded, Pair
+from subnetworks.updates import coverage
+from subnetworks.updates.coverage import Excluded
+from subnetworks.updates.pairing import Pair
 from subnetworks.updates.rules import Rules, Selection, bf16_midpoint, parse, thresholds
 from subnetworks.updates.with_torch import TorchCounter
 
@@ -48,7 +51,10 @@ class Counted:
 
 @dataclass
 class Measurement:
-    """All counts of an update, tensor by tensor, and the digests of both checkpoints."""
+    """All counts of an update, tensor by tensor, and the digests of both checkpoints.
+
+    `names` and `notes` are those of `subnetworks.updates.pairing.Match`.
+    """
 
     before: str
     after: str
@@ -59,6 +65,14 @@ class Measurement:
     digests: dict[str, str] = field(default_factory=dict)
     bytes_read: int = 0
     seconds: float = 0.0
+    names: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def compared_share(self) -> float:
+        """Entries compared, of all (see `subnetworks.updates.coverage`)."""
+        compared = sum(t.pair.n for t in self.tensors if t.pair.part == "values")
+        return coverage.share(compared, self.excluded)
 
 
 @dataclass(frozen=True)
@@ -309,7 +323,9 @@ def count(
         return _run(before, after, pairs, result, None, threads, device, mapped)
     shapes = {pair.name: pair.shape for pair in pairs if pair.part == "values"}
     digest = f"{DIGEST}:{'0' * 32}"
+    compared = sum(pair.n for pair in pairs if pair.part == "values")
     facts = {
+        "compared_share": repr(coverage.share(compared, excluded)),
         "rule": selection.rule,
         "tolerance": selection.tolerance or "",
         "before": digest,

@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from subnetworks.checkpoints import Checkpoint, Tensor
 from subnetworks.checkpoints.quantised import fp8
 from subnetworks.errors import UserError
 from subnetworks.numbers import FLOATS, narrower
 from subnetworks.tensors import Place, is_buffer, place
+from subnetworks.updates import coverage, name_maps, ties
+from subnetworks.updates.coverage import Excluded, Kind
+from subnetworks.updates.names import align, without_wrappers
 
 
 @dataclass(frozen=True)
@@ -39,58 +43,117 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Excluded:
-    """A tensor that is not compared, and why."""
+class Match:
+    """What of two checkpoints is compared.
 
-    name: str
-    reason: str
+    Attributes:
+        pairs: the tensors to compare; of FP8 weights payload and scales besides.
+        excluded: what is not compared, each with its reason.
+        names: how names were brought together: `before` and `after` with what was `stripped` from
+            them (wrapper → tensors), and `prefixes` that differ (before, after, tensors).
+        notes: what a reader should know besides, in words.
+    """
+
+    pairs: list[Pair]
+    excluded: list[Excluded]
+    names: dict[str, Any]
+    notes: list[str]
+
+    @property
+    def values(self) -> list[Pair]:
+        """The pairs of parameters, without payload and scales."""
+        return [p for p in self.pairs if p.part == "values"]
+
+    @property
+    def compared_share(self) -> float:
+        """See `subnetworks.updates.coverage`."""
+        return coverage.share(sum(p.n for p in self.values), self.excluded)
 
 
-def pair(
+def match(
     before: Checkpoint,
     after: Checkpoint,
     *,
     common_rows: bool = False,
     names: Mapping[str, str] | None = None,
     cast: str | None = None,
-) -> tuple[list[Pair], list[Excluded]]:
-    """Pair the parameters of two checkpoints by name.
+    allow_partial: bool = False,
+) -> Match:
+    """Find which parameters of two checkpoints are one another's, by name.
 
-    Left out, each with its reason: buffers and integers; output heads tied to the embedding; what
-    is on one side only; and, as in the authors' script, what differs in shape.
+    What models are wrapped in is stripped from names, `names` is applied, and the text backbone of
+    a larger model is aligned with a text model (`subnetworks.updates.names`). Left out, each with
+    its reason: buffers and integers; output heads that are the embedding
+    (`subnetworks.updates.ties`); what is on one side only; and, as in the authors' script, what
+    differs in shape.
 
     Args:
         common_rows: compare the leading rows where only the first axis differs (a resized
             vocabulary).
-        names: parameters under other names, before → after; `*` stands for a layer's number, and
-            names joined by ` + ` for matrices that the other side stores fused, stacked by rows.
+        names: parameters under other names, before → after; see `name_maps.apply`.
         cast: compare everything in this dtype (such as BF16), rounding or widening both sides,
             instead of in the narrower of both.
+        allow_partial: compare what there is, however little of both checkpoints it is.
 
     Raises:
-        UserError: nothing in common, or a name map that fits nothing.
+        UserError: nothing in common; a name map that fits nothing; names that may stand for
+            several; or, unless `allow_partial`, too little in common (see `coverage.check`).
     """
     excluded: list[Excluded] = []
+    before, stripped_before = without_wrappers(before)
+    after, stripped_after = without_wrappers(after)
     left = _parameters(before, "before", excluded)
     right = _parameters(after, "after", excluded)
-    left, right = _apply_names(left, right, names or {})
+    left, right = name_maps.apply(left, right, names or {})
+    right, prefixes = align(left, right, f"{before.source} and {after.source}")
+    tied, notes = ties.settle(before, after, left, right)
+    excluded += [Excluded(name, reason) for name, reason in tied.items()]
     pairs: list[Pair] = []
     for name in left:
         if name not in right:
-            excluded.append(Excluded(name, "only in before"))
+            excluded.append(_left_out(name, "only in before", Kind.BEFORE, left[name]))
             continue
         first, second = left[name], right[name]
         if first.shape != second.shape:
             shapes = f"{_written(first.shape)} before, {_written(second.shape)} after"
-            if not (common_rows and first.shape[1:] == second.shape[1:] and first.shape):
-                excluded.append(Excluded(name, f"shapes differ: {shapes}"))
+            larger = max(first, second, key=lambda tensor: tensor.n)
+            alike = bool(first.shape and second.shape) and first.shape[1:] == second.shape[1:]
+            if not (common_rows and alike):
+                kind = Kind.ROWS if alike else Kind.SHAPES
+                kind = Kind.SHAPES if _empty(first) or _empty(second) else kind
+                excluded.append(_left_out(name, f"shapes differ: {shapes}", kind, larger))
                 continue
             rows = min(first.shape[0], second.shape[0])
-            excluded.append(Excluded(f"{name}[{rows}:]", f"rows on one side only: {shapes}"))
+            reason = f"rows on one side only: {shapes}"
+            rest = larger.rows(rows, larger.shape[0])
+            excluded.append(_left_out(f"{name}[{rows}:]", reason, Kind.OTHER_ROWS, rest))
             first, second = first.rows(0, rows), second.rows(0, rows)
         dtype = cast or narrower(first.dtype, second.dtype)
         pairs.append(Pair(name, first, second, dtype, place(name)))
-    excluded += [Excluded(name, "only in after") for name in right if name not in left]
+    for name in right:
+        if name not in left:
+            excluded.append(_left_out(name, "only in after", Kind.AFTER, right[name]))
+    found = Match(
+        pairs,
+        _merged(excluded),
+        {
+            "before": {"stripped": stripped_before},
+            "after": {"stripped": stripped_after},
+            "prefixes": prefixes,
+        },
+        notes,
+    )
+    empties = {
+        checkpoint.source: [tensor.name for tensor in side.values() if _empty(tensor)]
+        for checkpoint, side in ((before, left), (after, right))
+    }
+    coverage.check(
+        (before.source, after.source),
+        sum(p.n for p in pairs),
+        found.excluded,
+        empties,
+        allow_partial,
+    )
     if not any(p.n for p in pairs):
         one = sorted(left or before.tensors)[:1]
         other = sorted(right or after.tensors)[:1]
@@ -99,7 +162,17 @@ def pair(
             f"common (such as {', '.join(one) or 'none'} and {', '.join(other) or 'none'}); "
             "compare two versions of one model, or map the names (--names)"
         )
-    return pairs + _fp8_parts(before, after, pairs), _merged(excluded)
+    pairs += _fp8_parts(before, after, pairs)
+    return found
+
+
+def _left_out(name: str, reason: str, kind: Kind, tensor: Tensor) -> Excluded:
+    return Excluded(name, reason, kind, tensor.shape)
+
+
+def _empty(tensor: Tensor) -> bool:
+    """Whether it is what is left of a parameter whose values lie with another process."""
+    return tensor.shape == (0,)
 
 
 def _written(shape: tuple[int, ...]) -> str:
@@ -120,9 +193,8 @@ def _parameters(checkpoint: Checkpoint, side: str, excluded: list[Excluded]) -> 
         if is_buffer(name, tensor.shape):
             excluded.append(Excluded(name, "a buffer, not a parameter"))
         elif tensor.dtype not in FLOATS:
-            excluded.append(Excluded(name, f"integers ({tensor.dtype}), not weights"))
-        elif name in checkpoint.tied:
-            excluded.append(Excluded(name, f"tied to {checkpoint.tied[name]}, counted there"))
+            reason = f"integers ({tensor.dtype}), not weights"
+            excluded.append(_left_out(name, reason, Kind.INTEGERS, tensor))
         elif scaled := fp8.scaled_by(checkpoint, name):
             # Compared with the payload it scales.
             if scaled not in checkpoint.tensors:
@@ -150,59 +222,3 @@ def _fp8_parts(before: Checkpoint, after: Checkpoint, pairs: list[Pair]) -> list
             dtype = narrower(scales[0].dtype, scales[1].dtype)
             parts.append(Pair(scales[0].name, scales[0], scales[1], dtype, p.place, "scales"))
     return parts
-
-
-def _apply_names(
-    left: dict[str, Tensor], right: dict[str, Tensor], names: Mapping[str, str]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Rename what is after to what it was before; cut fused tensors by the other side's rows."""
-    for pattern_before, pattern_after in names.items():
-        used = False
-        for layer in _layers(pattern_before, left):
-            olds = [part.strip().replace("*", layer) for part in pattern_before.split(" + ")]
-            news = [part.strip().replace("*", layer) for part in pattern_after.split(" + ")]
-            if not all(o in left for o in olds) or not all(n in right for n in news):
-                continue
-            used = True
-            if len(olds) == len(news):
-                moved = [right.pop(new) for new in news]
-                right |= dict(zip(olds, moved, strict=True))
-            elif len(news) == 1:
-                right |= _cut(right.pop(news[0]), {old: left[old] for old in olds})
-            elif len(olds) == 1:
-                left |= _cut(left.pop(olds[0]), {new: right[new] for new in news})
-            else:
-                raise UserError(f"names: {pattern_before!r}: {len(olds)} names to {len(news)}")
-        if not used:
-            raise UserError(
-                f"names: {pattern_before!r} → {pattern_after!r} fits no tensors of the checkpoints"
-            )
-    return left, right
-
-
-def _layers(pattern: str, tensors: Mapping[str, Tensor]) -> list[str]:
-    """What `*` may stand for."""
-    if "*" not in pattern:
-        return [""]
-    first = pattern.split(" + ")[0].strip()
-    head, tail = first.split("*", 1)[0], first.rsplit("*", 1)[1]
-    found = []
-    for name in tensors:
-        inner = name[len(head) : len(name) - len(tail)]
-        if name.startswith(head) and name.endswith(tail) and inner.isdecimal():
-            found.append(inner)
-    return found
-
-
-def _cut(fused: Tensor, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Cut a fused tensor along its first axis into the shapes of `parts`."""
-    rows = sum(part.shape[0] for part in parts.values())
-    if rows != fused.shape[0]:
-        raise UserError(
-            f"names: {fused.name!r} has {fused.shape[0]} rows, {' + '.join(parts)} have {rows}"
-        )
-    cut, start = {}, 0
-    for name, part in parts.items():
-        cut[name] = fused.rows(start, start + part.shape[0])
-        start += part.shape[0]
-    return cut

@@ -116,8 +116,12 @@ def _exponent(place: int) -> int | str:
 
 
 def table(measurement: Measurement) -> list[Row]:
-    """One flat row a tensor, for a Parquet table; parts of FP8 weights included."""
+    """One flat row a tensor, for a Parquet table; parts of FP8 weights included.
+
+    `compared_share`, of all entries of both checkpoints, is the same in every row.
+    """
     rows = []
+    share = measurement.compared_share
     for c in measurement.tensors:
         row = counts_of(c.counts.counts, c.pair.n, measurement.rules)
         flat = _identity(c) | {"shape": "x".join(map(str, c.pair.shape))}
@@ -125,6 +129,7 @@ def table(measurement: Measurement) -> list[Row]:
         for rule in ("isclose_bf16", "absolute", "relative"):
             flat |= {f"{rule}_{t}": value for t, value in row[rule].items()}
         flat |= {"changed": row["changed"], "nonfinite": int(c.counts.counts[layout.NONFINITE])}
+        flat["compared_share"] = share
         rows.append(flat)
     return rows
 
@@ -158,6 +163,9 @@ def summarise(measurement: Measurement) -> Row:
         "after": measurement.after,
         "digests": measurement.digests,
         **_total(values, rules),
+        "compared_share": measurement.compared_share,
+        "names": measurement.names,
+        "notes": measurement.notes,
         "selection": {
             "rule": measurement.selection.rule,
             "tolerance": measurement.selection.tolerance,

@@ -210,7 +210,7 @@ def test_counts_are_the_authors(
         folder.mkdir()
     layout(before, after, x, updated(x, rng), rng)
     mask = tmp_path / "mask.safetensors"
-    summary = summarise(measure(before, after, mask=mask, threads=threads))
+    summary = summarise(measure(before, after, mask=mask, threads=threads, allow_partial=True))
     close = summary["isclose_bf16"]
     ours = {
         "n": summary["n"],

@@ -157,8 +157,10 @@ def test_digests_are_of_the_content(
     save(tmp_path / "extra" / "model.safetensors", x | extra)
     digest = {}
     for folder in ("before", "cut", "other", "renamed", "extra", "after"):
-        digest[folder] = measure(tmp_path / folder, after, threads=2).digests["before"]
-        assert measure(before, tmp_path / folder, threads=1).digests["after"] == digest[folder]
+        there = measure(tmp_path / folder, after, threads=2, allow_partial=True)
+        digest[folder] = there.digests["before"]
+        back = measure(before, tmp_path / folder, threads=1, allow_partial=True)
+        assert back.digests["after"] == digest[folder]
     assert digest["before"] == digest["cut"]
     assert len(set(digest.values())) == 5
 
@@ -171,7 +173,7 @@ def test_common_rows_of_a_resized_vocabulary(
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         longer[name] = "BF16", np.concatenate([y[name][1], y[name][1][:8]])
     save(tmp_path / "longer" / "model.safetensors", longer)
-    without = summarise(measure(before, tmp_path / "longer"))
+    without = summarise(measure(before, tmp_path / "longer", allow_partial=True))
     with_rows = summarise(measure(before, tmp_path / "longer", common_rows=True))
     plain = summarise(measure(before, pair[1]))
     assert with_rows["n"] == plain["n"]
