@@ -83,7 +83,8 @@ def open(source: str | os.PathLike[str]) -> Checkpoint:
             the Hub's cache first). A folder is read as its index says; without an index all its
             files are read, and, where it holds none itself, those of the folders within it. A file
             that is a delta (`subnetworks.checkpoints.deltas`) stands for the checkpoint it makes of
-            its base, which is looked for where it lay, or named: `delta:FILE@BASE`.
+            its base, which is looked for where it lay, or named: `delta:FILE@BASE`. A LoRA adapter
+            stands, as `adapter:PATH@BASE`, for its base with it merged in.
 
     Raises:
         UserError: there is no such checkpoint, or it is damaged, incomplete or a pickle.
@@ -94,6 +95,10 @@ def open(source: str | os.PathLike[str]) -> Checkpoint:
 
         file, _, base = text.removeprefix("delta:").partition("@")
         return open_delta(Path(file), base or None)
+    if text.startswith("adapter:"):
+        from subnetworks.checkpoints.adapters import open_adapter
+
+        return open_adapter(text)
     if text.startswith("hub:"):
         from subnetworks.checkpoints.fetching import download
         from subnetworks.hub.sources import parse

@@ -20,6 +20,8 @@ ITEMSIZE = {
     "U32": 4, "I32": 4, "F32": 4,
     "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
+# Entries compared at a time.
+_PIECE = 1 << 20
 
 
 class File:
@@ -134,3 +136,14 @@ class Tensor:
                 reader(buffer, offset + begin)
 
         return replace(self, shape=(stop - start, *self.shape[1:]), reader=part)
+
+
+def same_content(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors are alike in dtype, shape and every bit."""
+    if (first.shape, first.dtype) != (second.shape, second.dtype):
+        return False
+    for start in range(0, first.n, _PIECE):
+        stop = min(start + _PIECE, first.n)
+        if not np.array_equal(first.raw(start, stop), second.raw(start, stop)):
+            return False
+    return True

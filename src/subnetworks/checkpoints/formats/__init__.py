@@ -8,13 +8,13 @@ are `pickles.View`s, which `archives.Archive.tensor` makes tensors of, to be rea
 
 from pathlib import Path
 
-from subnetworks.checkpoints.formats import safetensors, torch_zip
+from subnetworks.checkpoints.formats import adapter, safetensors, torch_zip
 from subnetworks.checkpoints.formats.contents import Contents, Format
 
 __all__ = ["FORMATS", "Contents", "Format", "of"]
 
 # Asked in this order: what is more special comes first.
-FORMATS: tuple[Format, ...] = (safetensors, torch_zip)
+FORMATS: tuple[Format, ...] = (adapter, safetensors, torch_zip)
 
 
 def of(path: Path) -> Format | None:

@@ -1,0 +1,98 @@
+"""An adapter and its base, `adapter:PATH@BASE`, as the checkpoint that they make together."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from subnetworks.checkpoints.formats import adapter, safetensors, torch_zip
+from subnetworks.checkpoints.reading import Checkpoint
+from subnetworks.checkpoints.reading import open as open_checkpoint
+from subnetworks.checkpoints.storage import same_content
+from subnetworks.errors import UserError
+from subnetworks.tensors import is_head, is_token_embedding
+
+_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+# Where a tied head is not stored, its name in nearly all models.
+_HEAD = "lm_head.weight"
+
+
+def open_adapter(source: str) -> Checkpoint:
+    """Open `adapter:PATH@BASE`.
+
+    Args:
+        source: PATH is a folder as peft saves it, or the file in it; BASE is whatever
+            `subnetworks.checkpoints.open` takes, another adapter too.
+
+    Raises:
+        UserError: no base is named; the adapter is not LoRA, has what is not understood, or does
+            not fit the base.
+    """
+    text, _, base = source.removeprefix("adapter:").partition("@")
+    file = _file(Path(text))
+    config = file.parent / adapter.CONFIG
+    if not config.is_file():
+        raise UserError(f"{config}: missing, without which its weights mean nothing; fetch it")
+    chosen = adapter.settings(config)
+    if not base:
+        said = chosen.get("base_model_name_or_path")
+        raise UserError(
+            f"{source}: no base named; say which: adapter:{text}@BASE"
+            + (f" (it was trained on {said})" if isinstance(said, str) else "")
+        )
+    contents = (torch_zip if file.suffix == ".bin" else safetensors).read(file)
+    try:
+        under = open_checkpoint(base)
+    except BaseException:
+        contents.close()
+        raise
+    under._open += contents.open
+    try:
+        tensors, tied = adapter.merged(
+            file, contents.tensors, chosen, under.tensors, under.config, _tie(under), base
+        )
+    except BaseException:
+        under.close()
+        raise
+    settings = under.config if tied else {**under.config, "tie_word_embeddings": False}
+    return replace(
+        under,
+        source=source,
+        tensors=tensors,
+        config=settings,
+        files=[*under.files, file, config],
+        folder=None,
+        content=None,
+    )
+
+
+def _file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(f"{path}: no such file or folder")
+    for name in _FILES:
+        if (path / name).is_file():
+            return path / name
+    within = sorted(found.parent for name in _FILES for found in path.rglob(name))
+    if within:
+        raise UserError(f"{path}: no {_FILES[0]} in it; name the folder that has it: {within[0]}")
+    raise UserError(f"{path}: no {_FILES[0]} in it")
+
+
+def _tie(base: Checkpoint) -> tuple[str, str] | None:
+    """Output head (stored or not) and token embedding of the base, where they are tied.
+
+    A stored head is tied if it has the embedding's bits, one that is not stored unless the
+    configuration says otherwise.
+    """
+    heads = [name for name in base.tensors if is_head(name)]
+    embeddings = [name for name in base.tensors if is_token_embedding(name)]
+    if len(embeddings) != 1 or len(heads) > 1:
+        return None
+    sections = (base.config, base.config.get("text_config") or {})
+    if any(section.get("tie_word_embeddings") is False for section in sections):
+        return None
+    if not heads:
+        return _HEAD, embeddings[0]
+    if same_content(base[heads[0]], base[embeddings[0]]):
+        return heads[0], embeddings[0]
+    return None
