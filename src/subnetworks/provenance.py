@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import subnetworks
+from subnetworks import processor
 from subnetworks.environment import normalised
 from subnetworks.errors import UserError
 from subnetworks.files import sha256, write_json
@@ -85,12 +86,11 @@ def peak_memory_bytes() -> dict[str, int]:
 
 def machine() -> dict[str, Any]:
     """System, processor, cores, main memory in bytes, and the GPUs that torch has in use."""
-    found: dict[str, Any] = {"system": platform.platform(), "cores": os.cpu_count()}
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        found["processor"] = next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
+    found: dict[str, Any] = {
+        "system": platform.platform(),
+        "processor": processor.name(),
+        "cores": os.cpu_count(),
+    }
     with contextlib.suppress(ValueError, OSError):
         found["memory_bytes"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     torch = sys.modules.get("torch")

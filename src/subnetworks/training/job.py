@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import subnetworks
+from subnetworks.precision import Arithmetic, of_training
 from subnetworks.training import nodes
 from subnetworks.training.settings import Accelerator, OnlineSettings, Settings
 
@@ -48,6 +49,23 @@ class Job:
         divide a device's share of an update evenly."""
         share = self.settings.sequences_an_update // self.machine.ranks
         return largest_divisor(share, self.settings.sequences_at_once)
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """What the run computes in on its machine."""
+        return of_training(self.settings.compute_dtype, self.machine.kind, self.machine.bfloat16)
+
+    @property
+    def mixed_precision(self) -> dict[str, str]:
+        """verl's section of that name: what the engine multiplies and adds up in, and, for ours,
+        what it rounds the weights to before (`subnetworks.training.masked`)."""
+        products = {"bfloat16": "bf16", "float32": "fp32"}[self.arithmetic.products]
+        return {
+            "param_dtype": products,
+            "reduce_dtype": "fp32",
+            "buffer_dtype": "fp32",
+            "weights": self.arithmetic.weights,
+        }
 
     @property
     def engine(self) -> dict[str, object]:

@@ -8,7 +8,8 @@ the vendor "subnetworks" (VERL_ENGINE_VENDOR), on CPU and CUDA alike. The settin
 import dataclasses
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from verl.workers.engine.base import EngineRegistry
 
 from subnetworks.masks import Mask
 from subnetworks.training import trajectory
-from subnetworks.training.adamw import FORMS, CompactAdamW, DenseAdamW
+from subnetworks.training.adamw import FORMS, CompactAdamW, DenseAdamW, local
 from subnetworks.training.schedule import factor
 from subnetworks.training.value_head import ValueHeadMixin
 
@@ -68,6 +69,45 @@ class MaskedEngineMixin:
         schedule, warmup = own.get("schedule", "constant"), own.get("warmup_steps", 0)
         steps = self.optimizer_config.total_training_steps
         return LambdaLR(optimizer, lambda step: factor(step, steps, warmup, schedule))
+
+    def forward_backward_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """verl's, on the weights as the run's arithmetic sees them."""
+        with self._rounded():
+            return super().forward_backward_batch(*args, **kwargs)
+
+    @contextmanager
+    def _rounded(self) -> Iterator[None]:
+        """Meanwhile the float32 weights are those nearest in what the run sees them in.
+
+        A no-op where the engine computes in that, for it rounds them to the same. The gradients
+        stay: those of the rounded weights, as in mixed precision.
+        """
+        dtype = self._weights_dtype
+        if dtype == self._autocast_dtype:
+            yield
+            return
+        parts = [local(parameter.detach()) for parameter in self.module.parameters()]
+        kept = [(part, part.clone()) for part in parts]
+        with torch.no_grad():
+            for part, _ in kept:
+                part.copy_(part.to(dtype))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for part, master in kept:
+                    part.copy_(master)
+
+    @property
+    def _weights_dtype(self) -> torch.dtype:
+        """What the forward pass sees the weights rounded to."""
+        return getattr(torch, (self.engine_config.mixed_precision or {}).get("weights", "bfloat16"))
+
+    def get_per_tensor_param(self, **kwargs: Any) -> Any:
+        """The weights for the sampler: whole tensors by name, rounded as the trainer sees them."""
+        weights, adapter = super().get_per_tensor_param(**kwargs)
+        dtype = self._weights_dtype
+        return ((name, tensor.to(dtype)) for name, tensor in weights), adapter
 
     def prepare_model_outputs(self, output: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Log-probabilities in float32: in bfloat16 they, and with them the logged loss and a

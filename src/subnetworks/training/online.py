@@ -33,6 +33,7 @@ def command(job: Job) -> Command:
         f"{actor}.strategy": "fsdp2",
         f"{actor}.use_torch_compile": False,
         f"{actor}.fsdp_config.use_torch_compile": False,
+        f"+{actor}.fsdp_config.mixed_precision": job.mixed_precision,
         f"{actor}.fsdp_config.seed": settings.seed,
         f"{actor}.data_loader_seed": settings.seed,
         **optimiser(f"{actor}.optim", job),
@@ -47,7 +48,9 @@ def command(job: Job) -> Command:
         f"{reference}.log_prob_micro_batch_size_per_gpu": micro,
         f"{reference}.use_torch_compile": False,
         f"{reference}.fsdp_config.use_torch_compile": False,
+        f"+{reference}.fsdp_config.mixed_precision": job.mixed_precision,
         f"{rollout}.name": "vllm",
+        f"{rollout}.dtype": job.arithmetic.products,
         f"{rollout}.seed": settings.seed,
         f"{rollout}.n": settings.samples_per_prompt,
         f"{rollout}.temperature": settings.temperature,
@@ -149,6 +152,7 @@ def _ppo(job: Job) -> dict[str, object]:
         **model_section("critic.model", job),
         "critic.strategy": "fsdp2",
         "critic.fsdp.use_torch_compile": False,
+        "+critic.fsdp.mixed_precision": job.mixed_precision,
         "critic.fsdp.seed": settings.seed,
         "critic.data_loader_seed": settings.seed,
         # Whole, whatever the policy's mask, unless the settings say otherwise.
@@ -191,7 +195,8 @@ def _cache_bytes(job: Job) -> int:
     settings = job.settings
     assert isinstance(settings, OnlineSettings)
     tokens = -(-settings.longest_sequence // 128) * 128 * min(256, settings.sequences_a_step)
-    needed = 2 * tokens * job.cached_entries * 2
+    width = {"bfloat16": 2, "float32": 4}[job.arithmetic.products]
+    needed = 2 * tokens * job.cached_entries * width
     return min(4 << 30, max(64 << 20, needed)) if job.cached_entries else 1 << 30
 
 

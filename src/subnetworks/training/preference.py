@@ -39,6 +39,7 @@ def described(job: Job) -> dict[str, Any]:
         "attention": job.machine.attention,
         "device": job.machine.kind,
         "engine": job.engine,
+        "mixed_precision": job.mixed_precision,
     }
 
 
@@ -85,6 +86,7 @@ class Trainer:
         engine = FSDPEngineConfig(
             strategy="fsdp2",
             use_torch_compile=False,
+            mixed_precision=job["mixed_precision"],
             use_dynamic_bsz=False,
             micro_batch_size_per_gpu=self.at_once,
             infer_micro_batch_size_per_gpu=self.at_once,

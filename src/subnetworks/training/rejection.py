@@ -11,6 +11,7 @@ from subnetworks import datasets
 from subnetworks.checkpoints.manifest import trusts, verify
 from subnetworks.errors import UserError
 from subnetworks.files import atomic_folder
+from subnetworks.precision import of_serving
 from subnetworks.provenance import recorded
 from subnetworks.training import finish, rewards, state
 from subnetworks.training.conversations import load_tokenizer
@@ -93,6 +94,7 @@ def sample(
     with recorded(output / "manifest.json", seed=settings.seed, **facts) as meta:
         answers = generate(prompts, policy, tokenizer, settings, machine)
         kept, right = verified(rows, answers, reward, settings)
+        meta["products"] = of_serving(machine.kind, machine.bfloat16)
         meta |= {"sampled": len(answers), "right": right, "kept": len(kept)}
         if not kept:
             raise UserError(
@@ -145,7 +147,7 @@ def generate(
 ) -> list[str]:
     """`settings.samples` answers to each prompt, one prompt's side by side.
 
-    By vLLM in bf16; special tokens are left out. On a CPU the same seed gives the same answers: the
+    By vLLM; special tokens are left out. On a CPU the same seed gives the same answers: the
     engine is in this process, and has all prompts before its first step. (A seed for every draw
     would be a call of its own to the random generator, and cost more time than a small model.)
 
@@ -159,7 +161,7 @@ def generate(
 
     engine = LLM(
         model=str(policy),
-        dtype="bfloat16",
+        dtype=of_serving(machine.kind, machine.bfloat16),
         trust_remote_code=trusts(policy),
         seed=settings.seed,
         max_model_len=settings.max_prompt_length + settings.max_response_length,

@@ -14,6 +14,7 @@ from typing import Any
 from subnetworks.checkpoints.manifest import verify
 from subnetworks.errors import UserError
 from subnetworks.files import locked, sha256
+from subnetworks.precision import of_training
 from subnetworks.provenance import recorded
 from subnetworks.training import data as datasets
 from subnetworks.training import (
@@ -111,6 +112,7 @@ def _train(
         "init": state.digest(init),
         "data": state.digest(data),
         "mask": sha256(mask) if mask else None,
+        "arithmetic": asdict(of_training(parsed.compute_dtype, machine.kind, machine.bfloat16)),
     }
     state.prepare(folder, facts)
     attempts = sorted(folder.glob("steps-*.jsonl"))

@@ -9,6 +9,7 @@ from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 from subnetworks.errors import UserError
+from subnetworks.precision import Bfloat16, Dtype
 from subnetworks.training.schedule import Schedule
 
 TooLong = Literal["refuse", "cut"]
@@ -23,8 +24,9 @@ class Settings:
     `clip_gradient` bounds the global norm of the (masked) gradient; 0 leaves it unbounded.
     `optimiser_state` of a run within a mask: AdamW's moments for its entries alone (compact) or for
     all (dense); the weights are the same to the bit. Every `trajectory_every` steps the weights are
-    kept as a delta against the init (0: never). Training keeps float32 weights throughout;
-    `stored_as` is what the checkpoint at the end is rounded to.
+    kept as a delta against the init (0: never). The optimiser keeps float32 weights throughout;
+    `compute_dtype` is what forward and backward pass see them in (`subnetworks.precision`),
+    `stored_as` what the checkpoint at the end is rounded to.
     """
 
     algorithm: ClassVar[str] = ""
@@ -43,7 +45,8 @@ class Settings:
     save_every: int | None = None
     optimiser_state: Literal["compact", "dense"] = "compact"
     trajectory_every: int = 0
-    stored_as: Literal["bfloat16", "float32"] = "bfloat16"
+    compute_dtype: Dtype = "bfloat16"
+    stored_as: Dtype = "bfloat16"
 
     def check(self) -> None:
         """Raise `UserError` for values that are of the right type and still senseless."""
@@ -429,8 +432,9 @@ class Accelerator:
 
     `devices` are worker processes over which the weights are sharded (GPUs on CUDA), on each of
     `nodes` (more than one: of a SLURM allocation), `threads` the CPU threads of each,
-    `memory_share` the part of each GPU's memory given to vLLM, `stall_seconds` how long a run may
-    go without a new step before it is stopped as hung.
+    `bfloat16` how bf16 is computed in (`subnetworks.precision`), `memory_share` the part of each
+    GPU's memory given to vLLM, `stall_seconds` how long a run may go without a new step before it
+    is stopped as hung.
     """
 
     kind: Literal["cpu", "cuda"] = "cpu"
@@ -440,6 +444,7 @@ class Accelerator:
     memory_gb: float | None = None
     memory_share: float = 0.5
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    bfloat16: Bfloat16 = "auto"
     stall_seconds: float = field(default=1800.0)
 
     def check(self) -> None:

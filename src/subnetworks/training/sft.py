@@ -29,6 +29,7 @@ def command(job: Job) -> Command:
         **({"++model.trust_remote_code": True} if trusts(job.init) else {}),
         "engine.strategy": "fsdp2",
         "engine.use_torch_compile": False,
+        "+engine.mixed_precision": job.mixed_precision,
         "engine.seed": settings.seed,
         **optimiser("optim", job),
         "checkpoint.save_contents": ["model", "optimizer", "extra"],

@@ -1,8 +1,9 @@
 """Trains a tiny model several ways in one process of `torch.distributed.run`; not a test itself.
 
 `engine_steps.py FOLDER` reads FOLDER/jobs.json, name -> job of `subnetworks.training.preference`,
-and leaves each trained state in its job's folder. A job that resumes starts from a copy of the
-state that the job named before it left, less what was saved later.
+and leaves each trained state in its job's folder, and the weights that a sampler would be sent. A
+job that resumes starts from a copy of the state that the job named before it left, less what was
+saved later.
 """
 
 import json
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from verl.utils.distributed import destroy_global_process_group, initialize_global_process_group
 
 from subnetworks.training.preference import Trainer
@@ -26,6 +28,11 @@ if __name__ == "__main__":
             shutil.rmtree(place / f"global_step_{job['settings']['steps']}")
         torch.distributed.barrier()
         torch.manual_seed(0)
-        Trainer(job).train()
+        trainer = Trainer(job)
+        trainer.train()
+        weights, _ = trainer.worker.engine.get_per_tensor_param()
+        sent = {name: tensor.contiguous() for name, tensor in weights}
+        if not torch.distributed.get_rank():
+            save_file(sent, place / "sent.safetensors")
         before = place
     destroy_global_process_group()

@@ -79,7 +79,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run(folder, name, settings):
+def run(folder, name, settings, bfloat16="auto"):
     train(
         settings,
         init=folder / "init",
@@ -87,6 +87,7 @@ def run(folder, name, settings):
         output=folder / f"{name}_end",
         run_folder=folder / name,
         mask=folder / "mask.safetensors",
+        accelerator={"bfloat16": bfloat16},
         keep_state=True,
     )
 
@@ -153,15 +154,19 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_to_the_bit(prime):
 
 
 def test_ppo_trains_the_policy_and_if_asked_its_critic_within_the_mask(folder):
-    run(folder, "ppo", PPO)
+    run(folder, "ppo", PPO, bfloat16="emulated")
     assert_masked(folder, "ppo", "critic", whole=False)
+    meta = json.loads((folder / "ppo/log.csv.meta.json").read_text())
+    assert meta["arithmetic"] == {"weights": "bfloat16", "products": "float32"}
     rows = log(folder, "ppo")
     assert all(float(row["critic_loss"]) > 0 for row in rows)
     assert float(rows[0]["kl"]) == 0 != float(rows[-1]["kl"])
 
 
 def test_raft_makes_its_updates_within_the_mask(folder):
-    run(folder, "raft", RAFT)
+    run(folder, "raft", RAFT, bfloat16="native")
+    meta = json.loads((folder / "raft/log.csv.meta.json").read_text())
+    assert meta["arithmetic"] == {"weights": "bfloat16", "products": "bfloat16"}
     mask = masks.Mask.open(folder / "mask.safetensors")
     policy = weights(folder, "raft", "actor")
     moved = 0

@@ -16,11 +16,11 @@ class WeightSender(BaseRollout):
     """One rank's side; its replica is the one that `subnetworks.training.server` started for it."""
 
     async def update_weights(self, weights: Iterable[tuple[str, torch.Tensor]], **_: Any) -> None:
-        """Send (name, whole tensor), in bf16, as vLLM keeps them; every rank gathers alike."""
+        """Send (name, whole tensor) as the trainer sees them; every rank gathers alike."""
         server = ray.get_actor(f"vllm_server_{os.environ['RANK']}_0")
         bucket: list[tuple[str, torch.Tensor]] = []
         for name, tensor in weights:
-            bucket.append((name, tensor.detach().to(torch.bfloat16)))
+            bucket.append((name, tensor.detach()))
             if sum(part.nbytes for _, part in bucket) >= _BUCKET_BYTES:
                 await server.load_weights.remote(bucket)
                 bucket = []
