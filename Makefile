@@ -25,6 +25,7 @@ REPORT := $(RESULTS)/report.html
 report: bootstrap ## Run the experiment (EXPERIMENT=mini) and write its report
 	@$(RUN) snakemake --config experiment=$(EXPERIMENT)
 	@PYTHONPATH=src .venvs/figures/bin/python -m subnetworks report --results $(RESULTS) --brief
+	@PYTHONPATH=src .venvs/figures/bin/python -m subnetworks times --results $(RESULTS) --brief
 	@echo "The report: $(CURDIR)/$(REPORT)"
 
 controls: bootstrap ## Make what readers ask next, too, and write the report with it

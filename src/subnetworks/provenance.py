@@ -27,6 +27,8 @@ PACKAGES = (
 # numpy-2.3.5.dist-info, or as older installers have it, numpy-2.3.5-py3.11.egg-info.
 _INFO = re.compile(r"([^-]+)-([^-]+)(?:-py[^-]+)?\.(?:dist|egg)-info")
 
+_first = True  # nothing of this process has been recorded yet
+
 
 class _Git:
     """Asks git, beside the work, for the commit of the checkout this package runs from."""
@@ -100,6 +102,23 @@ def machine() -> dict[str, Any]:
     return found
 
 
+def seconds_before() -> dict[str, float]:
+    """How long this process had run (in seconds) before the first block that it records.
+
+    Linux says so; elsewhere, and in later blocks, there is nothing.
+    """
+    global _first
+    if not _first:
+        return {}
+    _first = False
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        started = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        now = Path("/proc/uptime").read_text(encoding="utf-8").split()[0]
+        age = float(now) - int(started) / os.sysconf("SC_CLK_TCK")
+        return {"seconds_before": round(max(0.0, age), 2)}
+    return {}
+
+
 def experiment() -> dict[str, Any]:
     """Name and digests of the experiment that this is part of, and of its lock; maybe nothing.
 
@@ -122,7 +141,7 @@ def recorded(*outputs: str | os.PathLike[str], **facts: Any) -> Iterator[dict[st
     """
     started = time.time()
     clock = time.perf_counter()
-    extra: dict[str, Any] = dict(facts)
+    extra: dict[str, Any] = seconds_before() | facts
     git = _Git() if outputs else None
     yield extra
     meta: Mapping[str, Any] = {

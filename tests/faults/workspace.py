@@ -20,7 +20,11 @@ ROOT = Path(__file__).resolve().parents[2]
 # What says how long something took, or how often it was begun, and nothing about its result.
 _INCIDENTAL = {"seconds", "requests_resumed"}
 # The same in a report: times, and how much memory was held.
-_SPENT = re.compile(rb"\b\d+(\.\d)? (s|min|h|MiB|GiB)\b")
+_SPENT = re.compile(
+    rb"\b\d+(\.\d)? (s|min|h|MiB|GiB)\b"
+    rb"|## Where the time went.*?(?=\n## |\Z)|>Where the time went<.*?<h3>Machine<",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,6 @@ same in short, `to_terminal` ten lines.
 from subnetworks.report.contents import Report, gather
 from subnetworks.report.html import to_html
 from subnetworks.report.markdown import to_markdown
-from subnetworks.report.terminal import to_terminal, to_text
+from subnetworks.report.terminal import times_to_text, to_terminal, to_text
 
-__all__ = ["Report", "gather", "to_html", "to_markdown", "to_terminal", "to_text"]
+__all__ = ["Report", "gather", "times_to_text", "to_html", "to_markdown", "to_terminal", "to_text"]

@@ -13,6 +13,7 @@ from subnetworks.findings import Finding, read_table
 from subnetworks.report.captions import Caption, read_caption
 from subnetworks.report.origins import Origins, read_origins
 from subnetworks.report.settings import RunSettings, read_settings
+from subnetworks.report.times import Times, read_times
 from subnetworks.tables import style
 
 
@@ -64,6 +65,7 @@ class Report:
         tables: tables, then those of controls.
         runs: every training with its settings.
         origins: by what code, with which packages, on which machine, how long.
+        times: on what the time was spent.
     """
 
     results: Path
@@ -73,6 +75,7 @@ class Report:
     tables: list[Table]
     runs: list[RunSettings]
     origins: Origins
+    times: Times
 
     @property
     def title(self) -> str:
@@ -108,6 +111,7 @@ def gather(results: Path, captions: Path | None = None) -> Report:
         list(_tables(results, captions)),
         read_settings(results),
         read_origins(results),
+        read_times(results),
     )
 
 

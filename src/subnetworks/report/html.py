@@ -32,10 +32,6 @@ def to_html(report: Report) -> str:
         words=words,
         sections=_sections(report),
         settings={"heads": heads, "rows": rows},
-        stages=[
-            (s.verb, s.jobs, *map(words.duration, (s.seconds, s.longest)), words.size(s.peak_bytes))
-            for s in report.origins.stages
-        ],
         packages=[
             (", ".join(verbs), ", ".join(f"{name} {version}" for name, version in found.items()))
             for verbs, found in report.origins.packages

@@ -5,7 +5,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from subnetworks.findings import MARKS
 from subnetworks.report.captions import to_plain
 from subnetworks.report.contents import Artefact, Drawing, Report
-from subnetworks.report.words import CONTROLS_HEADING, LEGEND, SOURCE, missing, settings_table
+from subnetworks.report.words import (
+    CONTROLS_HEADING,
+    LEGEND,
+    PART_HEADS,
+    SOURCE,
+    STAGE_HEADS,
+    missing,
+    parts_table,
+    settings_table,
+    stages_table,
+    times_in_words,
+)
 from subnetworks.tables import style
 
 
@@ -39,6 +50,11 @@ def to_markdown(report: Report) -> str:
                 lines += [style.to_markdown(table.sheet), *_below(table)]
     if report.runs:
         lines += ["## Settings of the runs", "", *_table(*settings_table(report.runs)), ""]
+    if report.origins.jobs:
+        lines += ["## Where the time went", "", times_in_words(report.origins, report.times), ""]
+        lines += [*_table(STAGE_HEADS, stages_table(report.origins)), ""]
+        lines += [*_table(PART_HEADS, parts_table(report.times)), ""]
+        lines += [f"On {machine} ({jobs} jobs)." for machine, jobs in report.origins.machines]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -12,8 +12,24 @@ from subnetworks.errors import UserError
 Record = dict[str, Any]
 # The verbs in the order of the data.
 _VERBS = (
-    "fetch fetch-data make sample train measure rank mask overlap trajectory evaluate table figure"
+    "fetch fetch-data make sample train measure rank mask overlap trajectory transfer evaluate "
+    "table figure"
 ).split()
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one job left on record.
+
+    Attributes:
+        verb: the command, such as `train`.
+        path: the `.meta.json`.
+        record: what is in it.
+    """
+
+    verb: str
+    path: Path
+    record: Record
 
 
 @dataclass(frozen=True)
@@ -83,19 +99,28 @@ def read_record(path: Path) -> Record:
     return {"command": ["", ""], **record}
 
 
-def read_origins(results: Path) -> Origins:
-    """Sum up all records in `results`, one a job however many files it wrote.
+def read_jobs(results: Path) -> list[Job]:
+    """All jobs that left a record in `results`, each once however many files it wrote.
 
     The report's own jobs do not count: they come after what they tell of.
     """
-    jobs: dict[str, Record] = {}
+    jobs: dict[str, Job] = {}
     for path in sorted(results.rglob("*.meta.json")):
         record = read_record(path)
-        # An evaluation writes a record a benchmark, and one of all it did.
-        key = json.dumps(record["command"])
-        if key not in jobs or record.get("wall_time_s", 0) > jobs[key].get("wall_time_s", 0):
-            jobs[key] = record
-    records = [record for record in jobs.values() if _verb(record) in _VERBS]
+        verb = _verb(record)
+        if verb not in _VERBS:
+            continue
+        # An evaluation writes a record a benchmark, and one of all it did, for each checkpoint.
+        of = path.parent.name if verb == "evaluate" else ""
+        key = json.dumps([record["command"], of])
+        if key not in jobs or _seconds(record) > _seconds(jobs[key].record):
+            jobs[key] = Job(verb, path, record)
+    return list(jobs.values())
+
+
+def read_origins(results: Path) -> Origins:
+    """Sum up all records in `results`, one a job however many files it wrote."""
+    records = [job.record for job in read_jobs(results)]
     started = sorted(str(record["started"]) for record in records if "started" in record)
     commits = Counter((r.get("commit", "unknown"), bool(r.get("dirty"))) for r in records)
     return Origins(
@@ -107,6 +132,10 @@ def read_origins(results: Path) -> Origins:
         started[0] if started else "",
         started[-1] if started else "",
     )
+
+
+def _seconds(record: Record) -> float:
+    return float(record.get("wall_time_s", 0))
 
 
 def _verb(record: Record) -> str:
@@ -137,7 +166,7 @@ def _stages(records: list[Record]) -> Iterable[Stage]:
     for verb in _VERBS:
         members = [record for record in records if _verb(record) == verb]
         if members:
-            seconds = [float(record.get("wall_time_s", 0)) for record in members]
+            seconds = [_seconds(record) for record in members]
             peaks = [max(r.get("peak_memory_bytes", {}).values(), default=0) for r in members]
             yield Stage(verb, len(members), sum(seconds), max(seconds), max(peaks))
 

@@ -5,6 +5,16 @@ from collections.abc import Sequence
 
 from subnetworks.findings import MARKS, Finding
 from subnetworks.report.contents import Report
+from subnetworks.report.origins import Origins
+from subnetworks.report.times import Times, largest
+from subnetworks.report.words import (
+    PART_HEADS,
+    STAGE_HEADS,
+    duration,
+    parts_table,
+    stages_table,
+    times_in_words,
+)
 
 LINES, COLUMNS = 10, 100
 
@@ -32,3 +42,36 @@ def to_terminal(report: Report) -> str:
             f"! under controls {len(shrunk)} effects shrink, {rest} do not: see the report"
         )
     return "\n".join(textwrap.shorten(line, COLUMNS, placeholder=" …") for line in lines) + "\n"
+
+
+def times_to_text(origins: Origins, times: Times, brief: bool = False) -> str:
+    """Where the time went: in two lines, or by stage and by part."""
+    if not origins.jobs:
+        return "no records (.meta.json) lie beside the results\n"
+    machines = [machine for machine, _ in origins.machines]
+    if brief:
+        shares = ", ".join(f"{part} {share:.0%}" for part, share in largest(times))
+        spent = f"{duration(times.seconds)} of work in {duration(times.working)}"
+        return "\n".join([f"{origins.jobs} jobs, {spent}: {shares}", *machines]) + "\n"
+    return "\n".join(
+        [
+            *machines,
+            "",
+            *textwrap.wrap(times_in_words(origins, times), COLUMNS),
+            "",
+            *_columns(STAGE_HEADS, stages_table(origins)),
+            "",
+            *_columns(PART_HEADS, parts_table(times)),
+            "",
+        ]
+    )
+
+
+def _columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as text, in columns as wide as need be."""
+    lines = [heads, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]

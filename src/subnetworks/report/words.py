@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 from subnetworks.findings import Finding
+from subnetworks.report.origins import Origins
 from subnetworks.report.settings import RunSettings
+from subnetworks.report.times import PARTS, Times
 
 SOURCE = "arXiv 2505.11711"
 CONTROLS_HEADING = "What readers ask next"
@@ -68,6 +70,44 @@ def settings_table(runs: Sequence[RunSettings]) -> tuple[list[str], list[list[st
         for run in runs
     ]
     return heads, rows
+
+
+STAGE_HEADS = ("stage", "jobs", "time in all", "share", "longest job", "largest process")
+PART_HEADS = ("spent on", "time in all", "share", "what counts")
+
+
+def stages_table(origins: Origins) -> list[tuple[str, ...]]:
+    """Rows under `STAGE_HEADS`: time and memory by stage."""
+    return [
+        (
+            stage.verb,
+            str(stage.jobs),
+            duration(stage.seconds),
+            f"{stage.seconds / (origins.seconds or 1):.1%}",
+            duration(stage.longest),
+            size(stage.peak_bytes),
+        )
+        for stage in origins.stages
+    ]
+
+
+def parts_table(times: Times) -> list[tuple[str, ...]]:
+    """Rows under `PART_HEADS`: on what the time was spent."""
+    return [
+        (part, duration(seconds), f"{seconds / times.seconds:.1%}", PARTS[part])
+        for part, seconds in times.parts.items()
+    ]
+
+
+def times_in_words(origins: Origins, times: Times) -> str:
+    """How many jobs, how long they took one after the other and side by side, and the waits."""
+    return (
+        f"{origins.jobs} jobs took {duration(times.seconds)}, one after the other; as they ran, "
+        f"{times.side_by_side:.1f} at a time, {duration(times.working)}. For "
+        f"{duration(times.waiting)} between the first and the last no job ran: environments were "
+        "built, jobs planned, or nobody had the experiment run. The largest process held "
+        f"{size(origins.peak_bytes)}."
+    )
 
 
 def duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "reward_model_majority": ("reward_model/majority",),
 }
 
+# Parts of a step's seconds that the on-policy trainer logs apart.
+_PARTS = {"sampling": "timing_s/gen", "saving": "timing_s/save_checkpoint"}
+
 Row = dict[str, float | int | None]
 
 
@@ -66,6 +70,8 @@ class StepsLog:
 
     def __init__(self, files: Iterable[Path]) -> None:
         self.rows: dict[int, Row] = {}
+        self._followed: float | None = None
+        self._seconds: dict[str, float] = {}
         self._files = list(files)
         self._offsets = dict.fromkeys(self._files, 0)
         self._begun: set[Path] = set()
@@ -93,6 +99,8 @@ class StepsLog:
                             self.forget_after(step - 1)
                         self.rows[step] = row(step, entry["data"])
                         new.append(self.rows[step])
+                        if self._followed is not None:
+                            self._spend(self.rows[step], entry["data"])
         return new
 
     @property
@@ -104,6 +112,24 @@ class StepsLog:
         """Read another attempt's log too."""
         self._files.append(file)
         self._offsets[file] = 0
+        self._followed = time.monotonic()
+
+    def _spend(self, made: Row, data: Mapping[str, Any]) -> None:
+        """Add a step of the attempt that is followed to what it has spent."""
+        assert self._followed is not None
+        seconds = made["seconds"] or 0.0
+        if not self._seconds:
+            self._seconds["start"] = max(0.0, time.monotonic() - self._followed - seconds)
+        self._seconds["steps"] = self._seconds.get("steps", 0.0) + seconds
+        for part, name in _PARTS.items():
+            if data.get(name) is not None:
+                self._seconds[part] = self._seconds.get(part, 0.0) + float(data[name])
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What the attempt that is followed has spent: until its first step (`start`) and in all
+        `steps`; of these, where the trainer logs it, on `sampling` and `saving`."""
+        return {part: round(seconds, 2) for part, seconds in self._seconds.items()}
 
     def forget_after(self, step: int) -> None:
         """Drop rows of steps that were made but not saved: they will be made again."""

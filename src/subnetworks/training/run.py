@@ -165,6 +165,7 @@ def _train(
                     process.run(command, scratch, log_file, steps_log, shown, stall, keep=(lock,))
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
+            meta["seconds"] = steps_log.seconds
         last = folder / f"global_step_{parsed.steps}"
         if not (last.is_dir() and state.whole(last)):
             raise UserError(

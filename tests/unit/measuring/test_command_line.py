@@ -7,7 +7,7 @@ import pytest
 
 VERBS = (
     "apply delta evaluate fetch fetch-data figure lock make mask measure overlap rank report "
-    "sample table train trajectory transfer"
+    "sample table times train trajectory transfer"
 ).split()
 
 

@@ -2,7 +2,13 @@
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
+
+import subnetworks
 from subnetworks.provenance import recorded
 
 
@@ -24,3 +30,22 @@ def test_a_failed_block_leaves_no_record(tmp_path):
     except ValueError:
         pass
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_first_record_of_a_process_tells_how_long_it_had_run(tmp_path):
+    code = """
+import sys, time
+from subnetworks.provenance import recorded
+time.sleep(0.4)
+with recorded(sys.argv[1]):
+    with recorded(sys.argv[2]):
+        open(sys.argv[1], "w").close(), open(sys.argv[2], "w").close()
+"""
+    source = str(Path(subnetworks.__file__).parents[1])
+    files = [str(tmp_path / name) for name in ("outer", "inner")]
+    command = [sys.executable, "-c", code, *files]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": source})
+    outer, inner = (json.loads(Path(f"{file}.meta.json").read_text()) for file in files)
+    assert 0.4 <= outer["seconds_before"] < 600
+    assert "seconds_before" not in inner

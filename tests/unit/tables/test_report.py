@@ -17,7 +17,8 @@ import polars
 from subnetworks import controlled, report, tables
 from subnetworks.cli.figure import figure
 from subnetworks.cli.table import table
-from subnetworks.report import captions, origins
+from subnetworks.cli.times import times as print_times
+from subnetworks.report import captions, origins, times
 
 ROOT = Path(__file__).resolve().parents[3]
 CAPTIONS = ROOT / "workflow" / "report"
@@ -59,12 +60,12 @@ class Page(HTMLParser):
         return [found[attribute] for name, found in self.tags if name == tag and attribute in found]
 
 
-def record(path, command, seconds, **facts):
+def record(path, command, wall, **facts):
     path.parent.mkdir(parents=True, exist_ok=True)
     meta = {
         "command": ["subnetworks", *command],
         "started": "2026-01-02T03:04:05Z",
-        "wall_time_s": seconds,
+        "wall_time_s": wall,
         "commit": "abc123",
         "dirty": False,
         "python": "3.11.7",
@@ -267,3 +268,80 @@ def test_what_is_left_of_sft_at_the_learning_rate_of_rl(tmp_path, same, share):
         row("SFT", False, 1e-6, same),
     )
     assert left(tmp_path, "SFT is dense", "one learning rate")[0] == pytest.approx(share)
+
+
+def spent(tmp_path):
+    """Two trainings, one resumed and of an earlier version, an evaluation, and what is short."""
+    results = tmp_path / "mini"
+    run = ["train", "--run-folder", "results/mini/runs/{}"]
+    record(
+        results / "checkpoints" / "grpo" / "manifest.json.meta.json",
+        [word.format("grpo") for word in run],
+        100.0,
+        started="2026-01-02T03:00:00Z",
+        seconds_before=2.0,
+        seconds={"start": 40.0, "steps": 50.0, "sampling": 20.0, "saving": 5.0},
+    )
+    record(
+        results / "checkpoints" / "dpo" / "manifest.json.meta.json",
+        [word.format("dpo") for word in run],
+        30.0,
+        started="2026-01-02T03:01:00Z",
+        resumed_from_step=1,
+    )
+    (results / "runs" / "dpo").mkdir(parents=True)
+    (results / "runs" / "dpo" / "log.csv").write_text("step,seconds\n1,9\n2,3\n3,4\n")
+    for checkpoint in ("grpo", "dpo"):  # one command scored both
+        folder = results / "evaluation" / checkpoint
+        record(
+            folder / "scores.json.meta.json",
+            ["evaluate", "grpo", "dpo"],
+            20.0,
+            started="2026-01-02T03:10:00Z",
+        )
+        (folder / "scores.json").write_text('{"seconds": {"all": 20.0, "loading": 11.0}}')
+        (folder / "math500.json").write_text('{"seconds": 6.0}')
+    for verb, seconds in (("transfer", 3.0), ("rank", 2.0), ("table", 1.0)):
+        record(
+            results / f"{verb}.json.meta.json", [verb, "x"], seconds, started="2026-01-02T03:10:00Z"
+        )
+    return results
+
+
+def test_time_is_divided_by_what_it_was_spent_on(tmp_path):
+    found = times.read_times(spent(tmp_path))
+    assert found.parts == {
+        "start-up": 2 + 40 + (30 - 7) + 2 * (20 - 6),
+        "sampling": 20.0,
+        "steps": (50 - 20 - 5) + 7,
+        "saving": 5 + (100 - 50 - 40),
+        "answering": 12.0,
+        "measuring": 5.0,
+        "artefacts": 1.0,
+    }
+    assert found.seconds == 2 + 100 + 30 + 2 * 20 + 6
+    # From two seconds before three o'clock to 100 s after it, and 20 s from ten past three on.
+    assert (found.working, found.elapsed) == (122.0, 622.0)
+    assert found.waiting == 500.0
+
+
+def test_the_verb_prints_the_times_in_full_and_in_brief(tmp_path, capsys):
+    results = spent(tmp_path)
+    print_times(results)
+    text = capsys.readouterr().out
+    stages = {line.split()[0]: line.split() for line in text.splitlines() if line}
+    assert stages["evaluate"][1:5] == ["2", "40", "s", "22.7%"]
+    assert stages["transfer"][1:4] == ["1", "3.0", "s"]
+    assert "A chip, 2 cores" in text
+    print_times(results, brief=True)
+    brief = capsys.readouterr().out.splitlines()
+    assert brief[0].startswith("7 jobs, 3 min of work in 2 min: start-up 52%")
+    assert len(brief) == 2
+
+
+def test_the_report_says_where_the_time_went(gathered, page):
+    written = report.to_markdown(gathered)
+    assert "## Where the time went" in written
+    assert "| train | 1 | 30 s | 37.5% | 30 s | 3.0 GiB |" in written
+    assert "A chip, 2 cores" in written
+    assert "Where the time went" in page.text

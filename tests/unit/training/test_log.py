@@ -112,3 +112,19 @@ def test_columns_of_a_second_model_are_there_only_with_one(tmp_path):
     rows = table(log, tmp_path / "log.csv")
     assert list(rows[0]) == [*COLUMNS, "reward_model_loss", "reward_model_accuracy"]
     assert [row["reward_model_accuracy"] for row in rows] == ["", "0.75"]
+
+
+def test_what_an_attempt_has_spent_is_told_apart(tmp_path):
+    earlier, now = tmp_path / "steps-000.jsonl", tmp_path / "steps-001.jsonl"
+    earlier.write_text(online(1, 0.25))
+    log = StepsLog([earlier])
+    log.read()
+    assert log.seconds == {}  # of an attempt that has ended nothing counts
+    log.follow(now)
+    saved = json.loads(online(3, 0.5))
+    saved["data"]["timing_s/save_checkpoint"] = 0.25
+    now.write_text(online(2, 0.5) + json.dumps(saved) + "\n")
+    log.read()
+    spent = log.seconds
+    assert 0 <= spent.pop("start") < 60
+    assert spent == {"steps": 3.0, "sampling": 2.0, "saving": 0.25}
