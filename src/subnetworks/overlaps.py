@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from subnetworks import checkpoints, kernels
+from subnetworks.checkpoints import quantised
 from subnetworks.errors import UserError
 from subnetworks.masks import Mask
 from subnetworks.numbers import FLOATS, decode
@@ -236,9 +237,10 @@ def _count_by_magnitude(
 ) -> None:
     with checkpoints.open(magnitude) as weights:
         verify(weights)
+        tensors = quantised.read(weights).tensors
         jobs = []
         for index, name in enumerate(names):
-            tensor = weights.tensors.get(name)
+            tensor = tensors.get(name)
             if tensor is None or tensor.dtype not in FLOATS or tensor.shape != masks[0].shape(name):
                 raise UserError(
                     f"{magnitude}: no weights of shape {masks[0].shape(name)} for {name!r}; "
@@ -252,7 +254,7 @@ def _count_by_magnitude(
 
         def run(job: tuple[int, str, int, int]) -> None:
             index, name, start, stop = job
-            tensor = weights[name]
+            tensor = tensors[name]
             values = np.ascontiguousarray(decode(tensor.raw(start, stop), tensor.dtype)).view(
                 np.uint32
             )
@@ -263,7 +265,7 @@ def _count_by_magnitude(
                 with lock:
                     shares[index].bins += table
 
-        size = {name: weights[name].itemsize for name in names}
+        size = {name: tensors[name].itemsize for name in names}
         _in_parallel(jobs, run, lambda j: (j[3] - j[2]) * size[j[1]], "by magnitude", threads)
 
 

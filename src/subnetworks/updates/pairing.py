@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from subnetworks.checkpoints import Checkpoint, Tensor
-from subnetworks.checkpoints.quantised import fp8
+from subnetworks.checkpoints import Checkpoint, Tensor, quantised
 from subnetworks.errors import UserError
 from subnetworks.numbers import FLOATS, narrower
 from subnetworks.tensors import Place, is_buffer, place
@@ -21,7 +20,7 @@ class Pair:
     Attributes:
         name: the parameter's name (the one before, if they differ).
         dtype: the format in which they are compared.
-        part: `values`, or for FP8 weights `payload` (the stored bytes) or `scales`.
+        part: `values`, or for quantised weights `payload` (their codes) or `scales`.
     """
 
     name: str
@@ -47,7 +46,7 @@ class Match:
     """What of two checkpoints is compared.
 
     Attributes:
-        pairs: the tensors to compare; of FP8 weights payload and scales besides.
+        pairs: the tensors to compare; of quantised weights payload and scales besides.
         excluded: what is not compared, each with its reason.
         names: how names were brought together: `before` and `after` with what was `stripped` from
             them (wrapper → tensors), and `prefixes` that differ (before, after, tensors).
@@ -102,8 +101,9 @@ def match(
     excluded: list[Excluded] = []
     before, stripped_before = without_wrappers(before)
     after, stripped_after = without_wrappers(after)
-    left = _parameters(before, "before", excluded)
-    right = _parameters(after, "after", excluded)
+    readings = quantised.read(before), quantised.read(after)
+    left = _parameters(before, readings[0], "before", excluded)
+    right = _parameters(after, readings[1], "after", excluded)
     left, right = name_maps.apply(left, right, names or {})
     right, prefixes = align(left, right, f"{before.source} and {after.source}")
     tied, notes = ties.settle(before, after, left, right)
@@ -162,7 +162,7 @@ def match(
             f"common (such as {', '.join(one) or 'none'} and {', '.join(other) or 'none'}); "
             "compare two versions of one model, or map the names (--names)"
         )
-    pairs += _fp8_parts(before, after, pairs)
+    pairs += _quantised_parts(*readings, pairs)
     return found
 
 
@@ -184,41 +184,39 @@ def _merged(excluded: list[Excluded]) -> list[Excluded]:
     return list(dict.fromkeys(excluded))
 
 
-def _parameters(checkpoint: Checkpoint, side: str, excluded: list[Excluded]) -> dict[str, Tensor]:
-    """The parameters of one side by name; FP8 weights with scales come dequantised."""
+def _parameters(
+    checkpoint: Checkpoint, reading: quantised.Reading, side: str, excluded: list[Excluded]
+) -> dict[str, Tensor]:
+    """The parameters of one side by name; quantised weights come dequantised."""
     found: dict[str, Tensor] = {}
     for name, reason in checkpoint.excluded.items():
         excluded.append(Excluded(name, f"{reason} ({side})"))
-    for name, tensor in checkpoint.tensors.items():
+    excluded += [Excluded(name, reason) for name, reason in reading.excluded.items()]
+    for name, tensor in reading.tensors.items():
         if is_buffer(name, tensor.shape):
             excluded.append(Excluded(name, "a buffer, not a parameter"))
         elif tensor.dtype not in FLOATS:
             reason = f"integers ({tensor.dtype}), not weights"
             excluded.append(_left_out(name, reason, Kind.INTEGERS, tensor))
-        elif scaled := fp8.scaled_by(checkpoint, name):
-            # Compared with the payload it scales.
-            if scaled not in checkpoint.tensors:
-                found[name] = tensor
-        elif scale := fp8.scale_of(checkpoint, name):
-            found[name] = fp8.dequantised(tensor, scale, checkpoint.config)
         else:
             found[name] = tensor
     return found
 
 
-def _fp8_parts(before: Checkpoint, after: Checkpoint, pairs: list[Pair]) -> list[Pair]:
-    """Payload and scales of weights that both sides store in FP8 with scales."""
+def _quantised_parts(
+    before: quantised.Reading, after: quantised.Reading, pairs: list[Pair]
+) -> list[Pair]:
+    """Payload and scales of weights that both sides store quantised alike."""
     parts: list[Pair] = []
+    weights = [{id(weight.values): weight for weight in side.weights} for side in (before, after)]
     for p in pairs:
-        if p.name not in before.tensors or p.name not in after.tensors:
+        first, second = weights[0].get(id(p.before)), weights[1].get(id(p.after))
+        if first is None or second is None or first.payload.shape != second.payload.shape:
             continue
-        scales = fp8.scale_of(before, p.name), fp8.scale_of(after, p.name)
-        if scales[0] is None or scales[1] is None:
-            continue
-        first, second = before[p.name], after[p.name]
-        dtype = narrower(first.dtype, second.dtype)
-        parts.append(Pair(p.name, first, second, dtype, p.place, "payload"))
-        if scales[0].shape == scales[1].shape:
-            dtype = narrower(scales[0].dtype, scales[1].dtype)
-            parts.append(Pair(scales[0].name, scales[0], scales[1], dtype, p.place, "scales"))
+        for part, x, y in (
+            ("payload", first.payload, second.payload),
+            ("scales", first.scales, second.scales),
+        ):
+            if x.shape == y.shape:
+                parts.append(Pair(x.name, x, y, narrower(x.dtype, y.dtype), p.place, part))
     return parts

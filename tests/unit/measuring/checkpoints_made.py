@@ -9,6 +9,7 @@ import numpy as np
 
 # Stored as unsigned integers of the dtype's width.
 WIDTH = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "U8": 1}
+WIDTH |= {"F8_E8M0": 1, "I8": 1, "I32": 4, "U32": 4}
 Stored = tuple[str, np.ndarray]
 
 
