@@ -145,7 +145,6 @@ def measure(
             allow_partial=allow_partial,
             threads=threads,
             device=device,
-            mapped=True,
         )
         facts["checkpoint_digests"] = result.digests
         summary = summarise(result)

@@ -57,8 +57,6 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "count_masks": (None, [_P, _P, _I, _P]),
     "stream_masks": (_INT, [_I, _I, _I, _I, _I, _I, _P, _I, _P, _I, _P]),
     "count_masks_by_exponent": (None, [_P, _P, _P, _I, _P]),
-    "watch": (None, [_P]),
-    "on_fault": (None, [ctypes.c_int32, _P, _P]),
 }
 _KEYS = np.random.Generator(np.random.PCG64(0x5AB9E7)).integers(0, 1 << 64, 1024, dtype=np.uint64)
 
@@ -125,8 +123,7 @@ def _key(llvm: Any) -> str:
 
     folder = Path(__file__).parent
     parts = [
-        (folder / f"{m}.py").read_bytes()
-        for m in ("source", "vectors", "layout", "faults", "compiling")
+        (folder / f"{m}.py").read_bytes() for m in ("source", "vectors", "layout", "compiling")
     ]
     for name in ("numba", "llvmlite"):
         spec = find_spec(name)  # found, not imported
@@ -186,16 +183,6 @@ def _functions() -> dict[str, Any]:
 def prepare() -> None:
     """Compile or load now, rather than in the first of several threads."""
     _functions()
-
-
-def watch(table: np.ndarray | None) -> None:
-    """Give `fault_handler` its table (int64, see `faults.watch`), which must outlive its use."""
-    _functions()["watch"](None if table is None else _at(table))
-
-
-def fault_handler() -> int:
-    """The address of the handler of SIGBUS, see `faults`."""
-    return int(ctypes.cast(_functions()["on_fault"], ctypes.c_void_p).value or 0)
 
 
 def _aligned(size: int) -> np.ndarray:

@@ -26,7 +26,6 @@ def measure(
     allow_partial: bool = False,
     threads: int | None = None,
     device: str = "cpu",
-    mapped: bool = False,
 ) -> Measurement:
     """Count what an update changed.
 
@@ -39,8 +38,6 @@ def measure(
         threads: workers; all cores by default.
         device: where to count, the counts being the same: `cpu` (compiled kernels), `torch` (torch
             on the CPU, slower, to check the kernels by), or torch's name of a GPU.
-        mapped: read files that are in memory already by mapping them: in half the time, but with
-            a handler of the signal SIGBUS of our own meanwhile, which a program should know of.
 
     Raises:
         UserError: a checkpoint that cannot be read or is not what its manifest says, or too little
@@ -71,7 +68,6 @@ def measure(
             mask,
             threads,
             device,
-            mapped,
         )
         result.names, result.notes = found.names, found.notes
     result.seconds = time.perf_counter() - started

@@ -1,6 +1,5 @@
 """Stream two checkpoints through the kernel on all cores, and gather the counts per tensor."""
 
-import contextlib
 import hashlib
 import os
 import queue
@@ -17,7 +16,6 @@ from subnetworks.checkpoints import Checkpoint, Tensor
 from subnetworks.checkpoints.storage import Span
 from subnetworks.errors import UserError
 from subnetworks.kernels import Counts, Rule, layout
-from subnetworks.kernels.mapping import Mappings
 from subnetworks.numbers import MAGNITUDE, decode, encode, round_to
 from subnetworks.progress import Progress
 from subnetworks.updates import coverage
@@ -32,10 +30,6 @@ CHUNK = 1 << 17
 # Entries a worker takes at a time; a whole number of mask bytes and of chunks.
 TASK = 1 << 22
 DIGEST = "nh64-1"
-
-
-# Threads that map what they read; the windows of more would take too much memory.
-MAPPING_THREADS = 12
 
 # A file's descriptor, where its entries begin, and where the hashes of their chunks go, if wanted.
 _Side = tuple[int, int, np.ndarray | None]
@@ -111,8 +105,7 @@ class _Digests:
 class _Worker:
     """Buffers of one thread, and how it handles a task."""
 
-    def __init__(self, rule: Rule, device: str, mappings: Mappings | None) -> None:
-        self._mappings = mappings
+    def __init__(self, rule: Rule, device: str) -> None:
         self._torch = None if device == "cpu" else TorchCounter(_torch_name(device), rule)
         # A GPU wants more at a time.
         self._piece = TASK if self._torch else CHUNK
@@ -170,33 +163,13 @@ class _Worker:
             hashes = np.zeros(-(-n // CHUNK), np.uint64) if wanted else None
             sides.append((span.file.fileno(), span.begin + 2 * task.start, hashes))
         mask = self._packed[: (n + 7) // 8] if masked else None
-        counts = self._count_mapped(sides, n, mask)
-        if counts is None:
-            counts = Counts(self._rule.bounds.size)
-            read = kernels.stream_bf16(
-                sides[0], sides[1], n, CHUNK, self._buffers, self._rule, mask, counts, self._space
-            )
-            if read < n:
-                return None
-        return counts, [[] if h is None else h.tolist() for _, _, h in sides]
-
-    def _count_mapped(
-        self, sides: Sequence[_Side], n: int, mask: np.ndarray | None
-    ) -> Counts | None:
-        """Count where the data lie, without reading them; None where that cannot be done."""
-        if self._mappings is None:
-            return None
-        arrays = [self._mappings.array(file, begin, n) for file, begin, _ in sides]
-        a, b = arrays
-        if a is None or b is None:
-            return None
         counts = Counts(self._rule.bounds.size)
-        hashes = sides[0][2], sides[1][2]
-        kernels.count_bf16(a, b, self._rule, mask, counts, self._space, CHUNK, hashes)
-        for array in (a, b):
-            self._mappings.done(array)
-        # Otherwise reading will say what has become of the file.
-        return counts if all(self._mappings.intact(file) for file, _, _ in sides) else None
+        read = kernels.stream_bf16(
+            sides[0], sides[1], n, CHUNK, self._buffers, self._rule, mask, counts, self._space
+        )
+        if read < n:
+            return None
+        return counts, [[] if h is None else h.tolist() for _, _, h in sides]
 
     def _read(self, index: int, tensor: Tensor, start: int, stop: int) -> np.ndarray:
         size = (stop - start) * tensor.itemsize
@@ -311,16 +284,14 @@ def count(
     mask: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     device: str = "cpu",
-    mapped: bool = False,
 ) -> Measurement:
     """Count every rule in every pair, and write the mask, in one pass.
 
-    Memory: about 1 MiB a thread beyond the libraries, 17 where files are mapped, whatever the size
-    of the checkpoints.
+    Memory: about 3 MiB a thread beyond the libraries, whatever the size of the checkpoints.
     """
     result = Measurement(before.source, after.source, rules, selection, [], list(excluded))
     if mask is None:
-        return _run(before, after, pairs, result, None, threads, device, mapped)
+        return _run(before, after, pairs, result, None, threads, device)
     shapes = {pair.name: pair.shape for pair in pairs if pair.part == "values"}
     digest = f"{DIGEST}:{'0' * 32}"
     compared = sum(pair.n for pair in pairs if pair.part == "values")
@@ -333,7 +304,7 @@ def count(
         "changed": "9" * 20,
     }
     with masks.writing(Path(mask), shapes, facts) as writer:
-        result = _run(before, after, pairs, result, writer, threads, device, mapped)
+        result = _run(before, after, pairs, result, writer, threads, device)
         changed = sum(
             int(t.counts.counts[layout.SELECTED]) for t in result.tensors if t.pair.part == "values"
         )
@@ -349,7 +320,6 @@ def _run(
     writer: masks.Writer | None,
     threads: int | None,
     device: str,
-    mapped: bool,
 ) -> Measurement:
     check_device(device)
     tasks = _tasks(before, after, pairs)
@@ -365,9 +335,9 @@ def _run(
     failures: list[BaseException] = []
     done = 0
 
-    def work(mappings: Mappings | None) -> None:
+    def work() -> None:
         nonlocal done
-        mine = _Worker(rule, device, mappings)
+        mine = _Worker(rule, device)
         while not failures:
             try:
                 task = waiting.get_nowait()
@@ -389,15 +359,9 @@ def _run(
 
     count_ = max(1, threads or os.cpu_count() or 1)
     with (
-        Mappings() if mapped else contextlib.nullcontext() as mappings,
         Progress("measuring", total) as progress,
     ):
-        pool = [
-            threading.Thread(
-                target=work, args=[mappings if k < MAPPING_THREADS else None], daemon=True
-            )
-            for k in range(count_)
-        ]
+        pool = [threading.Thread(target=work, daemon=True) for _ in range(count_)]
         try:
             for thread in pool:
                 thread.start()

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ parquet = pytest.importorskip("pyarrow.parquet")
 from checkpoints_made import Stored, bf16, llama, save, save_sharded, updated  # noqa: E402
 
 import subnetworks  # noqa: E402
-from subnetworks import cli  # noqa: E402
+from subnetworks import cli, kernels  # noqa: E402
 from subnetworks.errors import UserError  # noqa: E402
 from subnetworks.masks import Mask  # noqa: E402
 from subnetworks.numbers import decode, encode  # noqa: E402
@@ -428,3 +429,23 @@ def test_other_verbs_from_the_command_line(
         assert run(monkeypatch, *arguments) == 2, arguments
         assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "x.safetensors").exists()
+
+
+@pytest.mark.parametrize("divisor", [2, 300])
+def test_a_file_cut_while_it_is_measured(
+    pair: tuple[Path, Path, Tensors, Tensors],
+    tmp_path: Path,
+    divisor: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = pair[0] / "model.safetensors"
+    stream = kernels.stream_bf16
+
+    def cut(*arguments: Any) -> int:
+        os.truncate(file, file.stat().st_size // divisor)
+        return stream(*arguments)
+
+    monkeypatch.setattr(kernels, "stream_bf16", cut)
+    with pytest.raises(UserError, match=f"{file}: ends early; it was cut while being read"):
+        measure(*pair[:2], mask=tmp_path / "out" / "mask.safetensors")
+    assert list((tmp_path / "out").iterdir()) == []
