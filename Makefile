@@ -33,6 +33,8 @@ controls: bootstrap ## Make what readers ask next, too, and write the report wit
 	@$(MAKE) report
 
 bootstrap: # Snakemake and uv, in an environment of their own
+	@[[ "$$(uname -sm)" == "Linux x86_64" ]] || { echo "make: the trainers need Linux on x86-64, this is" \
+		"$$(uname -sm); the command line runs here, too: pip install '.[measure]', subnetworks --help" >&2; exit 1; }
 	@[[ -n "$(PYTHON)" ]] || { echo "make: needs Python 3.11 (as python3.11 or python3 on the PATH," \
 		"or make PYTHON=/path/to/python3.11)" >&2; exit 1; }
 	@$(PYTHON) envs/build.py snakemake --into $(BOOTSTRAP)

@@ -63,7 +63,18 @@ def _whole_or_not(final: Path) -> Iterator[Path]:
 def _abandoned(part: Path) -> bool:
     """Whether a temporary file is what a killed process of this machine has left."""
     found = re.search(rf"\.{re.escape(socket.gethostname())}-(\d+)\.part$", part.name)
-    return found is not None and not Path(f"/proc/{found[1]}").exists()
+    return found is not None and not _runs(int(found[1]))
+
+
+def _runs(process: int) -> bool:
+    """Whether there is such a process on this machine, whoever's."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True
 
 
 def _remove(path: Path) -> None:

@@ -80,9 +80,10 @@ def versions(names: tuple[str, ...] | list[str] = tuple(PACKAGES)) -> dict[str, 
 
 def peak_memory_bytes() -> dict[str, int]:
     """Peak resident memory of this process and of its largest finished child, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
     return {
-        "self": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "largest_child": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
+        "self": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "largest_child": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit,
     }
 
 

@@ -22,6 +22,8 @@ ITEMSIZE = {
 }  # fmt: skip
 # Entries compared at a time.
 _PIECE = 1 << 20
+# Bytes read at once: macOS refuses 2 GiB and more.
+_MOST = 1 << 30
 
 
 class File:
@@ -48,7 +50,7 @@ class File:
         while done < len(view):
             if self._descriptor is None:
                 raise ValueError(f"{self.path}: read after close")
-            count = os.preadv(self._descriptor, [view[done:]], offset + done)
+            count = _read(self._descriptor, view[done : done + _MOST], offset + done)
             if count == 0:
                 raise UserError(
                     f"{self.path}: ends early; it was cut while being read: fetch it again"
@@ -69,6 +71,15 @@ class File:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _read(descriptor: int, view: memoryview, offset: int) -> int:
+    """Fill as much of `view` as one call does; returns how many bytes."""
+    if hasattr(os, "preadv"):  # which an old macOS lacks
+        return os.preadv(descriptor, [view], offset)
+    content = os.pread(descriptor, len(view), offset)
+    view[: len(content)] = content
+    return len(content)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """An environment is complete or it is built anew; what goes wrong is said in one line."""
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -146,3 +147,18 @@ def test_a_distribution_gets_a_second_name(tmp_path: Path) -> None:
     assert found.version == "1.2+cpu"
     assert all(file.locate().exists() for file in found.files or [])
     assert len(found.files or []) == 3
+
+
+def test_make_says_where_the_trainers_do_not_run(tmp_path: Path) -> None:
+    (tmp_path / "uname").write_text("#!/bin/sh\necho Darwin arm64\n")
+    (tmp_path / "uname").chmod(0o755)
+    done = subprocess.run(
+        ["make", "bootstrap", "PYTHON=false"],
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    first = done.stderr.splitlines()[0]
+    assert first.startswith("make: the trainers need Linux on x86-64, this is Darwin arm64;")

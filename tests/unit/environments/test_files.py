@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,19 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path, kind):
     with getattr(files, kind)(result) as part:
         part.write_text("whole") if kind == "atomic_path" else (part / "a").write_text("whole")
     assert list(tmp_path.iterdir()) == [result]
+
+
+def test_what_another_process_is_writing_stays(tmp_path):
+    # The process above this one lives; no process has a number as large as the last.
+    living, gone = (
+        tmp_path / f".result.{socket.gethostname()}-{number}.part"
+        for number in (os.getppid(), 2**31 - 1)
+    )
+    for path in (living, gone):
+        path.write_text("half")
+    with files.atomic_path(tmp_path / "result") as part:
+        part.write_text("whole")
+    assert living.exists() and not gone.exists()
 
 
 def test_a_folder_is_replaced_by_several_at_once(tmp_path):
@@ -102,7 +116,7 @@ def test_a_full_disk_anywhere_else_is_one_line_too(monkeypatch, capsys):
     def full():
         raise OSError(errno.ENOSPC, "No space left on device", "some/file")
 
-    monkeypatch.setattr(cli, "app", full)
+    monkeypatch.setattr(cli, "load", lambda verb: full)
     with pytest.raises(SystemExit, match="2"):
         cli.main()
     assert capsys.readouterr().err == (

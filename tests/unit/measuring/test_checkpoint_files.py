@@ -1,6 +1,7 @@
 """Damaged, incomplete and misleading checkpoints: refused in one line, with nothing written."""
 
 import json
+import os
 import struct
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ pytest.importorskip("numba")
 from checkpoints_made import bf16, llama, save, save_sharded, updated
 
 from subnetworks import checkpoints, cli
+from subnetworks.checkpoints import storage
 from subnetworks.errors import UserError
 
 
@@ -258,6 +260,19 @@ def test_tensors_read_in_pieces_are_the_whole(tmp_path: Path) -> None:
             assert np.array_equal(tensor.raw(), bits.ravel())
             assert np.array_equal(tensor.raw(3, 9), bits.ravel()[3:9])
         assert np.array_equal(checkpoint["w"].rows(4, 9).raw(), tensors["w"][1][4:9].ravel())
+
+
+def test_files_are_read_where_there_is_no_preadv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "model.safetensors", llama(np.random.default_rng(3)))
+    monkeypatch.setattr(storage, "_MOST", 1000)
+    found = []
+    for _ in range(2):
+        with checkpoints.open(tmp_path) as checkpoint:
+            found.append({name: t.raw().tolist() for name, t in checkpoint.tensors.items()})
+        monkeypatch.delattr(os, "preadv", raising=False)
+    assert found[0] == found[1]
 
 
 def test_manifest_lists_every_file(tmp_path: Path) -> None:
