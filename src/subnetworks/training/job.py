@@ -102,6 +102,18 @@ def largest_divisor(number: int, at_most: int) -> int:
     return next(part for part in range(min(number, at_most), 0, -1) if number % part == 0)
 
 
+# What torch.distributed asks of its environment, for the only process of a group: no other calls at
+# its port, which may be any that is free.
+ALONE = {
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "WORLD_SIZE": "1",
+    "LOCAL_WORLD_SIZE": "1",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "0",
+}
+
+
 @dataclass(frozen=True)
 class Command:
     """A command with the variables its environment needs beyond this process's."""
@@ -136,6 +148,9 @@ def environment(job: Job) -> dict[str, str]:
         "SUBNETWORKS_SOCKETS": str(job.scratch),
         "TMPDIR": str(job.scratch),
     }
+    # On-policy runs of one process find it themselves: Ray's would inherit it.
+    if job.machine.ranks == 1 and not isinstance(job.settings, OnlineSettings):
+        variables |= ALONE
     if job.machine.kind == "cpu":
         variables |= {
             "VERL_PLATFORM": "cpu",
@@ -145,8 +160,11 @@ def environment(job: Job) -> dict[str, str]:
 
 
 def distributed(job: Job, module: str, *arguments: str) -> list[str]:
-    """A module run by torch.distributed.run, one process a device of every node, on a free port."""
+    """A module in one process a device of every node, by torch.distributed.run where there are
+    several: to start one takes longer than what it does for a single process (`ALONE`)."""
     machine = job.machine
+    if machine.ranks == 1:
+        return [sys.executable, "-m", module, *arguments]
     run = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={machine.devices}"]
     what = ["-m", module, *arguments]
     if machine.nodes == 1:

@@ -83,6 +83,7 @@ def command(job: Job) -> Command:
         "+ray_kwargs.ray_init.include_dashboard": False,
         "+ray_kwargs.ray_init._temp_dir": job.scratch / "ray",
         "+subnetworks.nodes": machine.nodes,
+        "+subnetworks.one_process": on_cpu and machine.ranks == 1,
     }
     if on_cpu:
         overrides |= {

@@ -1,4 +1,4 @@
-"""An on-policy run's first process: starts Ray, and is itself the driver of the training."""
+"""An on-policy run's first process: the driver of the training, and all of it on one CPU device."""
 
 import importlib
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import ray
 from omegaconf import OmegaConf
 
 from subnetworks.training.nodes import ray_cluster
@@ -19,6 +18,16 @@ TRAINERS = ("prime", "raft")
 def main(config: Any) -> None:
     """Train with verl's own configuration and the overrides on the command line."""
     from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
+
+    if config.subnetworks.one_process:
+        from subnetworks.training.one_process import prepare
+
+        prepare(get_ppo_ray_runtime_env(config)["env_vars"])
+        for name in TRAINERS:
+            importlib.import_module(f"subnetworks.training.{name}")
+        _train(config)
+        return
+    import ray
 
     start = OmegaConf.to_container(config.ray_kwargs.ray_init, resolve=True)
     start.pop("runtime_env", None)

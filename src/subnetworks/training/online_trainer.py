@@ -11,13 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-import ray
 import torch
 from tensordict import TensorDict
-from verl.checkpoint_engine import CheckpointEngineManager
 from verl.protocol import DataProto
-from verl.single_controller.ray import RayClassWithInitArgs, RayWorkerGroup
-from verl.single_controller.ray.base import create_colocated_worker_cls
 from verl.trainer.ppo.ray_trainer import apply_kl_penalty, compute_advantage
 from verl.trainer.ppo.utils import Role
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
@@ -37,7 +33,6 @@ from subnetworks.training.conversations import epochs, load_tokenizer
 from subnetworks.training.data import read_problems
 from subnetworks.training.online_workers import CriticWorker
 from subnetworks.training.sampling import requests, score
-from subnetworks.training.server import Launch, Replica, in_process
 from subnetworks.training.stopping import Stop
 
 Metrics = dict[str, Any]
@@ -65,37 +60,24 @@ class Trainer(PPOTrainerSync):
         self.steps = config.trainer.total_training_steps
         self.order = epochs(len(self.problems), config.data.train_batch_size, self.steps, self.seed)
         self._init_resource_pool_mgr()
-        self.resource_pool_manager.create_resource_pool()
-        # Models are loaded while vLLM starts, except where both measure the same device's memory.
-        rollout = self._rollout()
-        launch = Launch(rollout) if in_process() else None
+        self.place = place(config)(config, self.resource_pool_manager)
         self._start_workers()
         if self.use_critic:
             self.critic_wg.reset()
             self.critic_wg.set_loss_fn(partial(value_loss, config=self.critic_config))
         self.actor_rollout_wg.init_model()
-        replicas = (launch or Launch(rollout, self.actor_rollout_wg)).replicas
-        self.checkpoint_manager = CheckpointEngineManager(
-            config=omega_conf_to_dataclass(config.actor_rollout_ref.rollout.checkpoint_engine),
-            actor_wg=self.actor_rollout_wg,
-            replicas=replicas,
-        )
-        self.servers = [replica.server_handle for replica in replicas]
-        if config.actor_rollout_ref.rollout.free_cache_engine:
-            self.checkpoint_manager.sleep_replicas()
+        self.place.start_sampler(self.actor_rollout_wg)
         self._load_checkpoint()
 
     def _start_workers(self) -> None:
         config = self.config
         role = next(iter(set(self.role_worker_mapping) - {Role.Critic}))
-        classes = {
-            str(role): RayClassWithInitArgs(
-                cls=self.role_worker_mapping[role],
-                config=config.actor_rollout_ref,
-                distillation_config=config.get("distillation"),
-                role=str(role),
-            )
+        policy = {
+            "config": config.actor_rollout_ref,
+            "distillation_config": config.get("distillation"),
+            "role": str(role),
         }
+        classes = {str(role): (self.role_worker_mapping[role], policy)}
         critic = None
         if self.use_critic:
             critic = omega_conf_to_dataclass(config.critic)
@@ -106,33 +88,21 @@ class Trainer(PPOTrainerSync):
                 optimizer_config=critic.optim,
                 checkpoint_config=critic.checkpoint,
             )
-            classes[str(Role.Critic)] = RayClassWithInitArgs(
-                cls=ray.remote(CriticWorker), config=worker
-            )
-        group = RayWorkerGroup(
-            resource_pool=self.resource_pool_manager.get_resource_pool(role),
-            ray_cls_with_init=create_colocated_worker_cls(class_dict=classes),
-            device_name=config.trainer.device,
-        )
-        groups = group.spawn(prefix_set=classes.keys())
+            classes[str(Role.Critic)] = (CriticWorker, {"config": worker})
+        groups = self.place.workers(role, classes)
         self.actor_rollout_wg = groups[str(role)]
         self.ref_policy_wg = self.actor_rollout_wg
         self.critic_wg = groups.get(str(Role.Critic))
         self.critic_config = critic
 
-    def _rollout(self) -> list[Replica]:
-        config = self.config.actor_rollout_ref
-        devices = self.config.trainer.n_gpus_per_node
-        everywhere = devices * self.config.trainer.nnodes
-        return [
-            Replica(
-                replica_rank=rank,
-                config=config.rollout,
-                model_config=config.model,
-                gpus_per_node=devices,
-            )
-            for rank in range(everywhere // config.rollout.tensor_model_parallel_size)
-        ]
+    def on_init_end(self) -> None:
+        """The sampler starts with the policy's weights."""
+        self.place.send_weights(self.global_steps)
+
+    def on_step_end(self) -> None:
+        """And has them after each step."""
+        with marked_timer("update_weights", self.timing_raw):
+            self.place.send_weights(self.global_steps)
 
     def fit(self) -> None:
         """All steps from the one after the last saved to the end, or until it is asked to stop."""
@@ -166,14 +136,7 @@ class Trainer(PPOTrainerSync):
         own = self.config.subnetworks
         problems = [self.problems[row] for row in self.order[self.global_steps - 1]]
         asked = requests([ids for ids, _ in problems], self.samples, self.seed, self.global_steps)
-        shares = numpy.array_split(numpy.arange(len(asked)), len(self.servers))
-        given = [
-            server.answers.remote([asked[index] for index in share], rollout.temperature)
-            for server, share in zip(self.servers, shares, strict=True)
-        ]
-        answers = [answer for share in ray.get(given) for answer in share]
-        if rollout.free_cache_engine:
-            self.checkpoint_manager.sleep_replicas()
+        answers = self.place.answers(asked, rollout.temperature)
         texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
         truths = [truth for _, truth in problems for _ in range(self.samples)]
         scores, right = score(own.reward, texts, truths, self.seed, self.global_steps)
@@ -311,6 +274,17 @@ class Trainer(PPOTrainerSync):
             self.global_steps = int(folder.name.rpartition("_")[2])
             for name, group in self.models.items():
                 group.load_checkpoint(str(folder / name))
+
+
+def place(config: Any) -> type:
+    """Where the models lie: in this process, or in Ray's."""
+    if config.subnetworks.one_process:
+        from subnetworks.training.one_process import OneProcess
+
+        return OneProcess
+    from subnetworks.training.cluster import Cluster
+
+    return Cluster
 
 
 def as_batch(

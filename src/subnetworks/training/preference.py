@@ -1,6 +1,6 @@
 """Preference optimisation on verl's TrainingWorker: the trainer's process and its inputs.
 
-Run as a module it is one process of `torch.distributed.run`; `command` says how.
+Run as a module it is one process, of several if there are devices; `command` says how.
 """
 
 import functools

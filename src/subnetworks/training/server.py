@@ -13,6 +13,7 @@ import ray
 from verl.workers.rollout.replica import RolloutMode
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
 
+from subnetworks.training.answering import answer_all
 from subnetworks.training.sampling import Request
 
 
@@ -101,32 +102,8 @@ class InProcessEngine:
         self, requests: Sequence[Request], temperature: float, length: int
     ) -> list[list[int]]:
         """Tokens of the answer to each request, in order."""
-        call = partial(self._answers, requests, temperature, length)
+        call = partial(answer_all, self._engine, requests, temperature, length)
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
-
-    def _answers(
-        self, requests: Sequence[Request], temperature: float, length: int
-    ) -> list[list[int]]:
-        from vllm import SamplingParams
-        from vllm.inputs import TokensPrompt
-
-        for index, request in enumerate(requests):
-            self._engine.add_request(
-                str(index),
-                TokensPrompt(prompt_token_ids=request.prompt),
-                SamplingParams(
-                    temperature=temperature,
-                    max_tokens=length,
-                    seed=request.seed,
-                    detokenize=False,
-                ),
-            )
-        answers: dict[int, list[int]] = {}
-        while self._engine.has_unfinished_requests():
-            for output in self._engine.step():
-                if output.finished:
-                    answers[int(output.request_id)] = list(output.outputs[0].token_ids)
-        return [answers[index] for index in range(len(requests))]
 
 
 class Replica(vLLMReplica):
