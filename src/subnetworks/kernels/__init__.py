@@ -30,7 +30,7 @@ import numpy as np
 from subnetworks.errors import UserError
 from subnetworks.files import atomic_path
 from subnetworks.kernels import portable, processor
-from subnetworks.kernels.layout import EXPONENTS, SCRATCH, STEP_BINS, TOLERANCES
+from subnetworks.kernels.layout import CODES, EXPONENTS, SCRATCH, STEP_BINS, TOLERANCES
 
 # Called by Numba's code only where memory is owned or an error raised, which never happens here.
 _UNUSED = (
@@ -63,6 +63,9 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         None,
         [_P, _P, _P, _P, _P, _P, _I, _U64, _P, _I, _I, _I, _I, _F, _P, _I, _P, _P, _P],
     ),
+    "dequantise": (None, [_P, *[_I] * 9, _P, _I, _I, _I, _P]),
+    "count_codes": (None, [_P, _P, _I, _P]),
+    "settle_codes": (None, [_P, _P, _U64, _P, _I, _I, _I, _I, _F, _P, _P, _P]),
     "fingerprint": (_U64, [_P, _I, _P, _I]),
     "count_masks": (None, [_P, _P, _I, _P]),
     "stream_masks": (_INT, [_I, _I, _I, _I, _I, _I, _P, _I, _P, _I, _P]),
@@ -133,7 +136,8 @@ def _key(llvm: Any) -> str:
 
     folder = Path(__file__).parent
     parts = [
-        (folder / f"{m}.py").read_bytes() for m in ("source", "vectors", "layout", "compiling")
+        (folder / f"{m}.py").read_bytes()
+        for m in ("source", "vectors", "codes", "layout", "compiling")
     ]
     for name in ("numba", "llvmlite"):
         spec = find_spec(name)  # found, not imported
@@ -347,6 +351,77 @@ def count_any(
     functions["count_any"](
         *pointers, bits[0].size, magnitude, *rule._arguments, at, masked, *counts._arguments
     )
+
+
+def dequantise(
+    codes: np.ndarray,
+    start: int,
+    shape: tuple[int, int],
+    steps: tuple[int, int],
+    shared: bool,
+    factors: np.ndarray,
+    first: int,
+    e5m2: bool,
+    out: np.ndarray,
+) -> bool:
+    """Multiply FP8 codes by their scales, in float32, and round to bfloat16.
+
+    False, and nothing, where there are no compiled kernels.
+
+    Args:
+        codes: uint8, of E5M2 if `e5m2`, else of E4M3; the entries from flat index `start` on.
+        shape: rows and columns of each of the matrices that follow one another.
+        steps: rows and columns that share a scale.
+        shared: whether all matrices have the same scales.
+        factors: float32, lines of scales (a line a row of blocks) from line `first` on.
+        out: uint16, the bits of the weights.
+    """
+    (rows, columns), (row_step, column_step) = shape, steps
+    cells = -(-rows // row_step), -(-columns // column_step)
+    _check("uint8", codes)
+    _check("uint16", out)
+    _check("float32", factors)
+    assert codes.size == out.size and factors.size % cells[1] == 0
+    if (functions := _functions()) is None:
+        return False
+    functions["dequantise"](
+        _at(codes), codes.size, start, rows, columns, row_step, column_step, *cells, shared,
+        _at(factors), first, factors.size // cells[1], e5m2, _at(out),
+    )  # fmt: skip
+    return True
+
+
+def count_codes(a: np.ndarray, b: np.ndarray, table: np.ndarray) -> bool:
+    """Add to `table` (uint32, 256 x 256) how often each code before (uint8) meets each after.
+
+    False, and nothing, where there are no compiled kernels.
+    """
+    _check("uint8", a, b)
+    _check("uint32", table)
+    assert table.size == CODES * CODES
+    if (functions := _functions()) is None:
+        return False
+    functions["count_codes"](_at(a), _at(b), a.size, _at(table))
+    return True
+
+
+def settle_codes(
+    table: np.ndarray, values: np.ndarray, magnitude: int, rule: Rule, counts: Counts
+) -> None:
+    """Count as `count_any` what `count_codes` has gathered, and clear the table.
+
+    Args:
+        table: as for `count_codes`.
+        values: the float32 value of each code; all of them bfloat16, too.
+        magnitude, rule, counts: as for `count_any`.
+    """
+    _check("uint32", table)
+    _check("float32", values)
+    assert table.size == CODES * CODES and values.size == CODES
+    if (functions := _functions()) is not None:
+        functions["settle_codes"](
+            _at(table), _at(values), magnitude, *rule._arguments, *counts._arguments
+        )
 
 
 def fingerprint(words: np.ndarray) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 import llvmlite.binding as llvm
 import numba
 
-from subnetworks.kernels import processor, source
+from subnetworks.kernels import codes, processor, source
 
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "boundscheck": False}
 _DECLARED = re.compile(r"^declare [^@]*@\"?([\w.]+)", re.MULTILINE)
@@ -24,7 +24,7 @@ def compile_object() -> tuple[bytes, dict[str, str]]:
     )
     symbols: dict[str, str] = {}
     whole = None
-    for function, signature in source.EXPORTS.items():
+    for function, signature in {**source.EXPORTS, **codes.EXPORTS}.items():
         translate: Any = numba.cfunc(signature, **_OPTIONS)
         compiled = translate(function)
         code = compiled.inspect_llvm()

@@ -17,3 +17,5 @@ SELECT_BITS, SELECT_CLOSE, SELECT_ABSOLUTE, SELECT_RELATIVE = 0, 1, 2, 3
 STEP_BINS = 34
 # Bins of float32's exponent.
 EXPONENTS = 256
+# Codes of a format of 8 bits.
+CODES = 256

@@ -509,7 +509,7 @@ def _count_bf16(a, b, rule, mask, masked, results, scratch, hashing):
                 _count_one(
                     p, q, _bf16(p), _bf16(q), _bf16(p), _bf16(q),
                     np.uint64(0x7FFF), bounds, close, absolute, relative, select, bound,
-                    chosen, BLOCK * turn + i, True, counts, steps, n_by_exponent,
+                    chosen, BLOCK * turn + i, True, counts, steps, n_by_exponent, 1,
                 )  # fmt: skip
         if masked:
             # The block before: what was just written word by word cannot be read vector by vector
@@ -608,9 +608,9 @@ def stream_bf16(
 @_jit
 def _count_one(
     p, q, f, g, fh, gh, magnitude, bounds, close, absolute, relative, select, bound,
-    bits, i, masked, counts, steps, n_by_exponent,
+    bits, i, masked, counts, steps, n_by_exponent, often,
 ):  # fmt: skip
-    """Count one entry: its bits, its values, its values rounded to bfloat16, before and after."""
+    """Count an entry `often`: its bits, values, values rounded to bfloat16, before and after."""
     same_bits = p == q
     d = abs(g - f)
     dh = abs(gh - fh)
@@ -618,15 +618,15 @@ def _count_one(
     infinity = np.float32(np.inf)
     finite = abs(f) < infinity and abs(g) < infinity
     equal = finite and d == np.float32(0)
-    counts[BIT_EQUAL] += np.int64(same_bits)
-    counts[EQUAL] += np.int64(equal)
+    counts[BIT_EQUAL] += often * np.int64(same_bits)
+    counts[EQUAL] += often * np.int64(equal)
     if finite:
         for k in range(close):
-            counts[TOLERANCES + k] += np.int64(dh <= bounds[k])
+            counts[TOLERANCES + k] += often * np.int64(dh <= bounds[k])
         for k in range(close, close + absolute):
-            counts[TOLERANCES + k] += np.int64(d <= bounds[k])
+            counts[TOLERANCES + k] += often * np.int64(d <= bounds[k])
         for k in range(close + absolute, close + absolute + relative):
-            counts[TOLERANCES + k] += np.int64(d <= bounds[k] * larger)
+            counts[TOLERANCES + k] += often * np.int64(d <= bounds[k] * larger)
         if magnitude:
             s = np.int64(np.uint64(p) & magnitude)
             t = np.int64(np.uint64(q) & magnitude)
@@ -638,17 +638,17 @@ def _count_one(
             while step > reach:
                 reach = np.int64(1) << k
                 k += 1
-            steps[k] += 1
+            steps[k] += often
     else:
-        counts[NONFINITE] += 1
-        counts[NONFINITE_BIT_EQUAL] += np.int64(same_bits)
-        counts[NAN_BEFORE] += np.int64(f != f)
-        counts[NAN_AFTER] += np.int64(g != g)
-        counts[INF_BEFORE] += np.int64(abs(f) == infinity)
-        counts[INF_AFTER] += np.int64(abs(g) == infinity)
+        counts[NONFINITE] += often
+        counts[NONFINITE_BIT_EQUAL] += often * np.int64(same_bits)
+        counts[NAN_BEFORE] += often * np.int64(f != f)
+        counts[NAN_AFTER] += often * np.int64(g != g)
+        counts[INF_BEFORE] += often * np.int64(abs(f) == infinity)
+        counts[INF_AFTER] += often * np.int64(abs(g) == infinity)
     exponent = np.int64((_bits_of(f) >> np.uint32(23)) & np.uint32(0xFF))
-    n_by_exponent[exponent] += 1
-    n_by_exponent[EXPONENTS + exponent] += np.int64(not equal)
+    n_by_exponent[exponent] += often
+    n_by_exponent[EXPONENTS + exponent] += often * np.int64(not equal)
     if select == SELECT_BITS:
         chosen = not same_bits
     elif not finite:
@@ -659,7 +659,7 @@ def _count_one(
         chosen = not d <= bound
     else:
         chosen = not d <= bound * larger
-    counts[SELECTED] += np.int64(chosen)
+    counts[SELECTED] += often * np.int64(chosen)
     if masked:
         if i % 8 == 0:
             bits[i >> 3] = np.uint8(0)
@@ -685,7 +685,7 @@ def count_any(
     for i in range(n):
         _count_one(
             a[i], b[i], x[i], y[i], xh[i], yh[i], magnitude, bounds, close, absolute, relative,
-            select, bound, mask, i, masked, counts, steps, n_by_exponent,
+            select, bound, mask, i, masked, counts, steps, n_by_exponent, 1,
         )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from subnetworks import kernels, masks
 from subnetworks.checkpoints import Checkpoint, Tensor
+from subnetworks.checkpoints.quantised.fp8 import PAYLOADS
 from subnetworks.checkpoints.storage import Span
 from subnetworks.errors import UserError
 from subnetworks.kernels import Counts, Rule, layout
@@ -114,6 +115,7 @@ class _Worker:
         self._packed = np.zeros(TASK // 8, dtype=np.uint8)
         self._space = kernels.scratch()
         self._rule = rule
+        self._codes = np.zeros((256, 256), np.uint32)
 
     def run(
         self, task: _Task, pair: Pair | None, writer: masks.Writer | None
@@ -139,9 +141,18 @@ class _Worker:
                 if masked:
                     mask = self._packed[(start - task.start) // 8 : (stop - task.start + 7) // 8]
                 self._count(pair, bits[0], bits[1], mask, counts)
+        if pair is not None and self._by_codes(pair):
+            values = decode(np.arange(256, dtype=np.uint8), pair.dtype)
+            magnitude = MAGNITUDE[pair.dtype]
+            kernels.settle_codes(self._codes, values, magnitude, self._rule, counts)
         if masked and writer is not None and pair is not None:
             self._write(task, pair, writer)
         return counts, hashes
+
+    def _by_codes(self, pair: Pair) -> bool:
+        """Whether it is enough to count which codes of 8 bits meet which."""
+        alike = pair.before.dtype == pair.after.dtype == pair.dtype
+        return alike and pair.dtype in PAYLOADS and pair.part == "payload" and not self._torch
 
     def _write(self, task: _Task, pair: Pair, writer: masks.Writer) -> None:
         packed = self._packed[: (task.stop - task.start + 7) // 8]
@@ -192,6 +203,8 @@ class _Worker:
                 self._torch.count_bf16(a, b, mask, counts)
             else:
                 kernels.count_bf16(a, b, self._rule, mask, counts, self._space)
+            return
+        if self._by_codes(pair) and kernels.count_codes(a, b, self._codes):
             return
         before = _as(a, pair.before.dtype, pair.dtype)
         after = _as(b, pair.after.dtype, pair.dtype)

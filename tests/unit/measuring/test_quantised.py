@@ -11,11 +11,15 @@ import torch
 from checkpoints_made import Stored, bf16, save
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-from subnetworks import checkpoints, overlaps, selections, spectra, trajectories
+from subnetworks import checkpoints, kernels, overlaps, selections, spectra, trajectories
 from subnetworks.checkpoints import deltas, quantised
+from subnetworks.checkpoints.quantised import fp8
+from subnetworks.checkpoints.quantised.grid import Grid
 from subnetworks.errors import UserError
+from subnetworks.kernels import Counts
 from subnetworks.masks import Mask
-from subnetworks.updates import measure, summarise
+from subnetworks.numbers import decode
+from subnetworks.updates import Rules, Selection, measure, measuring, summarise
 from subnetworks.updates.digests import digest
 
 DOWN = "model.layers.0.mlp.down_proj"
@@ -369,3 +373,68 @@ def test_a_delta_keeps_what_is_stored(fp8_pair: dict[str, Path], tmp_path: Path)
     summary = summarise(measure(after, file))
     assert summary["bit_equal"] == summary["n"] == 256 * 200 + 64
     assert summary["digests"]["after"] == summary["digests"]["before"] == content
+
+
+SHAPES: dict[str, tuple[tuple[int, int, int], tuple[int, int], bool]] = {
+    "blocks": ((3, 100, 300), (64, 128), False),
+    "shared": ((3, 100, 300), (64, 128), True),
+    "groups": ((1, 37, 96), (1, 32), False),
+    "rows": ((2, 50, 70), (1, 70), False),
+    "columns": ((2, 50, 70), (50, 1), False),
+    "each": ((1, 50, 70), (1, 1), False),
+    "tensor": ((4, 20, 33), (20, 33), True),
+}
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
+@pytest.mark.parametrize("grid", SHAPES)
+def test_the_kernel_multiplies_as_the_plain_way_does(grid: str, dtype: str) -> None:
+    """Every code, times ordinary and extreme scales, from anywhere to anywhere, to the bit."""
+    shape, steps, shared = SHAPES[grid]
+    laid = Grid(shape, steps, shared)
+    n = int(np.prod(shape))
+    rng = np.random.default_rng(n)
+    codes = rng.permutation(np.arange(n) % 256).astype(np.uint8)
+    lines = laid.cells[0] * (1 if shared else shape[0])
+    factors = np.exp2(rng.uniform(-20, 3, (lines, laid.cells[1]))).astype(np.float32)
+    odd = np.array([0, -0.0, -1, 1e-40, -3e-45, 3e38, -np.inf, np.nan, 1e-6], np.float32)
+    for chance in (0, 0.5):
+        replaced = rng.random(factors.shape) < chance
+        mixed = np.where(replaced, rng.choice(odd, factors.shape), factors)
+        for start, stop in ((0, n), (1, 2), (n // 3, n // 3 + 257), (n - 99, n), (n // 2, n)):
+            first, last = laid.lines(start, stop)
+            out = np.zeros(stop - start, np.uint16)
+            some = np.ascontiguousarray(mixed[first:last])
+            kernels.dequantise(
+                codes[start:stop], start, shape[1:], steps, shared, some, first,
+                dtype == "F8_E5M2", out,
+            )  # fmt: skip
+            plain = fp8.multiplied(codes[start:stop], dtype, some, laid, first, start)
+            assert np.array_equal(out, plain)
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
+@pytest.mark.parametrize("rule", ["equal", "bit_equal", "isclose_bf16", "relative"])
+def test_pairs_of_codes_are_counted_as_entries_are(dtype: str, rule: str) -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 256, (2, 300_000), dtype=np.uint8)
+    b[:100_000] = a[:100_000]
+    tolerance = None if rule.endswith("equal") else "1e-2"
+    compiled = measuring.compiled(Rules(), Selection(rule, tolerance))
+    by_entry, by_code = (Counts(compiled.bounds.size) for _ in range(2))
+    values = [decode(side, dtype) for side in (a, b)]
+    bits = [side.astype(np.uint32) for side in (a, b)]
+    with np.errstate(invalid="ignore"):
+        kernels.count_any(
+            (bits[0], bits[1]), (values[0], values[1]), (values[0], values[1]),
+            0x7F, compiled, None, by_entry,
+        )  # fmt: skip
+    table = np.zeros((256, 256), np.uint32)
+    for start in range(0, a.size, 100_001):
+        kernels.count_codes(a[start : start + 100_001], b[start : start + 100_001], table)
+    kernels.settle_codes(
+        table, decode(np.arange(256, dtype=np.uint8), dtype), 0x7F, compiled, by_code
+    )
+    assert not table.any()
+    for kind in ("counts", "steps", "exponents"):
+        assert np.array_equal(getattr(by_entry, kind), getattr(by_code, kind))

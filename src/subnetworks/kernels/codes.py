@@ -1,0 +1,210 @@
+"""Compiled loops over FP8 codes: to bfloat16 weights by their scales, and pairs of codes counted.
+
+As in `source`: nothing here allocates, raises or touches a Python object.
+"""
+
+# The functions below have no annotations: Numba infers types from the signatures in `EXPORTS`.
+# mypy: ignore-errors
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba import carray, types
+from numba.extending import intrinsic
+
+from subnetworks.kernels import processor
+from subnetworks.kernels.layout import CODES, EXPONENTS, STEP_BINS, TOLERANCES
+from subnetworks.kernels.source import _bits_of, _count_one, _float_of, _jit
+
+_QUIET_NAN = 0x7FC00000
+# Whether the processor turns float16 into float32, subnormal numbers at no extra cost.
+_HAS_HALF = "+f16c" in processor.features(llvm).split(",")
+# Up to here 2⁸ times a scale is a float32, exactly; also false of NaN.
+_QUICK = np.float32(2.0**119)
+
+
+@_jit
+def _e4m3(code):
+    """The value of an E4M3 code: no infinities, one NaN a sign."""
+    size = np.uint32(code) & np.uint32(0x7F)
+    sign = (np.uint32(code) & np.uint32(0x80)) << np.uint32(24)
+    wide = size << np.uint32(20)
+    # Below the smallest normal number, 2⁻⁶, codes are steps of 2⁻⁹, as above it at that exponent.
+    small = _float_of(wide + np.uint32(121 << 23)) - np.float32(2.0**-6)
+    bits = _bits_of(small) if size < np.uint32(8) else wide + np.uint32(120 << 23)
+    bits = np.uint32(_QUIET_NAN) if size == np.uint32(0x7F) else bits
+    return _float_of(bits | sign)
+
+
+@_jit
+def _e5m2(code):
+    """The value of an E5M2 code: the upper half of a float16."""
+    size = np.uint32(code) & np.uint32(0x7F)
+    sign = (np.uint32(code) & np.uint32(0x80)) << np.uint32(24)
+    wide = size << np.uint32(21)
+    small = _float_of(wide + np.uint32(113 << 23)) - np.float32(2.0**-14)
+    bits = _bits_of(small) if size < np.uint32(4) else wide + np.uint32(112 << 23)
+    special = np.uint32(0x7F800000) | ((size & np.uint32(3)) << np.uint32(21))
+    special = special | np.uint32(0x400000) if size > np.uint32(0x7C) else special
+    bits = special if size >= np.uint32(0x7C) else bits
+    return _float_of(bits | sign)
+
+
+@_jit
+def _product(value, factor):
+    """A product as bfloat16, to nearest, ties to even; of two NaN it is the first."""
+    product = value * factor
+    bits = _bits_of(product if value == value else value)
+    up = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    number = (bits + up) >> np.uint32(16)
+    nan = (bits >> np.uint32(16)) | np.uint32(0x40)
+    return np.uint16(number if product == product else nan)
+
+
+@intrinsic
+def _half(_typing, _bits):
+    """The float32 value of a float16."""
+
+    def generate(_context, builder, _signature, arguments):
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.uint16), generate
+
+
+@_jit
+def _quick(half, factor):
+    """The product of a float16 and a finite factor as bfloat16; its NaN have few bits set."""
+    bits = _bits_of(_half(half) * factor)
+    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> 16)
+
+
+@_jit
+def _scale_e4m3_quickly(codes, start, n, factor, out):
+    """As float16 a code has its value by 2⁻⁸ (the factor makes up for that), but for NaN."""
+    for i in range(n):
+        at = start + np.uint64(i)
+        code = np.uint16(codes[at])
+        size = np.uint16(code & np.uint16(0x7F))
+        bits = np.uint16(0x7E00) if size == np.uint16(0x7F) else np.uint16(size << np.uint16(7))
+        sign = np.uint16((code & np.uint16(0x80)) << np.uint16(8))
+        out[at] = _quick(np.uint16(bits | sign), factor)
+
+
+@_jit
+def _scale_e5m2_quickly(codes, start, n, factor, out):
+    for i in range(n):
+        at = start + np.uint64(i)
+        out[at] = _quick(np.uint16(np.uint16(codes[at]) << np.uint16(8)), factor)
+
+
+@_jit
+def _scale_plainly(codes, start, n, factor, e5m2, out):
+    for i in range(n):
+        at = start + np.uint64(i)
+        value = _e5m2(codes[at]) if e5m2 else _e4m3(codes[at])
+        out[at] = _product(value, factor)
+
+
+@_jit
+def _scale(codes, start, n, factor, e5m2, out):
+    """Codes times one scale."""
+    if _HAS_HALF and abs(factor) < _QUICK:
+        if e5m2:
+            _scale_e5m2_quickly(codes, start, n, factor, out)
+        else:
+            _scale_e4m3_quickly(codes, start, n, factor * np.float32(256), out)
+    else:
+        _scale_plainly(codes, start, n, factor, e5m2, out)
+
+
+@_jit
+def _scale_each(codes, start, n, factors, first, e5m2, out):
+    """The same with a scale for every weight."""
+    for i in range(n):
+        at = start + np.uint64(i)
+        value = _e5m2(codes[at]) if e5m2 else _e4m3(codes[at])
+        out[at] = _product(value, factors[first + np.uint64(i)])
+
+
+def dequantise(
+    codes_, n, start, rows, columns, row_step, column_step, row_cells, column_cells, shared,
+    factors_, first, lines, e5m2, out_,
+):  # fmt: skip
+    """Weights from flat index `start` on, as bfloat16; lines of scales from `first` on."""
+    codes = carray(codes_, n)
+    out = carray(out_, n)
+    factors = carray(factors_, lines * column_cells)
+    done = 0
+    row = start // columns
+    column = start - row * columns
+    while done < n:
+        matrix = row // rows
+        line = (row - matrix * rows) // row_step - first
+        if not shared:
+            line += matrix * row_cells
+        stop = min(n, done + columns - column)
+        if column_step == 1:
+            at = np.uint64(line * column_cells + column)
+            _scale_each(codes, np.uint64(done), stop - done, factors, at, e5m2, out)
+            done = stop
+        else:
+            cell = column // column_step
+            while done < stop:
+                size = min(stop - done, (cell + 1) * column_step - column)
+                factor = factors[line * column_cells + cell]
+                _scale(codes, np.uint64(done), size, factor, e5m2, out)
+                done += size
+                column += size
+                cell += 1
+        row += 1
+        column = 0
+
+
+def count_codes(a_, b_, n, table_):
+    """Count in `table` how often each code before meets each code after."""
+    a = carray(a_, n)
+    b = carray(b_, n)
+    table = carray(table_, CODES * CODES)
+    for i in range(n):
+        table[np.uint64(a[i]) * np.uint64(CODES) + np.uint64(b[i])] += np.uint32(1)
+
+
+def settle_codes(
+    table_, values_, magnitude, bounds_, close, absolute, relative, select, bound, counts_, steps_,
+    exponents_,
+):  # fmt: skip
+    """Count every pair of codes in `table`, as often as it occurred, and clear the table."""
+    table = carray(table_, CODES * CODES)
+    values = carray(values_, CODES)
+    bounds = carray(bounds_, close + absolute + relative)
+    counts = carray(counts_, TOLERANCES + bounds.size)
+    steps = carray(steps_, STEP_BINS)
+    n_by_exponent = carray(exponents_, 2 * EXPONENTS)
+    none = carray(table_, 0).view(np.uint8)
+    for p in range(CODES):
+        for q in range(CODES):
+            often = np.int64(table[CODES * p + q])
+            if often:
+                table[CODES * p + q] = np.uint32(0)
+                # Values of FP8 are values of bfloat16.
+                _count_one(
+                    np.uint32(p), np.uint32(q), values[p], values[q], values[p], values[q],
+                    magnitude, bounds, close, absolute, relative, select, bound,
+                    none, 0, False, counts, steps, n_by_exponent, often,
+                )  # fmt: skip
+
+
+_i, _f = types.int64, types.float32
+_u8, _u16, _u32, _i64, _f32 = (
+    types.CPointer(kind)
+    for kind in (types.uint8, types.uint16, types.uint32, types.int64, types.float32)
+)
+EXPORTS = {
+    dequantise: types.void(
+        _u8, _i, _i, _i, _i, _i, _i, _i, _i, _i, _f32, _i, _i, _i, _u16
+    ),
+    count_codes: types.void(_u8, _u8, _i, _u32),
+    settle_codes: types.void(
+        _u32, _f32, types.uint64, _f32, _i, _i, _i, _i, _f, _i64, _i64, _i64
+    ),
+}  # fmt: skip
