@@ -121,6 +121,51 @@ def bench_measure(folder: Path, parameters: float, repeats: int, authors: bool) 
         print(f"  counts equal to the authors': {ours_counted == counted}")
 
 
+def bench_fp8(folder: Path, parameters: float, repeats: int) -> None:
+    """An update stored in FP8 on both sides, on one, on none: one thread, all rules, the mask."""
+    print(f"\nFP8 with scales: {parameters / 1e9:g} billion weights, one thread", flush=True)
+    layers = max(2, round(parameters / (2048 * 4096)))
+    n = synthetic.write_fp8_pair(folder, layers, plain=True)
+    few = synthetic.write_fp8_pair(folder / "one", 1, plain=True)
+    sides = {
+        "bf16, bf16": ("plain before", "plain after"),
+        "FP8, FP8": ("before", "after"),
+        "FP8, bf16": ("before", "plain after"),
+    }
+    out = folder / "update.json"
+
+    def run(place: Path, before: str, after: str) -> float:
+        """Processor seconds."""
+        outputs = ["--json", str(out), "--mask", str(folder / "mask.safetensors")]
+        pair = [str(place / before), str(place / after)]
+        ours = [sys.executable, "-m", "subnetworks", "measure", *pair, *outputs]
+        return timed_process([*ours, "--threads", "1"])[1]
+
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    starts: dict[str, list[float]] = {name: [] for name in sides}
+    counted = set()
+    for repeat in range(repeats + 1):  # the first warms the cache and is not counted
+        for name, pair in sides.items():
+            start, whole = run(folder / "one", *pair), run(folder, *pair)
+            if repeat:
+                starts[name].append(start)
+                times[name].append(whole)
+            summary = json.loads(out.read_text())
+            counted.add((summary["n"], summary["equal"], *summary["isclose_bf16"].values()))
+    reference = 0.0
+    for name, values in times.items():
+        # Without the start, the same for one matrix.
+        seconds = statistics.median(values) - statistics.median(starts[name])
+        reference = reference or seconds
+        print(
+            f"  {name:12} {spread(values)} of the processor, {statistics.median(starts[name]):.3f} "
+            f"with one matrix; the rest {seconds / reference:.2f} x bf16: "
+            f"{(n - few) / seconds / 1e9:.3f} billion weights a processor second",
+            flush=True,
+        )
+    print(f"  same counts: {len(counted) == 1}")
+
+
 def bench_overlap(folder: Path, repeats: int) -> None:
     """AND and population count of two 1 GB masks."""
     from subnetworks import masks, overlaps
@@ -215,7 +260,7 @@ def bench_rank(repeats: int, shapes: tuple[tuple[int, int], ...] = SHAPES) -> No
 def main() -> None:
     """Run what is asked for; all by default."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", nargs="*", help="measure, overlap, rank (default: all)")
+    parser.add_argument("what", nargs="*", help="measure, fp8, overlap, rank (default: all)")
     parser.add_argument("--parameters", type=float, default=2.0, help="billions (measure)")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--authors", action="store_true", help="time the authors' method too")
@@ -223,7 +268,7 @@ def main() -> None:
         "--folder", type=Path, help="where the pair is written (default: temporary)"
     )
     options = parser.parse_args()
-    what = options.what or ["measure", "overlap", "rank"]
+    what = options.what or ["measure", "fp8", "overlap", "rank"]
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     with contextlib.ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -234,6 +279,9 @@ def main() -> None:
                 folder / "pair", options.parameters * 1e9, options.repeats, options.authors
             )
             shutil.rmtree(folder / "pair")
+        if "fp8" in what:
+            bench_fp8(folder / "fp8", options.parameters * 1e9 / 4, options.repeats)
+            shutil.rmtree(folder / "fp8")
         if "overlap" in what:
             bench_overlap(folder / "masks", options.repeats)
     if "rank" in what:

@@ -104,25 +104,6 @@ def resident(path: Path) -> int:
         return 0
 
 
-def write_fp8_pair(folder: Path, layers: int) -> int:
-    """FP8 weights with a float32 scale a block of 128 × 128, half of the layers' scales moved."""
-    rows, columns = 2048, 4096
-    grid = rows // 128, columns // 128
-    rng = np.random.Generator(np.random.SFC64(0))
-    for side in ("before", "after"):
-        (folder / side).mkdir(parents=True)
-    for k in range(layers):
-        name = f"model.layers.{k}.mlp.up_proj.weight"
-        codes = rng.integers(0, 0x7E, (rows, columns), dtype=np.uint8)
-        moved = codes + (rng.random(codes.shape, np.float32) < synthetic.MOVED).astype(np.uint8)
-        scales = rng.random(grid, np.float32) * np.float32(1e-4)
-        for side, payload, factor in (("before", codes, 1), ("after", moved, 1 + k % 2)):
-            stored = scales * np.float32(factor)
-            tensors = {name: ("F8_E4M3", payload), name + "_scale_inv": ("F32", stored)}
-            synthetic.save(folder / side / f"model-{k:05d}.safetensors", tensors)
-    return layers * rows * columns
-
-
 def write_tiny(folder: Path, tensors: int, side: int = 16) -> int:
     """`before` and two updates of it, of so many matrices side × side in files of a layer each."""
     experts = 256
@@ -223,7 +204,7 @@ def calibrate(folder: Path, threads: int) -> dict[str, Rates]:
         cold.append(measured(pair, threads))
     found["cold"] = rates(f"disk ({held:.0%} held)", n, median(cold), 4 * n)
     shutil.rmtree(pair)
-    n = write_fp8_pair(pair, 8)
+    n = synthetic.write_fp8_pair(pair, 16)
     measured(pair, threads)
     found["fp8"] = rates("FP8, page cache", n, measured(pair, threads), 2 * n)
     shutil.rmtree(pair)

@@ -143,3 +143,44 @@ def write_pair(folder: Path, parameters: float, distinct: int | None = None) -> 
         seed = write_shapes(folder, f"model-{k:05d}.safetensors", shapes, seed, distinct)
         total += size(shapes)
     return total
+
+
+@lru_cache
+def _fp8(seed: int) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]:
+    """A matrix before and after: codes and scales as DeepSeek-V3 has them, and bfloat16."""
+    from subnetworks.checkpoints.quantised import fp8
+    from subnetworks.checkpoints.quantised.grid import Grid
+    from subnetworks.numbers import encode
+
+    rows, columns, size = 2048, 4096, 128
+    grid = Grid((1, rows, columns), (size, size))
+    found = []
+    for bits in block(seed, rows * columns):
+        values = (bits.astype(np.uint32) << 16).view(np.float32)
+        cells = values.reshape(rows // size, size, columns // size, size)
+        scales = (np.abs(cells).max((1, 3)) / np.float32(448)).astype(np.float32)
+        codes = encode((cells / scales[:, None, :, None]).reshape(-1), "F8_E4M3")
+        plain = fp8.multiplied(codes, "F8_E4M3", scales, grid, 0, 0)
+        found.append((codes.reshape(rows, columns), scales, plain.reshape(rows, columns)))
+    return tuple(found)
+
+
+def write_fp8_pair(folder: Path, layers: int, distinct: int = 2, plain: bool = False) -> int:
+    """Write `folder`/before and `folder`/after in FP8, with a float32 scale a block of 128 × 128.
+
+    With `plain` also `folder`/plain before and `folder`/plain after, the same in bfloat16.
+    """
+    n = 0
+    for k in range(layers):
+        name = f"model.layers.{k}.mlp.up_proj.weight"
+        for side, (codes, scales, bits) in zip(
+            ("before", "after"), _fp8(k % distinct), strict=True
+        ):
+            kinds = {side: {name: ("F8_E4M3", codes), name + "_scale_inv": ("F32", scales)}}
+            if plain:
+                kinds[f"plain {side}"] = {name: ("BF16", bits)}
+            for place, tensors in kinds.items():
+                (folder / place).mkdir(parents=True, exist_ok=True)
+                save(folder / place / f"model-{k:05d}.safetensors", tensors)
+        n += codes.size
+    return n
