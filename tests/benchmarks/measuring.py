@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import os
+import platform
 import shutil
 import statistics
 import subprocess
@@ -29,7 +30,11 @@ sys.path[:0] = [str(ROOT / "src"), str(Path(__file__).parent)]
 
 import synthetic  # noqa: E402
 
+from subnetworks import processor  # noqa: E402
+
 SHAPES = ((1024, 4096), (2048, 2048), (4096, 4096), (4096, 14336))
+# Has the kernels compiled for a processor without AVX-512.
+AVX2_ONLY = ("env", "NUMBA_CPU_NAME=haswell", "NUMBA_CPU_FEATURES=+avx2,+popcnt,+bmi,+bmi2,+fma")
 # The matrices of Llama-3.1-8B, either way around, but embedding and head of 128256 x 4096.
 LLAMA_8B = (((4096, 4096), 64), ((1024, 4096), 64), ((4096, 14336), 96))
 
@@ -86,6 +91,8 @@ def bench_measure(folder: Path, parameters: float, repeats: int, authors: bool) 
         "measure": [*ours, "--json", out, "--mask", mask],
         "  one thread": [*ours, "--json", out, "--mask", mask, "--threads", "1"],
     }
+    if platform.machine() == "x86_64":
+        commands["  AVX2 only"] = [*AVX2_ONLY, *commands["measure"]]
     if authors:
         script = str(Path(__file__).with_name("authors.py"))
         commands["authors' method"] = [python, script, before, after]
@@ -114,6 +121,8 @@ def bench_measure(folder: Path, parameters: float, repeats: int, authors: bool) 
         )
     pairs = zip(times["measure"], times["cat of both"], strict=True)
     print(f"  measure / cat, run by run: {', '.join(f'{m / c:.2f}' for m, c in pairs)}")
+    starts = [timed_process([*ours[:3], "--help"])[0] for _ in range(max(repeats, 3))]
+    print(f"  subnetworks --help {spread(starts)}")
     summary = json.loads(Path(out).read_text())
     assert summary["n"] == n
     if counted:
@@ -269,7 +278,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     what = options.what or ["measure", "fp8", "overlap", "rank"]
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print(f"{processor.name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     with contextlib.ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         if options.folder:
