@@ -4,7 +4,8 @@ The file holds one uint8 array a parameter: the entries in C order, eight to a b
 the lowest bit (`numpy.packbits(..., bitorder="little")`), ceil(n / 8) bytes, unused bits zero. Its
 metadata (all strings) gives `format` (`subnetworks-mask-1`), `shapes` (JSON, name → shape), `n` and
 `changed` (entries in all and set), and where the mask comes from: `rule`, `tolerance`, and the
-digests of the checkpoints `before` and `after`, or `operation`, `sources` and `seed`.
+digests of the checkpoints `before` and `after`, the dtypes they were `compared_as` and how much of
+them was (`compared_share`), or `operation`, `sources` and `seed`.
 """
 
 import hashlib
@@ -278,15 +279,29 @@ def combine(operation: str, masks: Sequence[Mask], path: str | os.PathLike[str])
 
 
 def _derived(operation: str, masks: Sequence[Mask], **facts: str) -> dict[str, str]:
-    """Metadata of a mask made of others; `before` is kept where they all share it."""
-    befores = {mask.metadata.get("before", "") for mask in masks}
+    """Metadata of a mask made of others.
+
+    What they all share of base and rule is kept; a random mask follows no rule.
+    """
+    kept = {"before": _shared(masks, "before")}
+    keys = ("compared_share",) if operation == "random" else _RULE
+    kept |= {key: value for key in keys if (value := _shared(masks, key))}
     return {
         "operation": operation,
         "sources": json.dumps([mask.path.name for mask in masks]),
-        "before": befores.pop() if len(befores) == 1 else "",
+        **kept,
         **facts,
         "changed": str(masks[0].n),
     }
+
+
+_RULE = ("compared_share", "compared_as", "rule", "tolerance")
+
+
+def _shared(masks: Sequence[Mask], key: str) -> str:
+    """What all masks record under a key; empty if that is not one thing."""
+    values = {mask.metadata.get(key, "") for mask in masks}
+    return values.pop() if len(values) == 1 else ""
 
 
 def randomise(mask: Mask, path: str | os.PathLike[str], seed: int, per_tensor: bool = True) -> int:

@@ -17,14 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from subnetworks import checkpoints, kernels
-from subnetworks.checkpoints import quantised
+from subnetworks import checkpoints, kernels, mask_origins
 from subnetworks.errors import UserError
 from subnetworks.masks import Mask
-from subnetworks.numbers import FLOATS, decode
+from subnetworks.numbers import decode
 from subnetworks.progress import Progress
 from subnetworks.tensors import place
-from subnetworks.updates.digests import verify
+from subnetworks.updates import coverage
+from subnetworks.updates.coverage import Excluded, Kind
+from subnetworks.updates.digests import digest, verify
+from subnetworks.updates.pairing import parameters
+from subnetworks.updates.ties import stand_in
 
 Row = dict[str, Any]
 # Packed bytes a worker reads at a time, and takes at a time.
@@ -68,13 +71,24 @@ class Overlap:
     masks: list[str]
     pairs: dict[tuple[int, int], list[Shared]]
     consensus: list[int]
-    excluded: list[Row] = field(default_factory=list)
+    excluded: list[Excluded] = field(default_factory=list)
+    origins: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def compared_share(self) -> float:
+        """Entries that all masks have, of those of all masks together."""
+        return coverage.share(sum(s.n for s in self.pairs[0, 1]), self.excluded)
 
 
 def compare(
     masks: Sequence[str | os.PathLike[str]],
     magnitude: str | os.PathLike[str] | None = None,
     threads: int | None = None,
+    *,
+    allow_partial: bool = False,
+    different_bases: bool = False,
+    different_rules: bool = False,
 ) -> Overlap:
     """Compare two or more masks of the same model.
 
@@ -82,14 +96,21 @@ def compare(
         masks: mask files.
         magnitude: the checkpoint the updates start from; with it, chance matched by |w|.
         threads: workers; all cores by default.
+        allow_partial: compare what the masks share, also where that is less than 99 % of all
+            entries or leaves out a matrix within a layer.
+        different_bases, different_rules: see `subnetworks.mask_origins.check`.
 
     Raises:
-        UserError: fewer than two masks, or no parameter in common, or weights of another model.
+        UserError: fewer than two masks, or no or too few parameters in common; weights of another
+            model; or masks of different bases or rules.
     """
     if len(masks) < 2:
         raise UserError("overlap: needs at least two masks")
     opened = [Mask.open(path) for path in masks]
-    names, excluded = _common(opened)
+    notes = mask_origins.check(
+        opened, different_bases=different_bases, different_rules=different_rules
+    )
+    names, excluded = _common(opened, allow_partial)
     result = Overlap(
         [os.fspath(path) for path in masks],
         {
@@ -98,12 +119,14 @@ def compare(
         },
         [0] * (len(opened) + 1),
         excluded,
+        [mask_origins.summarise(mask) for mask in opened],
+        notes,
     )
     kernels.prepare()
     _count(opened, names, result, threads)
     _confirm(opened, names, result)
     if magnitude is not None:
-        _count_by_magnitude(opened, names, result, magnitude, threads)
+        _count_by_magnitude(opened, names, result, magnitude, threads, different_bases)
     return result
 
 
@@ -115,22 +138,35 @@ def _confirm(masks: Sequence[Mask], names: Sequence[str], result: Overlap) -> No
                 masks[index].confirm(sum(getattr(shared, side) for shared in shares))
 
 
-def _common(masks: Sequence[Mask]) -> tuple[list[str], list[Row]]:
-    names, excluded = [], []
+def _common(masks: Sequence[Mask], allow_partial: bool) -> tuple[list[str], list[Excluded]]:
+    names: list[str] = []
+    excluded: list[Excluded] = []
     for name in dict.fromkeys(name for mask in masks for name in mask.names):
         holders = [mask for mask in masks if name in mask.shapes]
         if len(holders) < len(masks):
             reason = f"only in {', '.join(str(mask.path) for mask in holders)}"
+            kind = Kind.BEFORE
         elif len({mask.shape(name) for mask in masks}) > 1:
-            reason = "shapes differ"
+            reason, kind = "shapes differ", Kind.SHAPES
         else:
             names.append(name)
             continue
-        excluded.append({"name": name, "reason": reason})
+        shape = max((mask.shape(name) for mask in holders), key=math.prod)
+        excluded.append(Excluded(name, reason, kind, shape))
     if not names:
         raise UserError(
             f"{masks[0].path} and {masks[1].path}: no parameter in common; "
             "compare masks of one model"
+        )
+    compared = sum(math.prod(masks[0].shape(name)) for name in names)
+    if not allow_partial and coverage.is_partial(compared, excluded):
+        largest = max(excluded, key=lambda entry: entry.n)
+        more = f" and {len(excluded) - 1} more" if len(excluded) > 1 else ""
+        raise UserError(
+            f"{' and '.join(str(mask.path) for mask in masks)}: only "
+            f"{coverage.share(compared, excluded):.2%} of their entries are in all of them; left "
+            f"out are {largest.name!r}{more} ({largest.reason}); compare masks of one model, or "
+            "what they share alone (--allow-partial)"
         )
     return names, excluded
 
@@ -234,14 +270,25 @@ def _count_by_magnitude(
     result: Overlap,
     magnitude: str | os.PathLike[str],
     threads: int | None,
+    different_bases: bool,
 ) -> None:
     with checkpoints.open(magnitude) as weights:
         verify(weights)
-        tensors = quantised.read(weights).tensors
+        if any(mask_origins.base(mask) for mask in masks):
+            found = mask_origins.check(
+                masks,
+                weights=(os.fspath(magnitude), digest(weights)),
+                different_bases=different_bases,
+                different_rules=True,  # that was checked before
+            )
+            result.notes += [note for note in found if note not in result.notes]
+        tensors = parameters(weights)
         jobs = []
         for index, name in enumerate(names):
             tensor = tensors.get(name)
-            if tensor is None or tensor.dtype not in FLOATS or tensor.shape != masks[0].shape(name):
+            if tensor is None and (tensor := stand_in(name, weights, tensors)) is not None:
+                tensors[name] = tensor
+            if tensor is None or tensor.shape != masks[0].shape(name):
                 raise UserError(
                     f"{magnitude}: no weights of shape {masks[0].shape(name)} for {name!r}; "
                     "give the checkpoint that both updates start from"
@@ -338,13 +385,17 @@ def summarise(overlap: Overlap) -> Row:
         summary["consensus"] = {
             str(k): sum(overlap.consensus[k:]) for k in range(1, len(overlap.masks) + 1)
         }
-    summary["excluded"] = overlap.excluded
+    summary["compared_share"] = overlap.compared_share
+    summary["origins"] = overlap.origins
+    summary["notes"] = overlap.notes
+    summary["excluded"] = [{"name": e.name, "reason": e.reason} for e in overlap.excluded]
     return summary
 
 
 def table(overlap: Overlap) -> list[Row]:
-    """One flat row a tensor and pair of masks."""
+    """One flat row a tensor and pair of masks; `compared_share` is the same in every row."""
     rows = []
+    share = overlap.compared_share
     for (i, j), shares in overlap.pairs.items():
         for shared in shares:
             where = place(shared.name)
@@ -365,5 +416,6 @@ def table(overlap: Overlap) -> list[Row]:
             matched = row.get("chance_by_magnitude", {})
             flat |= {f"by_magnitude_{key}": matched.get(key) for key in ("o1", "o2", "jaccard")}
             flat |= {"z": row["z"], "z_by_magnitude": row.get("z_by_magnitude")}
+            flat["compared_share"] = share
             rows.append(flat)
     return rows

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from subnetworks import checkpoints, masks
+from subnetworks import checkpoints, mask_origins, masks
 from subnetworks.checkpoints import Checkpoint, Tensor
 from subnetworks.errors import UserError
 from subnetworks.masks import Mask
 from subnetworks.numbers import decode
 from subnetworks.updates.digests import digest, verify
-from subnetworks.updates.pairing import match
+from subnetworks.updates.pairing import match, parameters
+from subnetworks.updates.ties import stand_in
 
 # Entries read at a time; whole bytes of a mask.
 _CHUNK = 1 << 20
@@ -53,7 +54,13 @@ class Share:
         return [self.of(name, size)] * count
 
 
-def magnitude(source: str | os.PathLike[str], path: str | os.PathLike[str], share: Share) -> int:
+def magnitude(
+    source: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    share: Share,
+    *,
+    different_bases: bool = False,
+) -> int:
     """Write the mask of the entries with the lowest |w| in each tensor.
 
     Exact, by counting magnitudes (16 bits at a time, so bf16 takes one pass); of equal magnitudes
@@ -63,6 +70,7 @@ def magnitude(source: str | os.PathLike[str], path: str | os.PathLike[str], shar
         source: the checkpoint, as `checkpoints.open` takes it.
         path: the mask to write.
         share: how many entries of each tensor.
+        different_bases: whether `share.like` may be of an update that starts from other weights.
 
     Returns the number of set entries.
     """
@@ -77,7 +85,7 @@ def magnitude(source: str | os.PathLike[str], path: str | os.PathLike[str], shar
             chosen[equal] = True
             yield chosen
 
-    return _write(source, path, share, "magnitude", choose)
+    return _write(source, path, share, "magnitude", choose, different_bases)
 
 
 def _keys(tensor: Tensor) -> Iterator[tuple[int, np.ndarray]]:
@@ -109,7 +117,12 @@ def _threshold(tensor: Tensor, wanted: int) -> tuple[int, int]:
 
 
 def principal(
-    source: str | os.PathLike[str], path: str | os.PathLike[str], share: Share, rank: int
+    source: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    share: Share,
+    rank: int,
+    *,
+    different_bases: bool = False,
 ) -> int:
     """Write the mask of each matrix's principal entries: the largest of |W⁽ᵏ⁾|, k = `rank`.
 
@@ -142,7 +155,7 @@ def principal(
         ]
         yield np.concatenate(chosen) if chosen else np.zeros(0, np.bool_)
 
-    return _write(source, path, share, "principal", choose, rank=str(rank))
+    return _write(source, path, share, "principal", choose, different_bases, rank=str(rank))
 
 
 def _approximation(matrix: np.ndarray, rank: int) -> np.ndarray:
@@ -171,17 +184,22 @@ def _write(
     share: Share,
     operation: str,
     choose: Callable[[Tensor], Iterator[np.ndarray]],
+    different_bases: bool,
     **facts: str,
 ) -> int:
     """Write a mask; `choose` gives a tensor's bits (bool, flat) in pieces of whole bytes."""
     with checkpoints.open(source) as checkpoint:
         verify(checkpoint)
+        before = digest(checkpoint)
+        if share.like is not None:
+            weights = checkpoint.source, before
+            mask_origins.check([share.like], weights=weights, different_bases=different_bases)
         tensors = _parameters(checkpoint, share.like)
         amount = f"like {share.like.path.name}" if share.like else str(share.density)
         metadata = {
             "operation": operation,
             "density": amount,
-            "before": digest(checkpoint),
+            "before": before,
             **facts,
             "changed": str(sum(tensor.n for tensor in tensors)),
         }
@@ -203,16 +221,19 @@ def _write(
 
 def _parameters(checkpoint: Checkpoint, like: Mask | None) -> list[Tensor]:
     """The parameters that a measured mask would have, or exactly those of `like`."""
-    found = {p.name: replace(p.before, name=p.name) for p in match(checkpoint, checkpoint).values}
     if like is None:
-        return list(found.values())
+        pairs = match(checkpoint, checkpoint).values
+        return [replace(p.before, name=p.name) for p in pairs]
+    found = parameters(checkpoint)
     for name in like.names:
+        if name not in found and (tensor := stand_in(name, checkpoint, found)) is not None:
+            found[name] = tensor
         if name not in found or found[name].shape != like.shape(name):
             raise UserError(
                 f"{like.path}: parameter {name!r} is absent or of another shape in "
                 f"{checkpoint.source}; a mask of the same model is needed"
             )
-    return [found[name] for name in like.names]
+    return [replace(found[name], name=name) for name in like.names]
 
 
 def early(delta: str | os.PathLike[str], path: str | os.PathLike[str]) -> int:

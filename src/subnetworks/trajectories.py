@@ -11,7 +11,8 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from subnetworks.checkpoints import Tensor
 from subnetworks.errors import UserError
 from subnetworks.numbers import decode, round_to
 from subnetworks.progress import Progress
+from subnetworks.updates.coverage import Excluded
 from subnetworks.updates.pairing import Pair, match
 from subnetworks.updates.rules import PAPER, bf16_midpoint, parse
 
@@ -57,6 +59,7 @@ class Trajectory:
     n: int
     steps: list[Step]
     compared_share: float = 1.0
+    excluded: list[Excluded] = field(default_factory=list)
     never: int = 0
     cancelled: int = 0
     final: int = 0
@@ -66,9 +69,10 @@ def saved(folder: str | os.PathLike[str]) -> tuple[str, list[tuple[int, str]]]:
     """The init of the trajectory in `folder`, and its steps with their deltas.
 
     Raises:
-        UserError: there is no trajectory, or an empty one.
+        UserError: there is no trajectory, or an empty one; or its steps are out of order, or not
+            all of one base.
     """
-    from subnetworks.checkpoints.deltas import base_of
+    from subnetworks.checkpoints.deltas import base_of, metadata
 
     file = Path(folder) / "manifest.json"
     try:
@@ -78,6 +82,13 @@ def saved(folder: str | os.PathLike[str]) -> tuple[str, list[tuple[int, str]]]:
         raise UserError(f"{file}: not the manifest of a trajectory; train the run again") from error
     if not steps:
         raise UserError(f"{folder}: an empty trajectory; give the run trajectory_every")
+    bases = [metadata(Path(source)).get("base") for _, source in steps]
+    for (_, source), base in zip(steps, bases, strict=True):
+        if base != bases[0]:
+            raise UserError(
+                f"{source}: of a base with digest {base}, but {steps[0][1]} of {bases[0]}; steps "
+                "of one run are needed: train the run again"
+            )
     return base_of(steps[0][1]), steps
 
 
@@ -94,8 +105,15 @@ def analyse(
         steps: step and checkpoint, in the order of the steps.
 
     Raises:
-        UserError: a checkpoint that cannot be read, or that lacks a parameter of the init.
+        UserError: a checkpoint that cannot be read, or that lacks a parameter of the init; or steps
+            that are out of order.
     """
+    for (step, source), (later, other) in pairwise(steps):
+        if later <= step:
+            raise UserError(
+                f"{other}: step {later} comes after step {step} ({source}); give the steps of one "
+                "run in their order"
+            )
     with ExitStack() as stack:
         first = stack.enter_context(checkpoints.open(init))
         others = [stack.enter_context(checkpoints.open(source)) for _, source in steps]
@@ -106,6 +124,7 @@ def analyse(
             sum(p.n for p in pairs),
             [Step(step) for step, _ in steps],
             min(matched.compared_share for matched in matches),
+            list(dict.fromkeys(entry for matched in matches for entry in matched.excluded)),
         )
         bound = bf16_midpoint(parse(PAPER))
         done, total = 0, result.n * (len(others) + 2)
@@ -169,6 +188,7 @@ def summarise(found: Trajectory) -> dict[str, Any]:
     return {
         "n": found.n,
         "compared_share": found.compared_share,
+        "excluded": [{"name": e.name, "reason": e.reason} for e in found.excluded],
         "rule": "changed: Δ ≠ 0; sparsity: |Δ| ≤ 1e-5 in bf16",
         **{key: getattr(found, key) for key in ("never", "cancelled", "final")},
         **{

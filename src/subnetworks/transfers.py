@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from subnetworks import checkpoints
+from subnetworks import checkpoints, mask_origins
 from subnetworks.errors import UserError
 from subnetworks.masks import Mask
 from subnetworks.numbers import decode, round_to
 from subnetworks.progress import Progress
+from subnetworks.updates.digests import digest
 from subnetworks.updates.pairing import Match, Pair, match
 
 # Entries read at a time; whole bytes of a mask.
@@ -47,9 +48,9 @@ class Part:
 class Parts(list[list[Part]]):
     """The parts of each mask, and how much of the update they are (`match`)."""
 
-    def __init__(self, matched: Match, masks: int) -> None:
+    def __init__(self, matched: Match, masks: int, notes: list[str]) -> None:
         super().__init__([Part() for _ in matched.values] for _ in range(masks))
-        self.match = matched
+        self.match, self.notes = matched, [*matched.notes, *notes]
 
 
 def within(
@@ -59,11 +60,13 @@ def within(
     *,
     common_rows: bool = False,
     allow_partial: bool = False,
+    different_bases: bool = False,
 ) -> "Parts":
     """Follow an update through masks, one pass over both checkpoints for all of them.
 
     Returns, mask by mask, one part a tensor. Memory: some 30 MiB, whatever the checkpoints' size.
-    `common_rows` and `allow_partial` are those of `subnetworks.updates.pairing.match`.
+    `common_rows` and `allow_partial` are those of `subnetworks.updates.pairing.match`,
+    `different_bases` is that of `subnetworks.mask_origins.check`.
 
     Raises:
         UserError: a mask lacks a parameter of the update, or has it in another shape.
@@ -72,6 +75,12 @@ def within(
     with checkpoints.open(before) as first, checkpoints.open(after) as second:
         matched = match(first, second, common_rows=common_rows, allow_partial=allow_partial)
         pairs = matched.values
+        notes = mask_origins.check(
+            opened,
+            weights=(first.source, digest(first)) if any(map(mask_origins.base, opened)) else None,
+            different_bases=different_bases,
+            different_rules=True,
+        )
         for mask in opened:
             for p in pairs:
                 if mask.shapes.get(p.name) != p.shape:
@@ -79,7 +88,7 @@ def within(
                         f"{mask.path}: parameter {p.name!r} is absent or of another shape than in "
                         f"{first.source}; a mask of the same model is needed"
                     )
-        found = Parts(matched, len(opened))
+        found = Parts(matched, len(opened), notes)
         done = 0
         with Progress("transfers", sum(p.n for p in pairs)) as progress:
             for index, p in enumerate(pairs):
@@ -155,7 +164,7 @@ def summarise(before: str, after: str, masks: Sequence[str], found: Parts) -> di
         "after": after,
         "compared_share": found.match.compared_share,
         "names": found.match.names,
-        "notes": found.match.notes,
+        "notes": found.notes,
         "excluded": [{"name": e.name, "reason": e.reason} for e in found.match.excluded],
         "masks": rows,
     }

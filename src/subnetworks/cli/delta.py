@@ -12,6 +12,13 @@ def delta(
     ],
     after: Annotated[str, typer.Argument(help="The same, after the update.")],
     output: Annotated[Path, typer.Option(help="The delta to write (.safetensors).")],
+    allow_partial: Annotated[
+        bool,
+        typer.Option(
+            "--allow-partial",
+            help="Write it also where less than 99 % of all entries are stored as what differs.",
+        ),
+    ] = False,
 ) -> None:
     """Write what differs, bit for bit, between two checkpoints: lossless, checksummed.
 
@@ -30,6 +37,7 @@ def delta(
     from subnetworks.errors import UserError
     from subnetworks.provenance import recorded
     from subnetworks.updates.digests import digest
+    from subnetworks.updates.stored import coverage_of
 
     if output.suffix != ".safetensors":
         raise UserError(f"--output {output}: a delta's name ends in .safetensors")
@@ -38,12 +46,15 @@ def delta(
         checkpoints.open(before) as first,
         checkpoints.open(after) as second,
     ):
+        share = coverage_of(first, second, allow_partial)
         base = digest(first)
         facts["checkpoint_digests"] = {"before": base}
+        facts["compared_share"] = share
         written = write(output, first, second.tensors, base=base)
     typer.echo(
         f"{output}: {written.changed:,} of {written.n:,} entries stored, {written.size:,} bytes "
-        f"({written.size / max(written.whole, 1):.1%} of a whole copy)"
+        f"({written.size / max(written.whole, 1):.1%} of a whole copy), "
+        f"compared share {share:.2%}"
     )
 
 

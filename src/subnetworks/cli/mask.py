@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from subnetworks.cli.overlap import DIFFERENT_BASES, DIFFERENT_RULES
 from subnetworks.errors import UserError
 
 
@@ -46,6 +47,8 @@ def mask(
     density: Annotated[
         float | None, typer.Option(help="Magnitude, principal: this share of each tensor instead.")
     ] = None,
+    different_bases: Annotated[bool, DIFFERENT_BASES] = False,
+    different_rules: Annotated[bool, DIFFERENT_RULES] = False,
     rank: Annotated[
         int | None, typer.Option(help="Principal: of the approximation whose entries are judged.")
     ] = None,
@@ -72,6 +75,7 @@ def mask(
     python -m subnetworks mask early runs/grpo/trajectory/step_000015.safetensors
     --output early.safetensors
     """
+    from subnetworks import mask_origins
     from subnetworks.masks import Mask, combine, randomise
     from subnetworks.provenance import recorded
 
@@ -93,14 +97,24 @@ def mask(
             else:
                 share = selections.Share(Mask.open(like) if like else None, density)
                 if operation is Operation.magnitude:
-                    changed = selections.magnitude(sources[0], output, share)
+                    changed = selections.magnitude(
+                        sources[0], output, share, different_bases=different_bases
+                    )
                 else:
                     assert rank is not None
-                    changed = selections.principal(sources[0], output, share, rank)
+                    changed = selections.principal(
+                        sources[0], output, share, rank, different_bases=different_bases
+                    )
         elif operation is Operation.random:
             changed = randomise(Mask.open(sources[0]), output, seed, per_tensor=not in_all)
         else:
-            changed = combine(operation.value, [Mask.open(path) for path in sources], output)
+            masks = [Mask.open(path) for path in sources]
+            notes = mask_origins.check(
+                masks, different_bases=different_bases, different_rules=different_rules
+            )
+            changed = combine(operation.value, masks, output)
+            for note in notes if len(masks) > 1 else []:
+                typer.echo(f"  {note}")
     n = Mask.open(output).n
     typer.echo(f"{output}: {changed} of {n} entries set ({changed / max(n, 1):.2%})")
 

@@ -5,6 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
+DIFFERENT_BASES = typer.Option(
+    "--different-bases", help="Allow masks of updates that start from different weights."
+)
+DIFFERENT_RULES = typer.Option(
+    "--different-rules", help="Allow masks extracted by different rules, tolerances or dtypes."
+)
+
 
 def overlap(
     masks: Annotated[list[Path], typer.Argument(help="Two masks, or more for a consensus.")],
@@ -12,6 +19,15 @@ def overlap(
         str | None,
         typer.Option(help="The checkpoint the updates start from: adds chance matched by |w|."),
     ] = None,
+    allow_partial: Annotated[
+        bool,
+        typer.Option(
+            "--allow-partial",
+            help="Compare what the masks share, also where it is less than 99 % of all entries.",
+        ),
+    ] = False,
+    different_bases: Annotated[bool, DIFFERENT_BASES] = False,
+    different_rules: Annotated[bool, DIFFERENT_RULES] = False,
     json_: Annotated[
         Path | None, typer.Option("--json", help="Write the summary here (- for standard output).")
     ] = None,
@@ -40,7 +56,14 @@ def overlap(
     outputs = [path for path in (json_, table) if path is not None and str(path) != "-"]
     settings = {"masks": [str(path) for path in masks], "magnitude": magnitude}
     with recorded(*outputs, settings=settings):
-        result = overlaps.compare(masks, magnitude, threads)
+        result = overlaps.compare(
+            masks,
+            magnitude,
+            threads,
+            allow_partial=allow_partial,
+            different_bases=different_bases,
+            different_rules=different_rules,
+        )
         summary = overlaps.summarise(result)
         if table is not None:
             write_table(overlaps.table(result), table)
@@ -49,6 +72,9 @@ def overlap(
     if json_ is None or str(json_) != "-":
         for row in summary.get("pairs", [summary]):
             _tell(row)
+        typer.echo(f"compared share {summary['compared_share']:.2%} of the entries of all masks")
+        for note in summary["notes"]:
+            typer.echo(note)
 
 
 def _tell(row: dict[str, Any]) -> None:

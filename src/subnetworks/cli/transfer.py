@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from subnetworks.cli.measure import ALLOW_PARTIAL, COMMON_ROWS, tell_coverage
+from subnetworks.cli.overlap import DIFFERENT_BASES
 
 
 def transfer(
@@ -16,6 +17,7 @@ def transfer(
     masks: Annotated[list[Path], typer.Argument(help="One mask or more, of the same model.")],
     common_rows: Annotated[bool, COMMON_ROWS] = False,
     allow_partial: Annotated[bool, ALLOW_PARTIAL] = False,
+    different_bases: Annotated[bool, DIFFERENT_BASES] = False,
     json_: Annotated[
         Path | None, typer.Option("--json", help="Write the summary here (- for standard output).")
     ] = None,
@@ -37,7 +39,12 @@ def transfer(
     settings = {"before": before, "after": after, "masks": [str(path) for path in masks]}
     with recorded(*outputs, settings=settings):
         found = transfers.within(
-            before, after, masks, common_rows=common_rows, allow_partial=allow_partial
+            before,
+            after,
+            masks,
+            common_rows=common_rows,
+            allow_partial=allow_partial,
+            different_bases=different_bases,
         )
         summary = transfers.summarise(before, after, [str(path) for path in masks], found)
         if json_ is not None:

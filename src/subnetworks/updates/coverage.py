@@ -63,6 +63,12 @@ def share(compared: int, excluded: Sequence[Excluded]) -> float:
     return compared / whole if whole else 1.0
 
 
+def is_partial(compared: int, excluded: Sequence[Excluded]) -> bool:
+    """Whether less than 99 % of the entries are compared, or a matrix within a layer is not."""
+    few = share(compared, excluded) < ENOUGH
+    return few or any(entry.is_inner_matrix for entry in excluded)
+
+
 def check(
     sources: tuple[str, str],
     compared: int,
@@ -102,7 +108,7 @@ def check(
     ]
     if not compared and not any(entry.kind is Kind.ROWS for entry in missed):
         return  # nothing in common at all, which has an error of its own
-    if share(compared, missed) >= ENOUGH and not any(entry.is_inner_matrix for entry in missed):
+    if not is_partial(compared, missed):
         return
     by_kind: dict[Kind, list[Excluded]] = {}
     for entry in missed:

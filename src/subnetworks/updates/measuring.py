@@ -310,6 +310,7 @@ def count(
     compared = sum(pair.n for pair in pairs if pair.part == "values")
     facts = {
         "compared_share": repr(coverage.share(compared, excluded)),
+        "compared_as": " ".join(sorted({pair.dtype for pair in pairs if pair.part == "values"})),
         "rule": selection.rule,
         "tolerance": selection.tolerance or "",
         "before": digest,

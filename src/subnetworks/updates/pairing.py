@@ -184,6 +184,12 @@ def _merged(excluded: list[Excluded]) -> list[Excluded]:
     return list(dict.fromkeys(excluded))
 
 
+def parameters(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """All parameters of one checkpoint by name, as `match` takes them; heads included."""
+    bare = without_wrappers(checkpoint)[0]
+    return _parameters(bare, quantised.read(bare), "", [])
+
+
 def _parameters(
     checkpoint: Checkpoint, reading: quantised.Reading, side: str, excluded: list[Excluded]
 ) -> dict[str, Tensor]:

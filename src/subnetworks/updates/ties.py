@@ -40,6 +40,14 @@ def _stands_in(config: Mapping[str, Any]) -> bool:
     return isinstance(names, list) and any(str(name).endswith(_WITH_HEAD) for name in names)
 
 
+def stand_in(head: str, checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> Tensor | None:
+    """The embedding, where it is the head `head` that a checkpoint does not store."""
+    name = _only([n for n in tensors if is_token_embedding(n) and place(n).layer is None])
+    if not is_head(head) or name is None or not _stands_in(checkpoint.config):
+        return None
+    return tensors[name]
+
+
 def same_content(first: Tensor, second: Tensor) -> bool:
     """Whether two tensors are alike in dtype, shape and every bit."""
     if (first.shape, first.dtype) != (second.shape, second.dtype):

@@ -291,3 +291,20 @@ def test_a_delta_under_a_name_that_no_reader_takes_is_refused(tmp_path):
     done = CliRunner().invoke(load(), ["delta", *both, "--output", str(tmp_path / "d.bin")])
     assert isinstance(done.exception, UserError)
     assert list(tmp_path.iterdir()) == [tmp_path / "a.safetensors"]
+
+
+def test_a_delta_of_little_in_common_is_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    base = llama(rng)
+    after = {f"model.language_{name}": t for name, t in updated(base, rng).items()}
+    save(tmp_path / "base.safetensors", base)
+    save(tmp_path / "after.safetensors", after)
+    both = ["delta", str(tmp_path / "base.safetensors"), str(tmp_path / "after.safetensors")]
+    output = tmp_path / "d.safetensors"
+    line = CliRunner().invoke(load(), [*both, "--output", str(output)])
+    assert line.exit_code and not output.exists()
+    assert "only 0.00% of the entries" in str(line.exception)
+    line = CliRunner().invoke(load(), [*both, "--output", str(output), "--allow-partial"])
+    assert line.exit_code == 0, line.output
+    assert "compared share 0.00%" in line.output
+    assert json.loads((tmp_path / "d.safetensors.meta.json").read_text())["compared_share"] == 0

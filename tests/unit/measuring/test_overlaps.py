@@ -123,10 +123,11 @@ def test_what_is_not_common_is_listed(tmp_path: Path) -> None:
     ones = np.ones(4, np.bool_)
     masks.write(tmp_path / "a.safetensors", {"w": ones, "x": ones, "y": ones})
     masks.write(tmp_path / "b.safetensors", {"w": ones, "y": np.ones(5, np.bool_), "z": ones})
-    summary = overlaps.summarise(
-        overlaps.compare([tmp_path / "a.safetensors", tmp_path / "b.safetensors"])
-    )
-    assert summary["n"] == 4
+    both = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    with pytest.raises(UserError, match=r"only 23\.53% .*'y' and 2 more .*--allow-partial"):
+        overlaps.compare(both)
+    summary = overlaps.summarise(overlaps.compare(both, allow_partial=True))
+    assert (summary["n"], summary["compared_share"]) == (4, 4 / 17)
     assert sorted(row["name"] for row in summary["excluded"]) == ["x", "y", "z"]
     masks.write(tmp_path / "c.safetensors", {"other": ones})
     with pytest.raises(UserError, match="no parameter in common"):

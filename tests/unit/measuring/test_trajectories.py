@@ -113,3 +113,50 @@ def test_what_is_no_trajectory_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text('{"steps": []}')
     with pytest.raises(UserError, match="give the run trajectory_every"):
         trajectories.saved(tmp_path)
+
+
+def rewrite(folder, change):
+    """Change the rows of a trajectory's manifest."""
+    path = folder / "trajectory" / "manifest.json"
+    rows = json.loads(path.read_text())["steps"]
+    path.write_text(json.dumps({"steps": change(rows)}))
+
+
+@pytest.mark.parametrize("change", [lambda rows: rows[::-1], lambda rows: rows[:1] * 2])
+def test_steps_out_of_order_are_refused(run, change):
+    folder, _, _ = run
+    rewrite(folder, change)
+    with pytest.raises(UserError, match=r"step \d comes after step \d"):
+        trajectories.analyse(*trajectories.saved(folder / "trajectory"))
+
+
+def test_a_step_of_another_base_is_refused(run):
+    folder, _, _ = run
+    rng = np.random.default_rng(5)
+    save(folder / "other.safetensors", llama(rng))
+    file = folder / "trajectory" / "step_000004.safetensors"
+    with (
+        checkpoints.open(folder / "other.safetensors") as first,
+        checkpoints.open(folder / "4.safetensors") as second,
+    ):
+        deltas.write(file, first, second.tensors, base=digest(first))
+    with pytest.raises(UserError, match=r"step_000004\.safetensors: of a base with digest"):
+        trajectories.saved(folder / "trajectory")
+
+
+def test_a_step_that_lacks_tensors(run):
+    folder, init, states = run
+    steps = [(step, folder / f"{step}.safetensors") for step in STEPS]
+    whole = trajectories.summarise(trajectories.analyse(folder / "init.safetensors", steps))
+    assert (whole["compared_share"], whole["excluded"]) == (1, [])
+    few = {name: tensor for name, tensor in states[0].items() if "q_proj" not in name}
+    save(folder / "2.safetensors", few)
+    with pytest.raises(UserError, match=r"q_proj\.weight' and 1 more, only in"):
+        trajectories.analyse(folder / "init.safetensors", steps)
+    small = {name: tensor for name, tensor in states[-1].items() if name != "model.norm.weight"}
+    save(folder / "6.safetensors", small)
+    save(folder / "2.safetensors", states[0])
+    said = trajectories.summarise(trajectories.analyse(folder / "init.safetensors", steps))
+    n = sum(bits.size for _, bits in init.values())
+    assert said["compared_share"] == (n - 24) / n
+    assert {"name": "model.norm.weight", "reason": "only in before"} in said["excluded"]
