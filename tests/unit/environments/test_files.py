@@ -18,10 +18,9 @@ from subnetworks.errors import UserError
 SOURCE = Path(files.__file__).parents[1]
 
 
-def run(code):
-    return subprocess.Popen(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(SOURCE)}
-    )
+def run(code, stdin=None):
+    variables = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    return subprocess.Popen([sys.executable, "-c", code], env=variables, stdin=stdin)
 
 
 @pytest.mark.parametrize("kind", ["atomic_path", "atomic_folder"])
@@ -136,15 +135,19 @@ def test_one_process_works_in_a_folder_at_a_time(tmp_path, monkeypatch):
 
 def test_whoever_was_handed_the_lock_keeps_it_when_the_first_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_LOCK_PATIENCE_S", 0.3)
+    there, ours = os.pipe()
     killed = run(
         "import os, subprocess, sys\nfrom subnetworks.files import locked\n"
         f"with locked({str(tmp_path)!r}) as lock:\n"
-        "    child = [sys.executable, '-c', 'import time; time.sleep(4)']\n"
-        "    subprocess.Popen(child, pass_fds=[lock])\n    os.kill(os.getpid(), 9)\n"
+        "    child = [sys.executable, '-c', 'import sys; sys.stdin.read()']\n"
+        "    subprocess.Popen(child, pass_fds=[lock])\n    os.kill(os.getpid(), 9)\n",
+        stdin=there,
     )
+    os.close(there)
     assert killed.wait() == -9
     with pytest.raises(UserError, match="works there"), files.locked(tmp_path):
         pass
+    os.close(ours)  # the child ends
     monkeypatch.setattr(files, "_LOCK_PATIENCE_S", 60.0)
     with files.locked(tmp_path):
         pass

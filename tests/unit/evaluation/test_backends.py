@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -55,10 +54,24 @@ def command(checkpoint: Path, benchmarks: dict[str, Any], output: Path) -> list[
     return ["evaluate", str(checkpoint), *words]
 
 
-def start(arguments: list[str]) -> subprocess.Popen[bytes]:
+# The command line, stopped in the middle: as soon as it has kept one answer.
+HALTING = """
+import os, runpy, signal
+from subnetworks.evaluation.answers import Answers
+add = Answers.add
+def halting(self, key, answer):
+    add(self, key, answer)
+    os.kill(os.getpid(), signal.SIGSTOP)
+Answers.add = halting
+runpy.run_module("subnetworks", run_name="__main__", alter_sys=True)
+"""
+
+
+def start(arguments: list[str], *, halting: bool = False) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": str(Path(subnetworks.__file__).parents[1])}
     environment.pop("HF_HUB_OFFLINE", None)
-    return subprocess.Popen([sys.executable, "-m", "subnetworks", *arguments], env=environment)
+    call = ["-c", HALTING] if halting else ["-m", "subnetworks"]
+    return subprocess.Popen([sys.executable, *call, *arguments], env=environment)
 
 
 def keys_in(path: Path) -> list[str]:
@@ -134,30 +147,26 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
     output = folder / "served"
     arguments = command(checkpoint, benchmarks, output)
     kept = output / ".choice.answers.jsonl"
-    client = start(arguments)
+    client = start(arguments, halting=True)
     pids: list[int] = []
     try:
-        deadline = time.monotonic() + 400
-        while not keys_in(kept):
-            assert client.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        client.send_signal(signal.SIGSTOP)  # so that it is in the middle when it is killed
+        changed = os.waitid(os.P_PID, client.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        assert changed is not None and changed.si_code == os.CLD_STOPPED
         pids = check_server(checkpoint.name, output / "server.log")
         assert len(pids) >= 1
         client.send_signal(signal.SIGKILL)
         client.wait()
-        assert gone(pids, watchdog.GRACE_S + 30)
-        assert gone(processes_with(checkpoint.name), 15)  # the watchdog goes last
+        assert gone(pids, watchdog.GRACE_S + 600)
+        assert gone(processes_with(checkpoint.name), 600)  # the watchdog goes last
     finally:
         client.kill()
         client.wait()
-        gone([*pids, *processes_with(checkpoint.name)], 30)
+        gone([*pids, *processes_with(checkpoint.name)], 600)
     left = sorted(path.name for path in output.iterdir())
     answered = len(keys_in(kept))
     again = start(arguments)
-    assert again.wait(timeout=500) == 0
-    assert gone(processes_with(checkpoint.name), 15)
+    assert again.wait(timeout=3000) == 0
+    assert gone(processes_with(checkpoint.name), 600)
     return Evaluated(checkpoint, benchmarks, output, left, answered)
 
 
@@ -209,7 +218,7 @@ def test_transformers_score_alike(evaluated: Evaluated, tmp_path: Path) -> None:
 def test_vllm_in_the_process_scores_alike(evaluated: Evaluated, tmp_path: Path) -> None:
     arguments = command(evaluated.checkpoint, evaluated.benchmarks, tmp_path)
     client = start([*arguments, "--backend", "vllm"])
-    assert client.wait(timeout=400) == 0
+    assert client.wait(timeout=3000) == 0
     assert not (tmp_path / "server.log").exists()
     assert_alike(evaluated, tmp_path)
 

@@ -1,9 +1,11 @@
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -53,7 +55,7 @@ def gone(tmp_path):
     return not (alive(pid) or segment.exists() or (tmp_path / "scratch").exists())
 
 
-def wait_for(condition, seconds=30):
+def wait_for(condition, seconds=600):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
@@ -99,7 +101,15 @@ def test_a_failure_shows_the_last_lines_and_leaves_nothing(tmp_path, capfd):
     assert gone(tmp_path)
 
 
-def test_a_run_that_makes_no_step_is_stopped(tmp_path, capfd):
+def test_a_run_that_makes_no_step_is_stopped(tmp_path, capfd, monkeypatch):
+    """By a clock that stands still until all has started."""
+    now = itertools.count()
+    started = tmp_path / "pid"
+    clock = SimpleNamespace(
+        sleep=time.sleep,
+        monotonic=lambda: next(now) if started.exists() and started.read_text() else 0,
+    )
+    monkeypatch.setattr(process, "time", clock)
     with pytest.raises(UserError, match="no new step for 1 s after step 0"):
         train(tmp_path, 600, 0, stall=1.0)
     assert gone(tmp_path)
@@ -170,7 +180,8 @@ def test_sigterm_gives_the_trainer_time_to_save(tmp_path):
     trainer = (
         "import signal, sys, time; from pathlib import Path\n"
         "from subnetworks.training.stopping import Stop\n"
-        "stop = Stop(); Path(sys.argv[1], 'started').touch()\n"
+        "stop = Stop(); stop.agreed()  # loads torch\n"
+        "Path(sys.argv[1], 'started').touch()\n"
         "while not stop.agreed(): time.sleep(0.05)\n"
         "time.sleep(1); Path(sys.argv[1], 'saved').touch()\n"
     )
@@ -183,9 +194,9 @@ def test_sigterm_gives_the_trainer_time_to_save(tmp_path):
         "process.run(command, folder / 'scratch', log, StepsLog([]), Silent(), 600.0)\n"
     )
     run = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-    assert wait_for(lambda: (tmp_path / "started").exists(), 60)
+    assert wait_for(lambda: (tmp_path / "started").exists())
     run.send_signal(signal.SIGTERM)
-    words = run.communicate(timeout=60)[1]
+    words = run.communicate(timeout=600)[1]
     assert "stopped by SIGTERM after step 0; run again to resume" in words
     assert (tmp_path / "saved").exists()
     assert not (tmp_path / "scratch").exists()
