@@ -62,7 +62,9 @@ class Choice:
     @property
     def adapter(self) -> bool:
         """Whether it is an adapter alone, not a model."""
-        return all(_ADAPTER.fullmatch(PurePosixPath(name).name) for name in self.files)
+        return bool(self.files) and all(
+            _ADAPTER.fullmatch(PurePosixPath(name).name) for name in self.files
+        )
 
 
 def choose(

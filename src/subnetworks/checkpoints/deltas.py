@@ -56,6 +56,8 @@ BLOCK = 1 << 16
 # Entries compared at a time; whole blocks.
 _CHUNK = 16 * BLOCK
 _ESCAPE = 255
+# Sources that are no paths.
+_ELSEWHERE = ("hub:", "delta:", "adapter:")
 # Of zlib: the fastest; the others gain little here.
 _LEVEL = 1
 _DIGEST_SIZE = 16
@@ -141,7 +143,11 @@ def _put_header(path: Path, entries: Any, facts: Mapping[str, str], room: int) -
 
 
 def _relative(source: str, folder: Path) -> str:
-    return source if ":" in source else os.path.relpath(Path(source).absolute(), folder)
+    return (
+        source
+        if source.startswith(_ELSEWHERE)
+        else os.path.relpath(Path(source).absolute(), folder)
+    )
 
 
 def _changes(before: Tensor, after: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -311,7 +317,7 @@ def is_delta(path: Path) -> bool:
     """Whether a safetensors file is a delta."""
     file = File(path)
     try:
-        metadata = read_header(file)[0].get("__metadata__")
+        metadata = read_header(file, any_dtype=True)[0].get("__metadata__")
     finally:
         file.close()
     return isinstance(metadata, dict) and metadata.get("format") == FORMAT
@@ -332,8 +338,21 @@ def base_of(source: str | os.PathLike[str]) -> str:
     Raises:
         UserError: the file is no delta, or its base is not where it was.
     """
-    text, _, base = os.fspath(source).removeprefix("delta:").partition("@")
-    return base or _recorded(Path(text), metadata(Path(text))["base_path"])
+    file, base = split(os.fspath(source))
+    return base or _recorded(file, metadata(file)["base_path"])
+
+
+def split(source: str) -> tuple[Path, str | None]:
+    """The file and the base in `delta:FILE@BASE`; the base may be missing.
+
+    Where FILE has an @ in its name, it is the longest beginning that is a file.
+    """
+    text = source.removeprefix("delta:")
+    ends = [k for k, letter in enumerate(text) if letter == "@"]
+    for end in [len(text), *reversed(ends), *ends[:1]]:
+        if Path(text[:end]).is_file() or end in ends[:1]:
+            return Path(text[:end]), text[end + 1 :] or None
+    return Path(text), None
 
 
 def open_delta(path: Path, base: str | None = None) -> Checkpoint:
@@ -396,7 +415,7 @@ def open_delta(path: Path, base: str | None = None) -> Checkpoint:
 
 
 def _recorded(path: Path, base: str) -> str:
-    if ":" in base:
+    if base.startswith(_ELSEWHERE):
         return base
     place = Path(os.path.normpath(path.absolute().parent / base))
     if not place.exists():

@@ -1,12 +1,13 @@
 """Open a checkpoint, however it is laid out, and give its tensors by name."""
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from subnetworks.checkpoints import formats, manifest
-from subnetworks.checkpoints.formats import folders
+from subnetworks.checkpoints.formats import folders, strangers
 from subnetworks.checkpoints.storage import File, Tensor
 from subnetworks.errors import UserError
 from subnetworks.weights import PICKLES, SAFE
@@ -79,22 +80,23 @@ def open(source: str | os.PathLike[str]) -> Checkpoint:
     """Open a checkpoint.
 
     Args:
-        source: a folder, a `.safetensors` file, or `hub:owner/name@revision` (which is fetched into
-            the Hub's cache first). A folder is read as its index says; without an index all its
-            files are read, and, where it holds none itself, those of the folders within it. A file
-            that is a delta (`subnetworks.checkpoints.deltas`) stands for the checkpoint it makes of
-            its base, which is looked for where it lay, or named: `delta:FILE@BASE`. A LoRA adapter
-            stands, as `adapter:PATH@BASE`, for its base with it merged in.
+        source: a folder, a file of safetensors or of torch, the index of such files, or
+            `hub:owner/name@revision`, maybe with `:folder` (which is fetched into the Hub's cache
+            first). Which files of a folder are read: `subnetworks.weights`. A file that is a delta
+            (`subnetworks.checkpoints.deltas`) stands for the checkpoint it makes of its base, which
+            is looked for where it lay, or named: `delta:FILE@BASE`. A LoRA
+            adapter stands, as `adapter:PATH@BASE`, for its base with it merged in.
 
     Raises:
-        UserError: there is no such checkpoint, or it is damaged, incomplete or a pickle.
+        UserError: there is no such checkpoint, or it is damaged or incomplete, or asks for more
+            than tensors.
     """
     text = os.fspath(source)
     if text.startswith("delta:"):
-        from subnetworks.checkpoints.deltas import open_delta
+        from subnetworks.checkpoints.deltas import open_delta, split
 
-        file, _, base = text.removeprefix("delta:").partition("@")
-        return open_delta(Path(file), base or None)
+        file, base = split(text)
+        return open_delta(file, base)
     if text.startswith("adapter:"):
         from subnetworks.checkpoints.adapters import open_adapter
 
@@ -112,7 +114,7 @@ def open(source: str | os.PathLike[str]) -> Checkpoint:
         checkpoint.folder, checkpoint.content = path, manifest.read(path).get("content")
         return checkpoint
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder")
+        raise UserError(_absent(path))
     if path.suffix == SAFE:
         from subnetworks.checkpoints.deltas import is_delta, open_delta
 
@@ -147,13 +149,29 @@ def _open(source: str, path: Path) -> Checkpoint:
 
 def _unknown(path: Path) -> str:
     """What a file or folder of no format is, in one line with the remedy."""
-    if path.is_file():
-        if path.suffix in PICKLES:
-            return f"{path}: a pickle, which can run code; save it as safetensors instead"
-        return f"{path}: not a .safetensors file, nor a folder of them"
-    if pickles := sorted(p for p in path.rglob("*") if p.suffix in PICKLES):
-        return (
-            f"{pickles[0]}: a pickle, which can run code, and no safetensors beside it; save the "
-            "model as safetensors instead"
+    if path.is_dir():
+        return strangers.found_in(path) or (
+            f"{path}: no .safetensors files in it, nor a model of torch; name a folder with weights"
         )
-    return f"{path}: no .safetensors files in it"
+    if path.suffix in PICKLES:
+        return f"{path}: a pickle, which can run code; save it as safetensors instead"
+    file = File(path)
+    try:
+        what = strangers.described(file)
+    finally:
+        file.close()
+    return f"{path}: {what or 'not a .safetensors file, one of torch, nor a folder of them'}"
+
+
+def _absent(path: Path) -> str:
+    """What is said of a path where nothing is."""
+    if path.is_symlink():
+        return f"{path}: a link to {os.readlink(path)}, which is not there: fetch it again"
+    text = str(path)
+    if _REPOSITORY.fullmatch(text) and not path.parent.exists():
+        return f"{path}: no such file or folder; a repository of the Hub is named hub:{text}"
+    return f"{path}: no such file or folder"
+
+
+# `owner/name`, maybe with a revision.
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?(:[\w./-]+)?", re.ASCII)

@@ -31,11 +31,17 @@ class File:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._descriptor: int | None = None
         try:
             # Without O_NONBLOCK a pipe of that name would be waited for.
             flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-            self._descriptor: int | None = os.open(path, flags)
+            self._descriptor = os.open(path, flags)
         except OSError as error:
+            if path.is_symlink() and not path.exists():
+                raise UserError(
+                    f"{path}: a link to {os.readlink(path)}, which is not there: fetch it again, "
+                    "or copy folders of the Hub's cache with what their links point to (cp -L)"
+                ) from error
             raise UserError(f"{path}: cannot be opened ({error.strerror})") from error
         facts = os.fstat(self._descriptor)
         if not stat.S_ISREG(facts.st_mode):

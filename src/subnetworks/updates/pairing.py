@@ -141,7 +141,7 @@ def match(
             "after": {"stripped": stripped_after},
             "prefixes": prefixes,
         },
-        notes,
+        [*before.notes, *after.notes, *notes],
     )
     empties = {
         checkpoint.source: [tensor.name for tensor in side.values() if _empty(tensor)]

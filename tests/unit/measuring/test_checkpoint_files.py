@@ -139,6 +139,62 @@ def index_without_a_map(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text('{"weight_map": [1]}')
 
 
+def index_of_nothing(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+
+
+def a_shard_missing_without_an_index(folder: Path) -> None:
+    tensors = llama(np.random.default_rng(0))
+    names = list(tensors)
+    save_sharded(folder, tensors, [names[:5], names[5:9], names[9:]], index=False)
+    (folder / "model-00002-of-00003.safetensors").unlink()
+
+
+def a_model_beside_shards_with_an_index(folder: Path) -> None:
+    tensors = llama(np.random.default_rng(0))
+    names = list(tensors)
+    save_sharded(folder, tensors, [names[:5], names[5:]])
+    save(folder / "model.safetensors", tensors)
+
+
+def an_adapter_beside_the_model(folder: Path) -> None:
+    save(folder / "model.safetensors", llama(np.random.default_rng(0)))
+    an_adapter(folder)
+    (folder / "adapter_config.json").write_text("{}")
+
+
+def a_pointer_of_lfs(folder: Path) -> None:
+    text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'ab' * 32}\nsize 12345678\n"
+    (folder / "model.safetensors").write_text(text)
+
+
+def a_pointer_of_lfs_for_torch(folder: Path) -> None:
+    a_pointer_of_lfs(folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def a_web_page(folder: Path) -> None:
+    (folder / "model.safetensors").write_text("\n<!doctype html><html><body>no</body></html>")
+
+
+def an_error_in_json(folder: Path) -> None:
+    (folder / "model.safetensors").write_text('{"error": "Repository not found"}')
+
+
+def a_broken_link(folder: Path) -> None:
+    (folder / "model.safetensors").symlink_to("../../blobs/gone")
+
+
+def gguf(folder: Path) -> None:
+    (folder / "m-Q4.gguf").write_bytes(b"GGUF" + bytes(60))
+
+
+def shards_of_zero(folder: Path) -> None:
+    (folder / "zero_to_fp32.py").write_text("#")
+    (folder / "global_step1").mkdir()
+    (folder / "global_step1" / "zero_pp_rank_0_mp_rank_00_model_states.pt").write_bytes(b"PK")
+
+
 def several_indices(folder: Path) -> None:
     for name in ("a", "b"):
         (folder / f"{name}.safetensors.index.json").write_text('{"weight_map": {}}')
@@ -177,6 +233,9 @@ BAD: list[Callable[[Path], None]] = [
     missing_shard, index_names_an_absent_tensor, index_points_outside, index_points_to_the_root,
     index_not_json, index_without_a_map, several_indices, the_same_tensor_twice, empty_folder,
     a_pickle, an_adapter, config_not_json, nothing_in_common,
+    index_of_nothing, a_shard_missing_without_an_index, a_model_beside_shards_with_an_index,
+    an_adapter_beside_the_model, a_pointer_of_lfs, a_pointer_of_lfs_for_torch, a_web_page,
+    an_error_in_json, a_broken_link, gguf, shards_of_zero,
 ]  # fmt: skip
 
 
@@ -209,6 +268,86 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert error.count("\n") == 1
     assert str(broken) in error
     assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (a_shard_missing_without_an_index, "model-00002-of-00003.safetensors: missing"),
+        (a_model_beside_shards_with_an_index, "or name one: "),
+        (an_adapter_beside_the_model, "merge it, or move it, or name the model"),
+        (an_adapter, "an adapter, not a whole model"),
+        (a_pointer_of_lfs, "git lfs pull"),
+        (a_pointer_of_lfs_for_torch, "git lfs pull"),
+        (a_web_page, "a web page, not weights"),
+        (an_error_in_json, "text in JSON, not weights"),
+        (empty_file, "empty: fetch it again"),
+        (a_broken_link, "a link to ../../blobs/gone, which is not there"),
+        (gguf, "a GGUF file"),
+        (shards_of_zero, "python zero_to_fp32.py"),
+        (index_of_nothing, "names no tensors"),
+    ],
+)
+def test_the_remedy_is_named(bad: Callable[[Path], None], words: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    bad(folder)
+    with pytest.raises(UserError) as error:
+        checkpoints.open(folder)
+    assert words in str(error.value)
+    files = [p for p in folder.iterdir() if p.suffix in (".safetensors", ".gguf", ".bin")]
+    if len(files) == 1:
+        with pytest.raises(UserError):
+            checkpoints.open(files[0])
+
+
+def test_one_file_of_several_can_be_named(tmp_path: Path) -> None:
+    a_model_beside_shards_with_an_index(tmp_path)
+    every = set(llama(np.random.default_rng(0)))
+    for name in ("model.safetensors", "model.safetensors.index.json"):
+        with checkpoints.open(tmp_path / name) as checkpoint:
+            assert set(checkpoint.names) == every
+    (tmp_path / "model.safetensors").unlink()
+    save(tmp_path / "consolidated.safetensors", {"w": bf16(np.ones(3))})
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    with checkpoints.open(tmp_path) as checkpoint:
+        assert set(checkpoint.names) == every
+        assert len(checkpoint.notes) == 1
+        assert "consolidated.safetensors, pytorch_model.bin beside it" in checkpoint.notes[0]
+
+
+def test_a_tensor_of_an_unknown_dtype_is_left_out_alone(tmp_path: Path) -> None:
+    from subnetworks import updates
+
+    for name in ("a", "b"):
+        tensors = {"v": entry(dtype="F4"), "w": entry(offsets=[4, 8])}
+        header(tmp_path / f"{name}.safetensors", tensors, b"1234abcd")
+    found = updates.measure(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    assert [counted.pair.name for counted in found.tensors] == ["w"]
+    assert ("v", "of a dtype that is not known ('F4') (before)") in [
+        (excluded.name, excluded.reason) for excluded in found.excluded
+    ]
+
+
+def test_names_of_the_hub_and_odd_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("Qwen/Qwen2.5-0.5B", "owner/name@main"):
+        with pytest.raises(UserError, match=rf"of the Hub is named hub:{name}$"):
+            checkpoints.open(name)
+    with pytest.raises(UserError, match=r"no such file or folder$"):
+        checkpoints.open("/absent/name")
+    rng = np.random.default_rng(0)
+    before = llama(rng)
+    base, tuned = Path("a@b:c/base@1"), Path("a@b:c/x@y.safetensors")
+    save(base / "model.safetensors", before)
+    save(tuned, updated(before, rng))
+    delta = Path("a@b:c/d@e:f.safetensors")
+    assert run(monkeypatch, "delta", base, tuned, "--output", delta) == 0
+    for source in (f"{delta}", f"delta:{delta}", f"delta:{delta}@{base}"):
+        with checkpoints.open(source) as found, checkpoints.open(tuned) as wanted:
+            assert {n: t.raw().tobytes() for n, t in found.tensors.items()} == {
+                n: t.raw().tobytes() for n, t in wanted.tensors.items()
+            }
 
 
 def test_paths_that_are_no_checkpoints(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from subnetworks.checkpoints.formats.contents import Contents
 from subnetworks.errors import UserError
 from subnetworks.hub.sources import safe
-from subnetworks.weights import Choice, choose
+from subnetworks.weights import SAFE, Choice, choose
 
 # Reads one file; the tensors' names get the prefix.
 Reader = Callable[[Path, str], Contents]
@@ -21,6 +21,11 @@ def choice(folder: Path) -> Choice | None:
         return set(weight_map(folder / index).values())
 
     here = [p.name for p in folder.iterdir() if not p.is_dir()]
+    if "zero_to_fp32.py" in here and not any(name.endswith(SAFE) for name in here):
+        raise UserError(
+            f"{folder}: shards of DeepSpeed's ZeRO; gather them first (in it: python "
+            "zero_to_fp32.py . OUT) and name OUT"
+        )
     if found := choose(here, str(folder), indexed=indexed):
         return found
     within = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()]
@@ -57,6 +62,8 @@ def read_choice(folder: Path, found: Choice, read: Reader) -> Contents:
 def read_indexed(index: Path, read: Reader) -> Contents:
     """Read the files that an index names, and of each the tensors that it is said to hold."""
     where = weight_map(index)
+    if not where:
+        raise UserError(f"{index}: names no tensors: fetch it again")
     folder = index.parent
     shards = [folder / file for file in sorted(set(where.values()))]
     for shard in shards:

@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from subnetworks.checkpoints.formats import folders
+from subnetworks.checkpoints.formats import folders, strangers
 from subnetworks.checkpoints.formats.contents import Contents
 from subnetworks.checkpoints.storage import ITEMSIZE, File, Span, Tensor
 from subnetworks.errors import UserError
@@ -35,34 +35,35 @@ def read(path: Path) -> Contents:
 
 
 def _read_file(path: Path, prefix: str = "") -> Contents:
-    file, tensors, metadata = read_tensors(path, prefix)
+    unknown: dict[str, str] = {}
+    file, tensors, metadata = read_tensors(path, prefix, unknown)
     if str(metadata.get("format")).startswith("subnetworks-"):
         file.close()
         raise UserError(
             f"{path}: a {metadata['format'].split('-')[1]}, not a part of a checkpoint; name one "
             "file, not its folder"
         )
-    return Contents(tensors, files=[path], open=[file])
+    return Contents(tensors, unknown, files=[path], open=[file])
 
 
-def read_header(file: File) -> tuple[dict[str, Any], int]:
+def read_header(file: File, *, any_dtype: bool = False) -> tuple[dict[str, Any], int]:
     """The header (checked for sense) and the offset at which the data begins.
+
+    With `any_dtype` a tensor may have a dtype that is not one of `ITEMSIZE`.
 
     Raises:
         UserError: not a safetensors file, cut short, or with offsets that contradict each other.
     """
     path = file.path
+    if not file.size:
+        raise UserError(f"{path}: {strangers.described(file)}")
     if file.size < 8:
         raise UserError(f"{path}: only {file.size} bytes, cut short: fetch it again")
     length = bytearray(8)
     file.read_into(length, 0)
     (size,) = struct.unpack("<Q", length)
-    damaged = size > min(_MAX_HEADER, file.size - 8)
-    if damaged and (length[0] == 0x80 or length[:4] == b"PK\x03\x04"):
-        raise UserError(
-            f"{path}: a pickle by its first bytes, whatever its name, which can run code; save the "
-            "model as safetensors instead"
-        )
+    if size > min(_MAX_HEADER, file.size - 8) and (what := strangers.described(file)):
+        raise UserError(f"{path}: {what}")
     if size > _MAX_HEADER:
         raise UserError(
             f"{path}: header of {size} bytes, over the format's limit of {_MAX_HEADER}: "
@@ -80,11 +81,11 @@ def read_header(file: File) -> tuple[dict[str, Any], int]:
             raise TypeError
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: header is not a JSON object: the file is damaged") from error
-    _check(header, file, 8 + size)
+    _check(header, file, 8 + size, any_dtype)
     return header, 8 + size
 
 
-def _check(header: dict[str, Any], file: File, data: int) -> None:
+def _check(header: dict[str, Any], file: File, data: int, any_dtype: bool) -> None:
     """Every entry well-formed, and together they fill the data exactly."""
     spans = []
     for name, entry in header.items():
@@ -104,12 +105,12 @@ def _check(header: dict[str, Any], file: File, data: int) -> None:
             raise UserError(
                 f"{file.path}: tensor {name!r}: malformed header entry: the file is damaged"
             ) from error
-        if not isinstance(dtype, str) or dtype not in ITEMSIZE:
+        if not isinstance(dtype, str) or not (dtype in ITEMSIZE or any_dtype):
             raise UserError(
                 f"{file.path}: tensor {name!r}: unknown dtype {dtype!r}; "
                 f"known: {', '.join(ITEMSIZE)}"
             )
-        if end - begin != math.prod(shape) * ITEMSIZE[dtype]:
+        if dtype in ITEMSIZE and end - begin != math.prod(shape) * ITEMSIZE[dtype]:
             raise UserError(
                 f"{file.path}: tensor {name!r}: {end - begin} bytes do not hold shape {shape} "
                 f"of {dtype}: the file is damaged"
@@ -131,13 +132,22 @@ def _check(header: dict[str, Any], file: File, data: int) -> None:
         )
 
 
-def read_tensors(path: Path, prefix: str = "") -> tuple[File, dict[str, Tensor], dict[str, str]]:
-    """All tensors of one file by name, and its metadata. Raises `UserError` as `read_header`."""
+def read_tensors(
+    path: Path, prefix: str = "", unknown: dict[str, str] | None = None
+) -> tuple[File, dict[str, Tensor], dict[str, str]]:
+    """All tensors of one file by name, and its metadata. Raises `UserError` as `read_header`.
+
+    Tensors of a dtype that is not known are refused, or, where `unknown` is given, left out and
+    named there with the reason.
+    """
     file = File(path)
-    header, data = read_header(file)
+    header, data = read_header(file, any_dtype=unknown is not None)
     metadata = header.pop("__metadata__", None) or {}
     tensors = {}
     for name, entry in header.items():
+        if unknown is not None and entry["dtype"] not in ITEMSIZE:
+            unknown[prefix + name] = f"of a dtype that is not known ({ascii(entry['dtype'])[:40]})"
+            continue
         reader = Span(file, data + entry["data_offsets"][0])
         tensors[prefix + name] = Tensor(
             prefix + name, entry["dtype"], tuple(entry["shape"]), reader, str(path)

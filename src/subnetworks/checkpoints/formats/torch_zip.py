@@ -7,7 +7,7 @@ as trainers save it, is found where it is the only one.
 
 from pathlib import Path
 
-from subnetworks.checkpoints.formats import folders
+from subnetworks.checkpoints.formats import folders, strangers
 from subnetworks.checkpoints.formats.archives import DTYPES, Archive
 from subnetworks.checkpoints.formats.contents import Contents
 from subnetworks.checkpoints.formats.pickles import Ordered, Record, View
@@ -76,9 +76,8 @@ def _require_archive(file: File) -> None:
             f"{file.path}: a pickle alone, which can run code, as torch wrote before version 1.6; "
             "load it with torch and save its state dict once more, as safetensors"
         )
-    raise UserError(
-        f"{file.path}: not a file that torch.save wrote, by its first bytes: fetch it again"
-    )
+    what = strangers.described(file) or "not a file that torch.save wrote: fetch it again"
+    raise UserError(f"{file.path}: {what}")
 
 
 def _state_dict(value: object, path: Path, contents: Contents) -> dict[object, object]:
