@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from subnetworks.checkpoints.manifest import verify
+from subnetworks.checkpoints.manifest import trusts, verify
 from subnetworks.errors import UserError
 from subnetworks.files import canonical_json, sha256
 
@@ -40,8 +40,11 @@ def inspect(path: Path, chat: bool) -> Checkpoint:
     config = _json(path / "config.json")
     if not any(path.glob("*.safetensors")):
         raise UserError(f"{path}: no *.safetensors in it")
-    if "auto_map" in config:
-        raise UserError(f"{path}/config.json: auto_map: code from a checkpoint is not run")
+    if "auto_map" in config and not trusts(path):
+        raise UserError(
+            f"{path}/config.json: auto_map: its own code is not run unless it is trusted: "
+            "trust_remote_code: true in its entry of the experiment, or fetch --trust-remote-code"
+        )
     if not any((path / name).is_file() for name in _TOKENIZERS):
         raise UserError(
             f"{path}: no tokenizer in it; copy tokenizer.json and tokenizer_config.json"
