@@ -98,6 +98,11 @@ def rank(
         f"mean rank {summary['mean_rank']:.2%} of full over {summary['matrices']} matrices, "
         f"lowest {summary['min_rank']:.2%}, {summary['borderline']} borderline"
     )
+    if names_ := summary["not_finite"]:
+        typer.echo(
+            f"{len(names_)} more have no rank, since their update holds NaN or infinities "
+            f"({', '.join(names_[:3])}{', …' if len(names_) > 3 else ''}); measure says how many"
+        )
     tell_coverage(summary["compared_share"], summary["names"], summary["notes"], "matrices")
 
 

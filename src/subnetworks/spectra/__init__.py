@@ -70,12 +70,14 @@ class Spectra(list[Spectrum]):
     Attributes:
         compared_share: matrices whose rank was taken, of all that both checkpoints have together.
         excluded, names, notes: as in `subnetworks.updates.pairing.Match`.
+        not_finite: matrices that have no rank, since their update holds NaN or infinities.
     """
 
     compared_share: float = 1.0
     excluded: list[Excluded]
     names: dict[str, Any]
     notes: list[str]
+    not_finite: list[str]
 
     def __init__(self, found: Match) -> None:
         super().__init__()
@@ -84,6 +86,7 @@ class Spectra(list[Spectrum]):
         whole = ranked + sum(missed.values())
         self.compared_share = ranked / whole if whole else 1.0
         self.excluded, self.names, self.notes = found.excluded, found.names, found.notes
+        self.not_finite = []
 
 
 def _matrices_in(entry: Excluded) -> int:
@@ -91,6 +94,10 @@ def _matrices_in(entry: Excluded) -> int:
     if not entry.n or entry.kind is Kind.OTHER_ROWS or place(entry.name).matrix == "norm":
         return 0
     return {2: 1, 3: entry.shape[0]}.get(len(entry.shape), 0)
+
+
+class _NotFinite(Exception):
+    """An update holds NaN or infinities."""
 
 
 def delta(pair: Pair, start: int, stop: int) -> np.ndarray:
@@ -129,7 +136,8 @@ def _gram(pair: Pair, start: int, rows: int, columns: int, device: str) -> Lapac
     for row, stop in pieces:
         part = delta(pair, start + row * columns, start + stop * columns)
         part = part.reshape(stop - row, columns)
-        _check_finite(pair, part)
+        if not np.isfinite(part).all():
+            raise _NotFinite
         if whole is None:
             gram.add(part.T)
         else:
@@ -137,14 +145,6 @@ def _gram(pair: Pair, start: int, rows: int, columns: int, device: str) -> Lapac
     if whole is not None:
         gram.add(whole)
     return gram
-
-
-def _check_finite(pair: Pair, values: np.ndarray) -> None:
-    if not np.isfinite(values).all():
-        raise UserError(
-            f"{pair.after.source}: tensor {pair.name!r}: its update holds NaN or infinities, so it "
-            "has no rank; `measure` says how many"
-        )
 
 
 def matrices(pairs: Sequence[Pair]) -> Iterator[_Matrix]:
@@ -177,7 +177,7 @@ def ranks(
     device: str = "cpu",
     workers: int = 1,
 ) -> Spectra:
-    """Ranks of every matrix of an update.
+    """Ranks of every matrix of an update, but those that hold NaN or infinities.
 
     Args:
         before, after, names, cast, common_rows, allow_partial: see `updates.measure`.
@@ -188,7 +188,7 @@ def ranks(
             and, if the matrix is wide, 4 an entry of its own.
 
     Raises:
-        UserError: too little to compare, or NaN or infinities in a matrix.
+        UserError: too little to compare, or NaN or infinities in every matrix.
     """
     with checkpoints.open(before) as first, checkpoints.open(after) as second:
         for side in (first, second):
@@ -204,9 +204,12 @@ def ranks(
         found = Spectra(matched)
         wanted = list(matrices(matched.pairs))
 
-        def work(matrix: _Matrix) -> Spectrum:
+        def work(matrix: _Matrix) -> Spectrum | None:
             p, name, start, rows, columns = matrix
-            gram = _gram(p, start, rows, columns, device)
+            try:
+                gram = _gram(p, start, rows, columns, device)
+            except _NotFinite:
+                return None
             turned = None
             if angles:
                 stop = start + rows * columns
@@ -228,12 +231,20 @@ def ranks(
             try:
                 done = 0
                 for matrix, result in zip(wanted, waiting, strict=True):
-                    found.append(result.result())
+                    if spectrum_ := result.result():
+                        found.append(spectrum_)
+                    else:
+                        found.not_finite.append(matrix[1])
                     done += size(matrix)
                     progress.update(done)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+    if found.not_finite and not found:
+        raise UserError(
+            f"{after}: tensor {found.not_finite[0]!r}: its update holds NaN or infinities, as does "
+            "every matrix's, so none has a rank; `measure` says how many"
+        )
     return found
 
 
@@ -255,6 +266,7 @@ def summarise(before: str, after: str, found: Spectra) -> dict[str, Any]:
         "borderline": sum(s.borderline for s in found),
         "borderline_names": [s.name for s in found if s.borderline],
         "unchanged": sum(s.ranks.rank == 0 for s in found),
+        "not_finite": found.not_finite if isinstance(found, Spectra) else [],
     }
 
 

@@ -220,7 +220,16 @@ def test_no_rank_of_what_is_no_number(tmp_path: Path) -> None:
     after["lm_head.weight"][1][3, 4] = 0x7FC0
     for name, tensors in (("a", before), ("b", after)):
         save(tmp_path / name / "model.safetensors", tensors)
-    with pytest.raises(UserError, match=r"lm_head\.weight"):
+    found = spectra.ranks(tmp_path / "a", tmp_path / "b")
+    assert found.not_finite == ["lm_head.weight"]
+    assert "lm_head.weight" not in {one.name for one in found}
+    summary = spectra.summarise("a", "b", found)
+    assert summary["not_finite"] == ["lm_head.weight"]
+    assert summary["matrices"] == len(found) == 2 * 7 + 1
+    for _, bits in after.values():
+        bits.reshape(-1)[0] = 0x7F80
+    save(tmp_path / "b" / "model.safetensors", after)
+    with pytest.raises(UserError, match=r"embed_tokens\.weight.* none has a rank"):
         spectra.ranks(tmp_path / "a", tmp_path / "b")
 
 
