@@ -30,12 +30,14 @@ class Hub:
         corrupt: file → how often its body has a flipped bit.
         gated: repositories whose files and access check want one of `tokens`.
         claims: file → the size that listings give it, whatever it is.
+        refs: revision (such as `refs/pr/1`) → commit.
         requests: (method, path, Range) of every request.
     """
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, dict[str, bytes]]] = {}
         self.main: dict[str, str] = {}
+        self.refs: dict[str, str] = {}
         self.cuts: dict[str, list[int]] = {}
         self.corrupt: Counter[str] = Counter()
         self.gated: set[str] = set()
@@ -108,7 +110,7 @@ class Hub:
             if name in self.gated and not known:
                 return refuse(request, 403 if self.tokens else 401, "GatedRepo")
             return send(request, 200, b"{}")
-        commit = self.main[name] if revision == "main" else revision
+        commit = self.main[name] if revision == "main" else self.refs.get(revision, revision)
         if commit not in self.repositories[name]:
             return refuse(request, 404, "RevisionNotFound")
         files = self.repositories[name][commit]

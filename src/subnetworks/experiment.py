@@ -70,7 +70,8 @@ class Experiment:
         revision = entry.get("revision", "main")
         if section == "datasets":
             return Source(entry["hub"], revision, "dataset", entry.get("files", DATA_FILES))
-        return Source(entry["hub"], revision, code=entry.get("trust_remote_code", False))
+        code, inside = entry.get("trust_remote_code", False), entry.get("folder", "")
+        return Source(entry["hub"], revision, code=code, inside=inside)
 
     def hub_sources(self) -> dict[str, Source]:
         """All that is asked of the Hub, by `section.name`."""

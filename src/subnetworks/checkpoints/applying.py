@@ -11,6 +11,7 @@ from subnetworks.checkpoints.reading import open as open_checkpoint
 from subnetworks.checkpoints.storage import Tensor
 from subnetworks.checkpoints.writing import write_file, write_index
 from subnetworks.files import atomic_folder
+from subnetworks.weights import SAFE
 
 _WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"}
 
@@ -43,15 +44,22 @@ def apply(
 
 
 def _files(before: Checkpoint, after: Checkpoint) -> dict[str, list[Tensor]]:
-    """File name → tensors, as in the base."""
-    names = sorted({Path(tensor.source).name for tensor in before.tensors.values()})
+    """File name → tensors, as in the base; what are files of torch there is safetensors here."""
+    names = sorted({_name(tensor) for tensor in before.tensors.values()})
     if len(names) == 1:
         return {"model.safetensors": list(after.tensors.values())}
     files: dict[str, list[Tensor]] = {name: [] for name in names}
     for name, tensor in after.tensors.items():
         known = before.tensors.get(name)
-        files[Path(known.source).name if known else names[0]].append(tensor)
+        files[_name(known) if known else names[0]].append(tensor)
     return {name: tensors for name, tensors in files.items() if tensors}
+
+
+def _name(tensor: Tensor) -> str:
+    path = Path(tensor.source)
+    if path.suffix == SAFE:
+        return path.name
+    return path.with_suffix(SAFE).name.replace("pytorch_model", "model")
 
 
 def _beside(before: Checkpoint) -> list[Path]:

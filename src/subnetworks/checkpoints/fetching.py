@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from subnetworks.checkpoints.formats import folders, torch_zip
 from subnetworks.checkpoints.manifest import NAME, write_manifest
 from subnetworks.errors import UserError
 from subnetworks.hub import client, locks
 from subnetworks.hub.sources import Source, needed, parse
-from subnetworks.weights import INDEX
+from subnetworks.weights import INDEX, SAFE, TORCH, TORCH_INDEX
 
 
 def download(
@@ -31,13 +32,13 @@ def download(
         anew: read again also what was verified before.
 
     Returns:
-        the snapshot's folder, and what it is held to.
+        the snapshot's folder, or that or the file in it which is named, and what it is held to.
 
     Raises:
         UserError: as `subnetworks.checkpoints.locks.pinned` and `client.download`.
     """
     entry = locks.pinned(source, lock, cache)
-    return client.download(source, entry, cache, anew=anew), entry
+    return client.download(source, entry, cache, anew=anew) / source.inside, entry
 
 
 def fetch(
@@ -52,7 +53,8 @@ def fetch(
     """Make `output` a checkpoint folder of links to `source`; returns its manifest.
 
     Args:
-        source: `hub:owner/name@revision`, a folder, or a single `.safetensors` file.
+        source: `hub:owner/name@revision`, maybe with `:folder`, a folder, or a single file with
+            weights.
         output: the folder to fill; a manifest and links already there are removed first.
         cache: where downloads lie (default: the Hub's own cache).
         lock: the experiment's lock (see `download`).
@@ -60,8 +62,8 @@ def fetch(
         planned: digest of the lock's entry when this was planned; another one is refused.
 
     Raises:
-        UserError: no such repository, revision or folder, no safetensors in it, or a shard that
-            its index names is missing.
+        UserError: no such repository, revision or folder, no weights in it, a shard that its index
+            names is missing, or a file of torch asks for more than tensors.
     """
     folder = Path(output)
     (folder / NAME).unlink(missing_ok=True)
@@ -69,17 +71,24 @@ def fetch(
     known: dict[str, str] = {}
     if source.startswith("hub:"):
         kind = "hub"
-        origin, entry = download(replace(parse(source), code=trusted), cache, lock, anew=True)
+        wanted = replace(parse(source), code=trusted)
+        entry = locks.pinned(wanted, lock, cache)
+        origin = client.download(wanted, entry, cache, anew=True)
         locks.require_planned(source, planned, entry)
         facts |= {"revision": entry.commit, "locked": entry.digest, "planned": planned}
-        found = {name: origin / name for name in entry.files}
-        known = {name: c.sha256 for name, c in entry.files.items() if c.sha256}
+        within = f"{wanted.folder}/" if wanted.folder else ""
+        found = {name.removeprefix(within): origin / name for name in entry.files}
+        known = {n.removeprefix(within): c.sha256 for n, c in entry.files.items() if c.sha256}
     else:
         kind = "path"
         found = _own(Path(source), trusted)
     if trusted:
         facts["trust_remote_code"] = True
     _whole(source, found)
+    for name, path in found.items():
+        if name.endswith(TORCH):
+            # Others than ourselves may open it: what could run code comes no further.
+            torch_zip.read_file(path).close()
     _clear(folder)
     for name, path in found.items():
         link = folder / name
@@ -91,28 +100,32 @@ def fetch(
 
 def _own(origin: Path, trusted: bool) -> dict[str, Path]:
     """The files that are needed of a folder, or the one file, by the names they get."""
-    if origin.is_file() and origin.suffix == ".safetensors":
+    if origin.is_file() and origin.suffix == SAFE:
         return {"model.safetensors": origin}
+    if origin.is_file() and origin.suffix in TORCH:
+        return {"pytorch_model.bin": origin}
     if not origin.is_dir():
-        raise UserError(f"{origin}: no such folder, nor a .safetensors file")
+        raise UserError(f"{origin}: no such folder, nor a .safetensors file or one of torch")
     names = [p.relative_to(origin).as_posix() for p in origin.rglob("*") if p.is_file()]
-    found = {name: origin / name for name in needed(names, trusted) if name != NAME}
-    if not any(name.endswith(".safetensors") for name in found):
+
+    def indexed(index: str) -> set[str]:
+        return set(folders.weight_map(origin / index).values())
+
+    wanted = needed(names, trusted, str(origin), indexed)
+    if not wanted:
         raise UserError(
-            f"{origin}: no .safetensors files in it; pickles, which can run code, are not taken: "
-            "save the model as safetensors"
+            f"{origin}: no .safetensors files in it, nor a model of torch; save the model as "
+            "safetensors"
         )
-    return found
+    return {name: origin / name for name in wanted if name != NAME}
 
 
 def _whole(source: str, found: dict[str, Path]) -> None:
     """Every shard that an index names is there: better found out now than when it is read."""
-    from subnetworks.checkpoints.formats.folders import weight_map
-
     for name, path in found.items():
-        if name.endswith(INDEX):
+        if name.endswith((INDEX, TORCH_INDEX)):
             folder = name.rpartition("/")[0]
-            for shard in sorted(set(weight_map(path).values())):
+            for shard in sorted(set(folders.weight_map(path).values())):
                 inside = f"{folder}/{shard}" if folder else shard
                 if inside not in found:
                     raise UserError(f"{source}: {inside}: missing, though {name} names it")

@@ -19,7 +19,8 @@ Planned = Annotated[
 
 def fetch(
     source: Annotated[
-        str, typer.Argument(help="hub:owner/name@revision, a folder, or a .safetensors file.")
+        str,
+        typer.Argument(help="hub:owner/name@revision[:folder], a folder, or a file."),
     ],
     output: Annotated[Path, typer.Option(help="The checkpoint folder to make.")],
     cache: Cache = None,
@@ -34,8 +35,9 @@ def fetch(
 ) -> None:
     """Make a checkpoint folder of links, with a manifest: weights, configuration and tokenizer.
 
-    Every file is verified; pickles are never fetched. HF_TOKEN opens gated repositories;
-    HF_ENDPOINT names another Hub.
+    Every file is verified. Files of torch.save are taken where there are no safetensors, if they
+    hold tensors and nothing that runs. HF_TOKEN opens gated repositories; HF_ENDPOINT names another
+    Hub.
 
     Examples:
 

@@ -2,15 +2,15 @@
 
 import fnmatch
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
 from subnetworks.errors import UserError
-from subnetworks.weights import PICKLES, choose
+from subnetworks.weights import INDEX, PICKLES, SAFE, TORCH_INDEX, Choice, choose
 
-# Configuration and tokenizer, beside the weights; never pickles, which can run code.
+# Configuration and tokenizer, beside the weights; never a pickle that holds no weights.
 BESIDE = (
     "config.json",
     "generation_config.json",
@@ -26,7 +26,7 @@ BESIDE = (
 DATA_FILES = "*train*.parquet"
 _SOURCE = re.compile(
     r"hub:(?P<repository>(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*)"
-    r"(?:@(?P<revision>[A-Za-z0-9][\w./-]*))?",
+    r"(?:@(?P<revision>[A-Za-z0-9][\w./-]*))?(?::(?P<inside>[\w.-]+(?:/[\w.-]+)*))?",
     re.ASCII,
 )
 
@@ -41,6 +41,7 @@ class Source:
         kind: a model, or a data set.
         files: of a data set, a glob over the files that are wanted.
         code: of a model, whether its Python files are wanted too (because it is trusted).
+        inside: of a model, the folder or file in the repository that is meant, if not all of it.
     """
 
     repository: str
@@ -48,15 +49,22 @@ class Source:
     kind: Literal["model", "dataset"] = "model"
     files: str = "*"
     code: bool = False
+    inside: str = ""
 
     def __str__(self) -> str:
-        return f"hub:{self.repository}@{self.revision}"
+        return f"hub:{self.repository}@{self.revision}{':' if self.inside else ''}{self.inside}"
 
     @property
     def key(self) -> str:
         """The name under which a lock holds what was found."""
         what = f" {self.files}" if self.kind == "dataset" else " with code" if self.code else ""
-        return f"{self.kind} {self.repository}@{self.revision}{what}"
+        return f"{self.kind} {str(self).removeprefix('hub:')}{what}"
+
+    @property
+    def folder(self) -> str:
+        """The folder in the repository whose files are meant; empty for its own."""
+        named = self.inside.endswith((SAFE, *PICKLES, INDEX, TORCH_INDEX))
+        return self.inside.rpartition("/")[0] if named else self.inside
 
     def needed(self, names: Iterable[str]) -> list[str]:
         """Those of a repository's files that are needed, in order.
@@ -73,27 +81,45 @@ class Source:
             if not chosen:
                 raise UserError(f"{self}: no file in it matches {self.files!r}")
         else:
-            chosen = needed(names, self.code, str(self))
-            if not any(name.endswith(".safetensors") for name in chosen):
-                pickles = [name for name in names if name.endswith(PICKLES)]
-                offered = f" (it offers {pickles[0]})" if pickles else ""
-                raise UserError(
-                    f"{self}: no .safetensors files in it{offered}; pickles, which can run code, "
-                    "are not taken: name a revision or a repository with safetensors, or convert "
-                    "it yourself and name the folder with 'path'"
-                )
+            chosen = self._of_model(names)
         for name in chosen:
             if not safe(name):
                 raise UserError(f"{self}: a file named {name!r} would lie elsewhere; refused")
         return chosen
 
+    def _of_model(self, names: list[str]) -> list[str]:
+        within = f"{self.folder}/" if self.folder else ""
+        inside = [name.removeprefix(within) for name in names if name.startswith(within)]
+        if self.inside and self.inside != self.folder:
+            file = self.inside.removeprefix(within)
+            if file not in inside:
+                raise UserError(f"{self}: no such file in it; check the name")
+            found: Choice | None = _named(inside, file)
+        else:
+            found = choose(inside, str(self), separator="/" if self.folder else ":")
+        if found is None:
+            offered = [n for n in inside if n.endswith((*PICKLES, ".gguf", ".h5", ".msgpack"))]
+            raise UserError(
+                f"{self}: no .safetensors files in it, nor a model of torch"
+                f"{f' (it offers {offered[0]})' if offered else ''}: name a revision, a folder in "
+                "it (hub:owner/name@revision:folder) or a repository that has some, or convert it "
+                "yourself and name the folder with 'path'"
+            )
+        return [within + name for name in _with_beside(inside, found, self.code)]
+
 
 def parse(source: str) -> Source:
-    """Read `hub:owner/name@revision`; the revision defaults to `main`."""
+    """Read `hub:owner/name@revision`, maybe with `:folder` of the repository, or a file in it.
+
+    The revision defaults to `main`.
+    """
     found = _SOURCE.fullmatch(source)
-    if not found or ".." in source or source.endswith(("/", ".lock")):
-        raise UserError(f"{source!r}: expected hub:owner/name@revision")
-    return Source(found["repository"], found["revision"] or "main")
+    if not found or ".." in source or source.endswith(("/", ".lock", "/.")):
+        raise UserError(f"{source!r}: expected hub:owner/name@revision, or …@revision:folder")
+    inside = found["inside"] or ""
+    if inside and not safe(inside):
+        raise UserError(f"{source!r}: expected hub:owner/name@revision, or …@revision:folder")
+    return Source(found["repository"], found["revision"] or "main", inside=inside)
 
 
 def safe(name: str) -> bool:
@@ -109,30 +135,47 @@ def safe(name: str) -> bool:
     )
 
 
-def needed(names: Iterable[str], code: bool = False, where: str = "here") -> list[str]:
-    """Those of a checkpoint's files that are needed (see `Source.needed`); maybe no weights.
+def needed(
+    names: Iterable[str],
+    code: bool = False,
+    where: str = "here",
+    indexed: Callable[[str], Iterable[str]] | None = None,
+) -> list[str]:
+    """Those of a checkpoint's files that are needed (see `Source.needed`); none without weights.
 
     Raises:
-        UserError: as `subnetworks.weights.choose`, with `where` for the folder.
+        UserError: as `subnetworks.weights.choose`, which is given `where` and `indexed`.
     """
     names = sorted(names)
-    found = choose(names, where, separator=":" if where.startswith("hub:") else "/")
-    weights: set[str] = set()
-    if found and not found.torch:
-        weights = {*found.files, *([found.index] if found.index else [])}
+    found = choose(names, where, indexed=indexed)
+    return _with_beside(names, found, code) if found else []
+
+
+def _named(names: list[str], file: str) -> Choice:
+    """The weights in a file that is named, or, of an index, in those that go by its name."""
+    torch = not file.endswith((SAFE, INDEX))
+    if not file.endswith((INDEX, TORCH_INDEX)):
+        return Choice((file,), torch=torch)
+    stem = re.escape(file.removesuffix(TORCH_INDEX if torch else INDEX))
+    shards = [n for n in names if re.fullmatch(rf"{stem}-\d+-of-\d+\.(bin|safetensors)", n)]
+    return Choice(tuple(shards), file, torch)
+
+
+def _with_beside(names: list[str], found: Choice, code: bool) -> list[str]:
+    """Weights, index, and what belongs to them in their folders."""
+    weights = {*found.files, *([found.index] if found.index else [])}
     folders = {str(PurePosixPath(name).parent) for name in weights} | {"."}
-    return [
-        name
-        for name in names
-        if name in weights
-        or (
-            str(PurePosixPath(name).parent) in folders
-            and not name.endswith(PICKLES)
-            and (
-                any(fnmatch.fnmatchcase(PurePosixPath(name).name, glob) for glob in BESIDE)
-                or (code and name.endswith(".py"))
-            )
-            and (code or not name.endswith(".py"))
+    beside = [*BESIDE, *(["*.py"] if code else []), *(["adapter_config.json"] * found.adapter)]
+
+    def belongs(name: str) -> bool:
+        path = PurePosixPath(name)
+        return (
+            str(path.parent) in folders
+            and not name.endswith(PICKLES if code else (*PICKLES, ".py"))
+            and any(fnmatch.fnmatchcase(path.name, glob) for glob in beside)
         )
-        or name == "model_index.json"
-    ]
+
+    return [name for name in names if name in weights or belongs(name) or name == _PIPELINE]
+
+
+_PIPELINE = "model_index.json"

@@ -1,9 +1,11 @@
 """A repository on a loopback Hub, and the command line that fetches from it."""
 
+import io
 import json
 import struct
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -23,6 +25,27 @@ def safetensors(tensors: Mapping[str, bytes]) -> bytes:
         position += len(data)
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + b"".join(tensors.values())
+
+
+def torch_zip(pickle: bytes, storage: bytes = b"") -> bytes:
+    """A file as `torch.save` writes it, of one storage."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle)
+        archive.writestr("archive/data/0", storage)
+    return buffer.getvalue()
+
+
+def bfloat16(name: str, n: int) -> bytes:
+    """The pickle of a state dict of one tensor of `n` entries, as torch writes it."""
+
+    def text(value: str) -> bytes:
+        return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+    number = b"M" + struct.pack("<H", n)
+    storage = b"(" + text("storage") + b"ctorch\nBFloat16Storage\n" + text("0") + text("cpu")
+    tensor = b"(" + storage + number + b"tQK\x00" + number + b"\x85K\x01\x85\x89}tR"
+    return b"\x80\x02}" + text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n" + tensor + b"s."
 
 
 def sharded(shards: int, size: int = 1000, fill: int = 0) -> dict[str, bytes]:

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("huggingface_hub")
+pytest.importorskip("numpy")
 
-from conftest import fetch, run, safetensors, sharded
+from conftest import bfloat16, fetch, run, safetensors, sharded, torch_zip
 from loopback_hub import Hub
+
+from subnetworks import checkpoints
 
 MIB = 1 << 20
 TOKEN = "hf_SecretSecretSecretSecret"
@@ -231,12 +234,68 @@ def test_what_is_not_there_is_said_in_one_line(hub: Hub, tmp_path: Path, source:
     assert not (tmp_path / "x.lock").exists()
 
 
-def test_pickles_alone_are_refused(hub: Hub, tmp_path: Path) -> None:
-    hub.commit("owner/name", {"pytorch_model.bin": b"\x80\x04.", "config.json": b"{}"})
+def test_pickles_that_are_no_models_are_refused(hub: Hub, tmp_path: Path) -> None:
+    hub.commit("owner/name", {"tokenizer.pkl": b"\x80\x04.", "config.json": b"{}"})
     done = fetch(hub, tmp_path)
     assert done.returncode == 2
-    assert "pytorch_model.bin" in done.stderr and "safetensors" in done.stderr
+    assert "tokenizer.pkl" in done.stderr and "safetensors" in done.stderr
     assert not any("/resolve/" in path for _, path, _ in hub.requests)
+    for body in (b"\x80\x04.", torch_zip(b"\x80\x02cos\nsystem\n.")):
+        hub.commit("owner/name", {"pytorch_model.bin": body, "config.json": b"{}"})
+        (tmp_path / "x.lock").unlink(missing_ok=True)
+        done = fetch(hub, tmp_path)
+        assert done.returncode == 2
+        assert "pytorch_model.bin" in done.stderr and "can run code" in done.stderr
+        assert not (tmp_path / "out" / "pytorch_model.bin").exists()
+        assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_files_of_torch_come_where_there_are_no_safetensors(hub: Hub, tmp_path: Path) -> None:
+    names = [f"pytorch_model-0000{k}-of-00002.bin" for k in (1, 2)]
+    index = json.dumps({"weight_map": {"w": names[0], "v": names[1]}}).encode()
+    files = {
+        names[0]: torch_zip(bfloat16("w", 500), bytes(range(200)) * 5),
+        names[1]: torch_zip(bfloat16("v", 500), bytes(1000)),
+        "pytorch_model.bin.index.json": index,
+        "optimizer.bin": b"\x80\x04.",
+        "training_args.bin": b"\x80\x04.",
+        "config.json": b"{}",
+    }
+    hub.commit("owner/name", files)
+    done = fetch(hub, tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = manifest(tmp_path)["files"]
+    assert set(found) == {*names, "pytorch_model.bin.index.json", "config.json"}
+    locked = json.loads((tmp_path / "x.lock").read_text())["sources"]["model owner/name@main"]
+    assert set(locked["files"]) == set(found)
+    with checkpoints.open(tmp_path / "out") as checkpoint:
+        assert checkpoint["w"].raw().tobytes() == bytes(range(200)) * 5
+    # As soon as there are safetensors they are taken, and nothing else.
+    hub.commit("owner/name", {**files, **sharded(1)})
+    (tmp_path / "x.lock").unlink()
+    assert fetch(hub, tmp_path).returncode == 0
+    assert not any(name.endswith(".bin") for name in manifest(tmp_path)["files"])
+
+
+def test_a_folder_of_a_repository_at_any_revision(hub: Hub, tmp_path: Path) -> None:
+    steps = {f"step_{k}/model.safetensors": safetensors({"w": bytes([k, 0])}) for k in (1, 2)}
+    steps |= {f"step_{k}/config.json": b"{}" for k in (1, 2)}
+    hub.refs["refs/pr/1"] = hub.commit("owner/name", steps)
+    hub.commit("owner/name", {"model.safetensors": safetensors({"w": b"\x09\0"})})
+    source = "hub:owner/name@refs/pr/1:step_2"
+    done = fetch(hub, tmp_path, source=source)
+    assert done.returncode == 0, done.stderr
+    assert set(manifest(tmp_path)["files"]) == {"model.safetensors", "config.json"}
+    with checkpoints.open(tmp_path / "out") as checkpoint:
+        assert checkpoint["w"].raw().tolist() == [2]
+    assert not any("step_1" in path for _, path, _ in hub.requests if "/resolve/" in path)
+    lock = json.loads((tmp_path / "x.lock").read_text())["sources"]
+    assert list(lock) == ["model owner/name@refs/pr/1:step_2"]
+    assert fetch(hub, tmp_path, source=f"{source}/model.safetensors").returncode == 0
+    assert set(manifest(tmp_path)["files"]) == {"model.safetensors", "config.json"}
+    done = fetch(hub, tmp_path, source="hub:owner/name:step_2")
+    assert done.returncode == 2
+    assert "hub:owner/name@main:step_2: no .safetensors" in done.stderr
 
 
 def test_a_missing_shard_is_found_out_at_once(hub: Hub, tmp_path: Path) -> None:

@@ -446,7 +446,10 @@ def test_a_folder_of_ones_own_is_linked_not_copied(tmp_path: Path) -> None:
 def test_only_what_holds_weights_is_fetched(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "pytorch_model.bin").write_text("")
-    with pytest.raises(UserError, match="pickles"):
+    with pytest.raises(UserError, match=r"pytorch_model\.bin: empty: fetch it again"):
+        checkpoints.fetch(str(tmp_path / "mine"), tmp_path / "out")
+    (tmp_path / "mine" / "pytorch_model.bin").rename(tmp_path / "mine" / "training_args.bin")
+    with pytest.raises(UserError, match=r"no \.safetensors files in it, nor a model of torch"):
         checkpoints.fetch(str(tmp_path / "mine"), tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists()
     with pytest.raises(UserError, match="no such folder"):
