@@ -191,7 +191,11 @@ def settings_of(entry, *without):
 # What training reads of the machine, and what evaluation reads: neither reruns the other.
 ACCELERATOR_JSON = settings_of(ACCELERATOR, "evaluation", "hours")
 EVALUATION_JSON = canonical_json(
-    {key: ACCELERATOR[key] for key in ("kind", "devices", "threads")}
+    {
+        key: ACCELERATOR[key]
+        for key in ("kind", "devices", "threads", "bfloat16")
+        if key in ACCELERATOR
+    }
     | ACCELERATOR.get("evaluation", {})
 )
 

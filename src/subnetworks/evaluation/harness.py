@@ -296,6 +296,7 @@ def _run(
                 **versions(["lm_eval", "math-verify"]),
             },
             "backend": machine.backend,
+            "dtype": machine.dtype,
             "prompts_sha256": benchmark.prompts_sha256,
             "fingerprint": benchmark.fingerprint,
             "requests": benchmark.requests,

@@ -3,12 +3,13 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast, get_args
 
+from subnetworks import precision
 from subnetworks.errors import UserError
 
 BACKENDS = ("served", "vllm", "hf")
-DTYPES = ("bfloat16", "float16", "float32")
+DTYPES = ("auto", "bfloat16", "float16", "float32")
 _SEQUENCES = {"cpu": 128, "cuda": 256}
 _READY_WITHIN_S = {"cpu": 600.0, "cuda": 1800.0}
 
@@ -23,7 +24,9 @@ class Machine:
         threads: cores.
         backend: `served` (vLLM as a server of its own), `vllm` (in this process), `hf`
             (transformers).
-        dtype: of the weights and activations.
+        dtype: of the weights and activations; by default (auto) bfloat16, or float32 where the
+            processor is faster at that, which gives a bfloat16 checkpoint's weights as they are.
+        bfloat16: how the accelerator computes in bf16, for `auto` (`subnetworks.precision`).
         memory_share: of each GPU's memory that vLLM takes.
         kv_cache_gb: vLLM's cache on a CPU.
         max_model_len: the longest prompt and answer together, in tokens; by default what the
@@ -37,7 +40,8 @@ class Machine:
     devices: int = 1
     threads: int = 1
     backend: str = "served"
-    dtype: str = "bfloat16"
+    dtype: str = "auto"
+    bfloat16: str = "auto"
     memory_share: float = 0.9
     kv_cache_gb: float = 1
     max_model_len: int = 0
@@ -46,7 +50,13 @@ class Machine:
     ready_within_s: float = 0
 
     def __post_init__(self) -> None:
-        for key, allowed in (("kind", _SEQUENCES), ("backend", BACKENDS), ("dtype", DTYPES)):
+        choices = {
+            "kind": _SEQUENCES,
+            "backend": BACKENDS,
+            "dtype": DTYPES,
+            "bfloat16": get_args(precision.Bfloat16),
+        }
+        for key, allowed in choices.items():
             if getattr(self, key) not in allowed:
                 raise UserError(
                     f"accelerator: no {key} {getattr(self, key)!r}; there are: {', '.join(allowed)}"
@@ -66,6 +76,9 @@ class Machine:
                 raise UserError(f"accelerator: {field.name}: {value!r} is not a positive number")
         if self.memory_share > 1:
             raise UserError(f"accelerator: memory_share: {self.memory_share} is more than all")
+        if self.dtype == "auto":
+            how = cast(precision.Bfloat16, self.bfloat16)
+            object.__setattr__(self, "dtype", precision.of_serving(self.kind, how))
         object.__setattr__(self, "sequences", self.sequences or _SEQUENCES[self.kind])
         object.__setattr__(
             self, "ready_within_s", self.ready_within_s or _READY_WITHIN_S[self.kind]

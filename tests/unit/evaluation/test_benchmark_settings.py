@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from conftest import shared, write_rows
 
+from subnetworks import processor
 from subnetworks.errors import UserError
 from subnetworks.evaluation import machine, settings, tasks
 from subnetworks.evaluation.tasks import rows
@@ -134,7 +135,8 @@ def test_the_label_is_the_printed_letter(tmp_path: Path) -> None:
     assert read["choices"][read["gold"][0]] == "(C)Qian on Tuesday."
 
 
-def test_a_machine_has_defaults_of_its_kind() -> None:
+def test_a_machine_has_defaults_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "has_bfloat16", lambda: True)
     cpu, cuda = machine.parse({"kind": "cpu"}), machine.parse({"kind": "cuda", "sequences": 7})
     assert (cpu.backend, cpu.dtype, cpu.sequences, cpu.ready_within_s) == (
         "served",
@@ -145,6 +147,19 @@ def test_a_machine_has_defaults_of_its_kind() -> None:
     assert (cuda.sequences, cuda.ready_within_s) == (7, 1800)
 
 
+def test_a_processor_without_bfloat16_serves_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "has_bfloat16", lambda: False)
+
+    def dtype(**keys: Any) -> str:
+        parsed = machine.parse({"kind": "cpu", **keys})
+        assert parsed.as_dict()["dtype"] == parsed.dtype
+        return parsed.dtype
+
+    assert dtype() == dtype(bfloat16="emulated") == "float32"
+    assert dtype(dtype="bfloat16") == dtype(bfloat16="native") == "bfloat16"
+    assert dtype(kind="cuda") == "bfloat16"
+
+
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
@@ -152,6 +167,7 @@ def test_a_machine_has_defaults_of_its_kind() -> None:
         ({"kind": "tpu"}, ["no kind 'tpu'", "cpu, cuda"]),
         ({"kind": "cpu", "backend": "vlm"}, ["no backend 'vlm'", "served, vllm, hf"]),
         ({"kind": "cpu", "dtype": "fp16"}, ["no dtype 'fp16'", "bfloat16"]),
+        ({"kind": "cpu", "bfloat16": "fast"}, ["no bfloat16 'fast'", "native, emulated"]),
         ({"kind": "cpu", "sequence": 3}, ["unknown key 'sequence'", "sequences"]),
         ({"kind": "cpu", "threads": 0}, ["threads: 0"]),
         ({"kind": "cpu", "devices": True}, ["devices: True"]),
