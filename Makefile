@@ -20,13 +20,16 @@ RESULTS := results/$(EXPERIMENT)
 REPORT := $(RESULTS)/report.html
 
 .DEFAULT_GOAL := report
-.PHONY: report controls bootstrap environments test test-cluster faults lint lock bench clean help
+.PHONY: report quick controls bootstrap environments test test-cluster faults lint lock bench clean help
 
 report: bootstrap ## Run the experiment (EXPERIMENT=mini) and write its report
 	@$(RUN) snakemake --config experiment=$(EXPERIMENT)
 	@PYTHONPATH=src .venvs/figures/bin/python -m subnetworks report --results $(RESULTS) --brief
 	@PYTHONPATH=src .venvs/figures/bin/python -m subnetworks times --results $(RESULTS) --brief
 	@echo "The report: $(CURDIR)/$(REPORT)"
+
+quick: ## Tables 1, 2 and 4, Figures 1 and 3 from five trainings, into results/quick
+	@$(MAKE) report EXPERIMENT=quick
 
 controls: bootstrap ## Make what readers ask next, too, and write the report with it
 	@$(RUN) snakemake --config experiment=$(EXPERIMENT) -- controls

@@ -287,3 +287,19 @@ def test_the_schema_knows_how_a_benchmark_is_asked() -> None:
     settings = pytest.importorskip("subnetworks.evaluation.settings")
     fields = {field.name for field in dataclasses.fields(settings.Settings)}
     assert keys("benchmark") == fields | {"make", "rows", "seed"}
+
+
+def test_the_quick_experiment_is_a_part_of_the_miniature() -> None:
+    """What both name is the same, so that a first look shows the miniature's own numbers."""
+    quick, mini = (
+        load(ROOT / "experiments" / f"{name}.yaml", SCHEMA) for name in ("quick", "mini")
+    )
+    for section in ("checkpoints", "datasets", "runs", "updates", "masks", "overlaps"):
+        whole = getattr(mini, section)
+        for name, entry in getattr(quick, section).items():
+            assert entry == whole[name], f"{section}.{name}"
+    for section in ("tables", "figures"):
+        whole = getattr(mini, section)
+        for name, spec in getattr(quick, section).items():
+            for key, rows in spec.items():
+                assert all(row in whole[name][key] for row in rows), name
