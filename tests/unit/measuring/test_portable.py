@@ -70,7 +70,7 @@ def test_overlap(pair: tuple[Path, Path], tmp_path: Path, kind: Choose) -> None:
         kind(name)
         found.append(
             [
-                overlaps.summarise(overlaps.compare(masks[:count], magnitude))
+                overlaps.summarise(overlaps.compare(masks[:count], magnitude, different_rules=True))
                 for count, magnitude in ((2, None), (2, pair[0]), (3, None))
             ]
         )
