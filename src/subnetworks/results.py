@@ -126,6 +126,12 @@ class Context:
         return [(row or "", remark) for _, row, remark in frame.iter_rows()]
 
 
+def compared_share_of(found: Mapping[str, Any]) -> float | None:
+    """The share of all entries (of ranks: of all matrices) that a result is about, in per cent."""
+    share = found.get("compared_share")
+    return None if share is None else 100 * float(share)
+
+
 def by_hand(value: float) -> str:
     """A number as it is written by hand: 0.04, but 1.5e-6 and 5e-4."""
     if 0 < abs(value) < 1e-3:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from subnetworks.errors import UserError
 from subnetworks.figures import style
-from subnetworks.results import Context
+from subnetworks.results import Context, compared_share_of
 
 NAME = "figure_1_sft_vs_rl"
 TITLE = "Figure 1. Sparsity of the update: SFT against RL"
@@ -44,6 +44,7 @@ def draw(context: Context) -> tuple[Figure, polars.DataFrame]:
             "algorithm": polars.String,
             "update": polars.String,
             "n": polars.Int64,
+            "compared_share_pct": polars.Float64,
             "sparsity_exact_pct": polars.Float64,
             "sparsity_1e-5_pct": polars.Float64,
         },
@@ -86,6 +87,7 @@ def _measured(context: Context, entry: dict[str, Any]) -> list[dict[str, Any]]:
                 else entry.get("algorithm") or _named(entry["family"]),
                 "update": entry[key],
                 "n": n,
+                "compared_share_pct": compared_share_of(measured),
                 "sparsity_exact_pct": 100 * measured["equal"] / n,
                 "sparsity_1e-5_pct": 100 * measured["isclose_bf16"]["1e-5"] / n,
             }
@@ -94,7 +96,13 @@ def _measured(context: Context, entry: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _published(entry: dict[str, Any]) -> list[dict[str, Any]]:
-    common = {"source": "paper", "family": entry["family"], "update": None, "n": None}
+    common = {
+        "source": "paper",
+        "family": entry["family"],
+        "update": None,
+        "n": None,
+        "compared_share_pct": None,
+    }
     return [
         {
             **common,

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from subnetworks.figures import over_training, style
-from subnetworks.results import Context
+from subnetworks.results import Context, compared_share_of
 
 NAME = "figure_2_gradient_shares"
 TITLE = "Figure 2. Weights never updated, updated and cancelled out, in the final subnetwork"
@@ -28,6 +28,7 @@ SCHEMA = {
     "algorithm": polars.String,
     "run": polars.String,
     "n": polars.Int64,
+    "compared_share_pct": polars.Float64,
     "saved_steps": polars.Int64,
     "part": polars.String,
     "pct": polars.Float64,
@@ -73,6 +74,7 @@ def _measured(context: Context, entry: dict[str, Any]) -> list[dict[str, Any]]:
             "source": "here",
             **{key: entry[key] for key in ("label", "algorithm", "run")},
             "n": found["n"],
+            "compared_share_pct": compared_share_of(found),
             "saved_steps": len(found["steps"]),
             "part": part,
             "pct": 100 * found[part] / found["n"],

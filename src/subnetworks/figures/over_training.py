@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from subnetworks.errors import UserError
 from subnetworks.figures import style
-from subnetworks.results import Context
+from subnetworks.results import Context, compared_share_of
 
 SCHEMA = {
     "source": polars.String,
@@ -18,6 +18,7 @@ SCHEMA = {
     "algorithm": polars.String,
     "run": polars.String,
     "n": polars.Int64,
+    "compared_share_pct": polars.Float64,
     "step": polars.Int64,
 }
 """Columns that open the frame of every such figure."""
@@ -55,6 +56,7 @@ def steps(context: Context, entry: dict[str, Any], **shares: str) -> polars.Data
                 "algorithm": entry["algorithm"],
                 "run": entry["run"],
                 "n": found["n"],
+                "compared_share_pct": compared_share_of(found),
                 "step": row["step"],
                 **{key: None if row[key] is None else 100 * row[key] for key in shares},
             }

@@ -6,9 +6,11 @@ from typing import Any
 import polars
 
 from subnetworks.errors import UserError
-from subnetworks.results import Context
+from subnetworks.results import Context, compared_share_of
 from subnetworks.tables.style import Column
 
+COMPARED_COLUMN = Column("compared_share_pct", "compared")
+COMPARED_NOTE = "Compared: entries compared, of those that both checkpoints have together (%)."
 SPARSITY_COLUMNS = (
     Column("sparsity_pct", "|Δ| ≤ 1e-5", "all weights", 2),
     Column("bit_equal_pct", "bit-equal", "all weights", 2),
@@ -17,6 +19,7 @@ SPARSITY_COLUMNS = (
 )
 SPARSITY_SCHEMA = {
     "n": polars.Int64,
+    "compared_share_pct": polars.Float64,
     "changed": polars.Int64,
     "sparsity_pct": polars.Float64,
     "bit_equal_pct": polars.Float64,
@@ -42,6 +45,7 @@ def sparsity_of(context: Context, update: str) -> dict[str, Any]:
     n, without = measured["n"], measured.get("without_embeddings") or {}
     return {
         "n": n,
+        "compared_share_pct": compared_share_of(measured),
         "changed": n - measured["isclose_bf16"]["1e-5"],
         "sparsity_pct": percent(measured["sparsity"]),
         "bit_equal_pct": percent(measured["bit_equal"], n),

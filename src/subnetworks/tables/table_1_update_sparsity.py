@@ -4,6 +4,8 @@ import polars
 
 from subnetworks.results import Context, label_of
 from subnetworks.tables.shared import (
+    COMPARED_COLUMN,
+    COMPARED_NOTE,
     SPARSITY_COLUMNS,
     SPARSITY_SCHEMA,
     difference,
@@ -24,6 +26,7 @@ COLUMNS = (
     Column("difference_pct", "difference", signed=True),
     Column("changed", "changed"),
     Column("n", "of"),
+    COMPARED_COLUMN,
     text("on_policy", "on-policy"),
     text("kl", "KL"),
     text("online", "online"),
@@ -34,6 +37,7 @@ NOTES = (
     "below 0.002 only, so bit-equality stands beside it.",
     "Changed: weights with |Δ| > 1e-5. Embeddings: token embedding and output head, where rows of "
     "unused tokens stay as they were.",
+    COMPARED_NOTE,
     "Paper: the published value of the same update; for an update that the paper does not have, "
     "the range of the algorithm's updates, of far larger models, without a difference.",
 )

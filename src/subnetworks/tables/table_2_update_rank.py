@@ -2,8 +2,15 @@
 
 import polars
 
-from subnetworks.results import Context, label_of
-from subnetworks.tables.shared import difference, frame, percent, published_range, published_row
+from subnetworks.results import Context, compared_share_of, label_of
+from subnetworks.tables.shared import (
+    COMPARED_COLUMN,
+    difference,
+    frame,
+    percent,
+    published_range,
+    published_row,
+)
 from subnetworks.tables.style import Column, text
 
 NAME = "table_2_update_rank"
@@ -14,6 +21,7 @@ COLUMNS = (
     Column("mean_rank_without_embeddings_pct", "without embeddings", "mean rank", 2),
     Column("min_rank_pct", "lowest", digits=2),
     Column("matrices", "matrices"),
+    COMPARED_COLUMN,
     Column("borderline", "borderline"),
     Column("stable_rank_pct", "stable", "other ranks, median"),
     Column("effective_rank_pct", "effective", "other ranks, median"),
@@ -30,6 +38,7 @@ NOTES = (
     "exponential of the entropy of the singular values; 99 % energy the number of singular values "
     "that hold 99 % of ‖Δ‖ squared. All as a share of full rank: a matrix can be of full rank "
     "and yet be dominated by few directions.",
+    "Compared: matrices whose rank was taken, of those that both checkpoints have together (%).",
     "Paper: the published value of the same update, or the range of the algorithm's updates.",
 )
 SCHEMA = {
@@ -41,6 +50,7 @@ SCHEMA = {
     "mean_rank_without_embeddings_pct": polars.Float64,
     "min_rank_pct": polars.Float64,
     "matrices": polars.Int64,
+    "compared_share_pct": polars.Float64,
     "borderline": polars.Int64,
     "stable_rank_pct": polars.Float64,
     "effective_rank_pct": polars.Float64,
@@ -81,6 +91,7 @@ def build(context: Context) -> polars.DataFrame:
                 ),
                 "min_rank_pct": percent(measured.get("min_rank")),
                 "matrices": measured.get("matrices"),
+                "compared_share_pct": compared_share_of(measured),
                 "borderline": measured.get("borderline"),
                 **_other_ranks(context.rank_matrices(name)),
                 "published_low_pct": low,

@@ -4,8 +4,8 @@ from typing import Any
 
 import polars
 
-from subnetworks.results import Context
-from subnetworks.tables.shared import difference, frame, percent, published_row
+from subnetworks.results import Context, compared_share_of
+from subnetworks.tables.shared import COMPARED_COLUMN, difference, frame, percent, published_row
 from subnetworks.tables.style import Column, text
 
 NAME = "table_4_overlap"
@@ -26,6 +26,7 @@ COLUMNS = (
     ),
     Column("sparsity1_pct", "run 1", "sparsity"),
     Column("sparsity2_pct", "run 2", "sparsity"),
+    COMPARED_COLUMN,
     Column("published_o1_pct", "o1", "paper"),
     Column("published_o2_pct", "o2", "paper"),
     Column("published_uniform_o1_pct", "o1", "paper, chance"),
@@ -41,6 +42,7 @@ NOTES = (
     "placed anywhere within their tensor. By magnitude: within their tensor and power-of-two bin "
     "of the initial |w|, since bf16 rounding alone decides that small weights change and large "
     "ones do not. Only what exceeds the last is a shared subnetwork.",
+    "Compared: entries that both masks have, of those of both together (%).",
 )
 SCHEMA = {
     "source": polars.String,
@@ -92,6 +94,7 @@ def _measured(overlap: dict[str, Any]) -> dict[str, Any]:
         "changed1": first,
         "changed2": second,
         "intersection": overlap["intersection"],
+        "compared_share_pct": compared_share_of(overlap),
         "o1_pct": percent(overlap["o1"]),
         "o2_pct": percent(overlap["o2"]),
         "sparsity1_pct": percent(n - first, n),

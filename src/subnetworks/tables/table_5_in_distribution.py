@@ -6,6 +6,8 @@ import polars
 
 from subnetworks.results import Context, label_of
 from subnetworks.tables.shared import (
+    COMPARED_COLUMN,
+    COMPARED_NOTE,
     SPARSITY_COLUMNS,
     SPARSITY_SCHEMA,
     difference,
@@ -28,6 +30,7 @@ COLUMNS = (
     Column("difference_pct", "difference", signed=True),
     Column("changed", "changed"),
     Column("n", "of"),
+    COMPARED_COLUMN,
 )
 NOTES = (
     "In distribution: trained on what the init itself says, such as its own verified answers (RFT) "
@@ -35,6 +38,7 @@ NOTES = (
     "|Δ| ≤ 1e-5 is the paper's rule for bf16 weights; changed: weights with |Δ| > 1e-5.",
     "Steps are the optimiser's. Learning rate and number of steps change sparsity by themselves: "
     "only rows that share them tell what the data do. The paper's rows do not share them.",
+    COMPARED_NOTE,
     "Paper: the published value of the same update; for an update that the paper does not have, "
     "the range of its updates by data of that kind, of far larger models, without a difference.",
 )

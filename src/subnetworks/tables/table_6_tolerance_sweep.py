@@ -4,8 +4,16 @@ from typing import Any
 
 import polars
 
-from subnetworks.results import Context, label_of
-from subnetworks.tables.shared import difference, frame, percent, published_row, remark_on
+from subnetworks.results import Context, compared_share_of, label_of
+from subnetworks.tables.shared import (
+    COMPARED_COLUMN,
+    COMPARED_NOTE,
+    difference,
+    frame,
+    percent,
+    published_row,
+    remark_on,
+)
 from subnetworks.tables.style import Column, text
 
 NAME = "table_6_tolerance_sweep"
@@ -19,6 +27,7 @@ COLUMNS = (
     *(Column(f"published_{t}_pct", t, "paper, |Δ| ≤", 2) for t in PUBLISHED),
     *(Column(f"difference_{t}_pct", t, "difference", 2, signed=True) for t in PUBLISHED),
     Column("n", "of"),
+    COMPARED_COLUMN,
 )
 NOTES = (
     "Share of all weights, embeddings included, that differ by no more than the tolerance, both "
@@ -26,6 +35,7 @@ NOTES = (
     "One bf16 step of a weight w is between |w| / 256 and |w| / 128, so that a tolerance forgives "
     "whole steps of weights below 128 to 256 times itself only: at 1e-6 hardly any, at 1e-5 "
     "those below 0.002, at 1e-4 those below 0.016, which can be most.",
+    COMPARED_NOTE,
 )
 SCHEMA = {
     "source": polars.String,
@@ -54,6 +64,7 @@ def build(context: Context) -> polars.DataFrame:
             "algorithm": entry.get("algorithm"),
             "update": entry["update"],
             "n": measured["n"],
+            "compared_share_pct": compared_share_of(measured),
             "equal_pct": percent(measured["equal"], measured["n"]),
         }
         for tolerance in TOLERANCES:

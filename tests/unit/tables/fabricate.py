@@ -82,7 +82,13 @@ def update(results: Path, name: str, sparsity: float, rng: np.random.Generator) 
     inner = frame.filter(~polars.col("matrix").is_in(["embedding", "head"]))
     write_json(
         results / "updates" / f"{name}.json",
-        {"before": "a", "after": "b", **total(frame), "without_embeddings": total(inner)},
+        {
+            "before": "a",
+            "after": "b",
+            "compared_share": 0.995,
+            **total(frame),
+            "without_embeddings": total(inner),
+        },
     )
     matrices = [row for row in rows if row["matrix"] not in ("norm", "bias")]
     spectra = []
@@ -114,6 +120,7 @@ def update(results: Path, name: str, sparsity: float, rng: np.random.Generator) 
             "mean_rank_without_embeddings": ranks["rank_fraction"].mean(),
             "min_rank": ranks["rank_fraction"].min(),
             "matrices": ranks.height,
+            "compared_share": 0.99,
             "borderline": 1,
         },
     )
@@ -126,6 +133,7 @@ def overlap(results: Path, name: str, masks: tuple[str, str], counts: tuple[int,
         {
             "masks": list(masks),
             "n": n,
+            "compared_share": 1.0,
             "changed": [first, second],
             "intersection": both,
             "union": first + second - both,

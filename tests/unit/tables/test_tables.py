@@ -66,6 +66,23 @@ def test_table_1_counts_every_tensor(context, results):
     assert (grpo["on_policy"], grpo["kl"], grpo["online"]) == (True, False, True)
 
 
+def test_tables_state_how_much_was_compared(context):
+    shares = {
+        "table_1_update_sparsity": 99.5,
+        "table_2_update_rank": 99,
+        "table_4_overlap": 100,
+        "table_5_in_distribution": 99.5,
+        "table_6_tolerance_sweep": 99.5,
+    }
+    for name, share in shares.items():
+        module = tables.load(name)
+        frame = module.build(context(name))
+        found = {row["source"]: row["compared_share_pct"] for row in frame.to_dicts()}
+        assert found == {"here": pytest.approx(share), "paper": None}, name
+        shown = style.to_markdown(style.sheet_of(module, frame))
+        assert "compared" in shown and "Compared: " in shown
+
+
 def test_table_1_prints_the_whole_table_of_the_paper_and_its_contradiction(context):
     rows = [row for row in build(context, "table_1_update_sparsity") if row["source"] == "paper"]
     printed = published("table1_update_sparsity")
