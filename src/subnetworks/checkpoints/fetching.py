@@ -2,14 +2,15 @@
 
 import os
 from dataclasses import replace
+from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 from typing import Any
 
-from subnetworks.checkpoints.formats import folders, torch_zip
+from subnetworks.checkpoints.formats import dcp, folders, torch_zip, verl_fsdp
 from subnetworks.checkpoints.manifest import NAME, write_manifest
 from subnetworks.errors import UserError
 from subnetworks.hub import client, locks
-from subnetworks.hub.sources import Source, needed, parse
+from subnetworks.hub.sources import BESIDE, Source, needed, parse
 from subnetworks.weights import INDEX, SAFE, TORCH, TORCH_INDEX
 
 
@@ -54,7 +55,8 @@ def fetch(
 
     Args:
         source: `hub:owner/name@revision`, maybe with `:folder`, a folder, or a single file with
-            weights.
+            weights. Of what several processes saved (verl, torch.distributed.checkpoint) all files
+            are linked.
         output: the folder to fill; a manifest and links already there are removed first.
         cache: where downloads lie (default: the Hub's own cache).
         lock: the experiment's lock (see `download`).
@@ -86,7 +88,7 @@ def fetch(
         facts["trust_remote_code"] = True
     _whole(source, found)
     for name, path in found.items():
-        if name.endswith(TORCH):
+        if name.endswith(TORCH) and not verl_fsdp.recognises(path):
             # Others than ourselves may open it: what could run code comes no further.
             torch_zip.read_file(path).close()
     _clear(folder)
@@ -106,6 +108,8 @@ def _own(origin: Path, trusted: bool) -> dict[str, Path]:
         return {"pytorch_model.bin": origin}
     if not origin.is_dir():
         raise UserError(f"{origin}: no such folder, nor a .safetensors file or one of torch")
+    if found := _sharded(origin):
+        return found
     names = [p.relative_to(origin).as_posix() for p in origin.rglob("*") if p.is_file()]
 
     def indexed(index: str) -> set[str]:
@@ -118,6 +122,18 @@ def _own(origin: Path, trusted: bool) -> dict[str, Path]:
             "safetensors"
         )
     return {name: origin / name for name in wanted if name != NAME}
+
+
+def _sharded(origin: Path) -> dict[str, Path]:
+    """The files of a checkpoint that several processes saved, and the configuration; or none."""
+    kind = next((kind for kind in (verl_fsdp, dcp) if kind.recognises(origin)), None)
+    if kind is None:
+        return {}
+    contents = kind.read(origin)  # names what is missing
+    contents.close()
+    beside = [path for path in (*origin.glob("*"), *origin.glob("huggingface/*")) if path.is_file()]
+    beside = [path for path in beside if any(fnmatch(path.name, glob) for glob in BESIDE)]
+    return {p.relative_to(origin).as_posix(): p for p in (*contents.files, *beside)}
 
 
 def _whole(source: str, found: dict[str, Path]) -> None:

@@ -8,13 +8,20 @@ are `pickles.View`s, which `archives.Archive.tensor` makes tensors of, to be rea
 
 from pathlib import Path
 
-from subnetworks.checkpoints.formats import adapter, safetensors, torch_zip
+from subnetworks.checkpoints.formats import (
+    adapter,
+    dcp,
+    safetensors,
+    slices,
+    torch_zip,
+    verl_fsdp,
+)
 from subnetworks.checkpoints.formats.contents import Contents, Format
 
 __all__ = ["FORMATS", "Contents", "Format", "of"]
 
 # Asked in this order: what is more special comes first.
-FORMATS: tuple[Format, ...] = (adapter, safetensors, torch_zip)
+FORMATS: tuple[Format, ...] = (verl_fsdp, dcp, slices, adapter, safetensors, torch_zip)
 
 
 def of(path: Path) -> Format | None:
