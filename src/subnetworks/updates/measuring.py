@@ -13,7 +13,7 @@ import numpy as np
 
 from subnetworks import kernels, masks
 from subnetworks.checkpoints import Checkpoint, Tensor
-from subnetworks.checkpoints.quantised.fp8 import PAYLOADS
+from subnetworks.checkpoints.quantised import fp8
 from subnetworks.checkpoints.storage import Span
 from subnetworks.errors import UserError
 from subnetworks.kernels import Counts, Rule, layout
@@ -75,7 +75,9 @@ class _Task:
     index: int  # of the pair; -1: only the digest of `tensors` is wanted
     start: int
     stop: int
-    sides: tuple[tuple[int, Tensor, bool], ...]  # (0 before, 1 after; tensor; digest wanted)
+    # (0 before, 1 after; what is read: of FP8 weights the payload; whether its digest is wanted)
+    sides: tuple[tuple[int, Tensor, bool], ...]
+    codes: int = -1  # of the pair of payloads that is counted along with the weights
 
 
 class _Digests:
@@ -116,43 +118,60 @@ class _Worker:
         self._space = kernels.scratch()
         self._rule = rule
         self._codes = np.zeros((256, 256), np.uint32)
+        self._made = [np.zeros(self._piece, np.uint16) for _ in range(2)]
 
     def run(
-        self, task: _Task, pair: Pair | None, writer: masks.Writer | None
-    ) -> tuple[Counts, list[list[int]]]:
-        """Read, hash and count; returns the counts and the chunks' hashes of each side."""
-        counts = Counts(self._rule.bounds.size)
+        self, task: _Task, pair: Pair | None, writer: masks.Writer | None, codes: Pair | None = None
+    ) -> tuple[Counts, list[list[int]], Counts]:
+        """Read, hash and count.
+
+        Returns the counts, the chunks' hashes of each side, and the counts of `codes`.
+        """
+        counts, of_codes = (Counts(self._rule.bounds.size) for _ in range(2))
         hashes: list[list[int]] = [[] for _ in task.sides]
         masked = writer is not None and pair is not None and pair.part == "values"
         if pair is not None and (found := self._stream(task, pair, masked)):
             if masked and writer is not None:
                 self._write(task, pair, writer)
-            return found
+            return *found, of_codes
         for start in range(task.start, task.stop, self._piece):
             stop = min(start + self._piece, task.stop)
-            bits = []
+            stored = []
             for index, (_, tensor, wanted) in enumerate(task.sides):
                 raw = self._read(index, tensor, start, stop)
                 if wanted:
                     hashes[index] += self._hash(index, raw.nbytes, CHUNK * tensor.itemsize)
-                bits.append(raw)
+                stored.append(raw)
+            if codes is not None:
+                self._count(codes, stored[0], stored[1], None, of_codes)
             if pair is not None:
                 mask = None
                 if masked:
                     mask = self._packed[(start - task.start) // 8 : (stop - task.start + 7) // 8]
+                bits = [self._bits(pair, k, task, raw, start) for k, raw in enumerate(stored)]
                 self._count(pair, bits[0], bits[1], mask, counts)
-        if pair is not None and self._by_codes(pair):
-            values = decode(np.arange(256, dtype=np.uint8), pair.dtype)
-            magnitude = MAGNITUDE[pair.dtype]
-            kernels.settle_codes(self._codes, values, magnitude, self._rule, counts)
+        for one, into in ((pair, counts), (codes, of_codes)):
+            if one is not None and self._by_codes(one):
+                values = decode(np.arange(256, dtype=np.uint8), one.dtype)
+                kernels.settle_codes(self._codes, values, MAGNITUDE[one.dtype], self._rule, into)
         if masked and writer is not None and pair is not None:
             self._write(task, pair, writer)
-        return counts, hashes
+        return counts, hashes, of_codes
+
+    def _bits(self, pair: Pair, side: int, task: _Task, raw: np.ndarray, start: int) -> np.ndarray:
+        """The weights of one side: what was read or, of FP8, what it stands for."""
+        tensor = (pair.before, pair.after)[side]
+        if tensor is task.sides[side][1]:
+            return raw
+        assert isinstance(tensor.reader, fp8.Reader)
+        out = self._made[side][: raw.size]
+        tensor.reader.make(raw, start, out)
+        return out
 
     def _by_codes(self, pair: Pair) -> bool:
         """Whether it is enough to count which codes of 8 bits meet which."""
         alike = pair.before.dtype == pair.after.dtype == pair.dtype
-        return alike and pair.dtype in PAYLOADS and pair.part == "payload" and not self._torch
+        return alike and pair.dtype in fp8.PAYLOADS and pair.part == "payload" and not self._torch
 
     def _write(self, task: _Task, pair: Pair, writer: masks.Writer) -> None:
         packed = self._packed[: (task.stop - task.start + 7) // 8]
@@ -267,9 +286,14 @@ def _tasks(before: Checkpoint, after: Checkpoint, pairs: Sequence[Pair]) -> list
     """All work in the order of the files, so that reading is sequential."""
     tasks = []
     hashed: set[tuple[int, str]] = set()
+    along = _along(pairs)
     for index, pair in enumerate(pairs):
+        if index in along.values():
+            continue
         sides = []
         for side, checkpoint, tensor in ((0, before, pair.before), (1, after, pair.after)):
+            if isinstance(tensor.reader, fp8.Reader):
+                tensor = tensor.reader.payload  # read once for its digest and its weights
             wanted = (
                 checkpoint.tensors.get(tensor.name) is tensor and (side, tensor.name) not in hashed
             )
@@ -277,7 +301,8 @@ def _tasks(before: Checkpoint, after: Checkpoint, pairs: Sequence[Pair]) -> list
                 hashed.add((side, tensor.name))
             sides.append((side, tensor, wanted))
         for start in range(0, pair.n, TASK):
-            tasks.append(_Task(index, start, min(start + TASK, pair.n), tuple(sides)))
+            stop = min(start + TASK, pair.n)
+            tasks.append(_Task(index, start, stop, tuple(sides), along.get(index, -1)))
     for side, checkpoint in ((0, before), (1, after)):
         for name, tensor in checkpoint.tensors.items():
             if (side, name) not in hashed:
@@ -285,6 +310,19 @@ def _tasks(before: Checkpoint, after: Checkpoint, pairs: Sequence[Pair]) -> list
                     stop = min(start + TASK, tensor.n)
                     tasks.append(_Task(-1, start, stop, ((side, tensor, True),)))
     return tasks
+
+
+def _along(pairs: Sequence[Pair]) -> dict[int, int]:
+    """Pairs of FP8 weights whose payloads are compared too, and where those are among the pairs."""
+    payloads = {(id(p.before), id(p.after)): k for k, p in enumerate(pairs) if p.part == "payload"}
+    found = {}
+    for index, pair in enumerate(pairs):
+        readers = pair.before.reader, pair.after.reader
+        if isinstance(readers[0], fp8.Reader) and isinstance(readers[1], fp8.Reader):
+            key = id(readers[0].payload), id(readers[1].payload)
+            if pair.part == "values" and key in payloads:
+                found[index] = payloads[key]
+    return found
 
 
 def count(
@@ -359,7 +397,8 @@ def _run(
                 return
             try:
                 pair = pairs[task.index] if task.index >= 0 else None
-                counts, hashes = mine.run(task, pair, writer)
+                codes = pairs[task.codes] if task.codes >= 0 else None
+                counts, hashes, of_codes = mine.run(task, pair, writer, codes)
             except BaseException as error:
                 failures.append(error)
                 return
@@ -370,6 +409,8 @@ def _run(
                 done += sum((task.stop - task.start) * t.itemsize for _, t, _ in task.sides)
                 if pair is not None:
                     result.tensors[task.index].counts.add(counts)
+                if codes is not None:
+                    result.tensors[task.codes].counts.add(of_codes)
 
     count_ = max(1, threads or os.cpu_count() or 1)
     with (

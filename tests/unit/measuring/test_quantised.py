@@ -438,3 +438,15 @@ def test_pairs_of_codes_are_counted_as_entries_are(dtype: str, rule: str) -> Non
     assert not table.any()
     for kind in ("counts", "steps", "exponents"):
         assert np.array_equal(getattr(by_entry, kind), getattr(by_code, kind))
+
+
+def test_digests_are_of_what_is_stored(fp8_pair: dict[str, Path]) -> None:
+    """Whether payloads are read for their weights, for themselves, or for the digest alone."""
+    before, after = fp8_pair["before"], fp8_pair["after"]
+    wanted = {}
+    for name, path in (("before", before), ("after", after)):
+        with checkpoints.open(path) as opened:
+            wanted[name] = digest(opened)
+    assert measure(before, after).digests == wanted
+    assert measure(before, fp8_pair["plain after"]).digests["before"] == wanted["before"]
+    assert measure(fp8_pair["plain before"], after).digests["after"] == wanted["after"]

@@ -140,24 +140,27 @@ class Reader:
     def __call__(self, buffer: Any, offset: int) -> None:
         """Fill `buffer` from byte `offset` of the bfloat16 weights."""
         out = np.frombuffer(buffer, dtype=np.uint16)
+        start = offset // 2
+        for begin in range(0, out.size, _PIECE):
+            part = out[begin : begin + _PIECE]
+            codes = _buffer()[: part.size]
+            self.payload.read_into(codes, start + begin)
+            self.make(codes, start + begin, part)
+
+    def make(self, codes: np.ndarray, start: int, out: np.ndarray) -> None:
+        """Fill `out` (uint16) with the weights of the payload's `codes` (uint8) from `start` on."""
         if not out.size:
             return
-        start = offset // 2
-        stop = start + out.size
-        first, last = self.grid.lines(start, stop)
-        columns = self.grid.cells[1]
+        grid, dtype = self.grid, self.payload.dtype
+        first, last = grid.lines(start, start + out.size)
+        columns = grid.cells[1]
         factors = decode(self.scale.raw(first * columns, last * columns), self.scale.dtype)
         factors = factors.reshape(last - first, columns)
-        grid, dtype = self.grid, self.payload.dtype
-        for begin in range(start, stop, _PIECE):
-            codes = _buffer()[: min(_PIECE, stop - begin)]
-            self.payload.read_into(codes, begin)
-            part = out[begin - start :][: codes.size]
-            if not kernels.dequantise(
-                codes, begin, grid.shape[1:], grid.steps, grid.shared, factors, first,
-                dtype == "F8_E5M2", part,
-            ):  # fmt: skip
-                part[:] = multiplied(codes, dtype, factors, grid, first, begin)
+        if not kernels.dequantise(
+            codes, start, grid.shape[1:], grid.steps, grid.shared, factors, first,
+            dtype == "F8_E5M2", out,
+        ):  # fmt: skip
+            out[:] = multiplied(codes, dtype, factors, grid, first, start)
 
 
 def _buffer() -> np.ndarray:
