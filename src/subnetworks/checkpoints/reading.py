@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,27 @@ def open(source: str | os.PathLike[str]) -> Checkpoint:
         if is_delta(path):
             return open_delta(path)
     return _open(text, path)
+
+
+def places(*sources: str | os.PathLike[str]) -> list[Path]:
+    """The files and folders here that opening these checkpoints reads, the bases of deltas too."""
+    found: list[Path] = []
+    for source in sources:
+        text = os.fspath(source)
+        kind, _, rest = text.partition(":")
+        if kind == "hub":
+            continue
+        if kind in ("delta", "adapter"):
+            text, _, base = rest.partition("@")
+            found += places(base) if base else []
+        file = Path(text)
+        found.append(file)
+        if file.suffix == SAFE and file.is_file():
+            from subnetworks.checkpoints.deltas import base_of
+
+            with suppress(UserError, LookupError):  # no delta, or one that `open` will refuse
+                found += places(base_of(file))
+    return found
 
 
 def _open(source: str, path: Path) -> Checkpoint:

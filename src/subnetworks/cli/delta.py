@@ -35,14 +35,16 @@ def delta(
     from subnetworks import checkpoints
     from subnetworks.checkpoints.deltas import write
     from subnetworks.errors import UserError
+    from subnetworks.outputs import claim
     from subnetworks.provenance import recorded
     from subnetworks.updates.digests import digest
     from subnetworks.updates.stored import coverage_of
 
     if output.suffix != ".safetensors":
         raise UserError(f"--output {output}: a delta's name ends in .safetensors")
+    outputs = claim("delta", reads=checkpoints.places(before, after), files={"--output": output})
     with (
-        recorded(output, settings={"before": before, "after": after}) as facts,
+        recorded(*outputs, settings={"before": before, "after": after}) as facts,
         checkpoints.open(before) as first,
         checkpoints.open(after) as second,
     ):

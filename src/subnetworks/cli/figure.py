@@ -27,12 +27,12 @@ def figure(
     from subnetworks import figures
     from subnetworks.figures import style
     from subnetworks.provenance import recorded
-    from subnetworks.results import Context
+    from subnetworks.results import Context, claim_shown
 
     module = figures.load(name)
     context = Context(results, published, json_object(spec, "--spec"))
-    provenance = recorded(output_folder / f"{name}.csv", settings=dict(context.spec))
-    with provenance, style.house_style():
+    outputs = claim_shown("figure", context, output_folder, name, style.SUFFIXES)
+    with recorded(*outputs, settings=dict(context.spec)), style.house_style():
         drawing, frame = module.draw(context)
         for path in style.write(drawing, frame, name, output_folder):
             typer.echo(path)

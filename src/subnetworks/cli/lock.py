@@ -27,9 +27,12 @@ def lock(
     """
     from subnetworks import experiment as experiments
     from subnetworks.hub import locks
+    from subnetworks.outputs import claim
 
+    path = experiment.with_suffix(".lock")
+    claim("lock", reads=[experiment, schema], beside=[path, cache])
     loaded = experiments.load(experiment, schema)
-    report = locks.lock(experiment.with_suffix(".lock"), loaded.hub_sources(), cache)
+    report = locks.lock(path, loaded.hub_sources(), cache)
     for line in report:
         typer.echo(line)
 

@@ -24,6 +24,7 @@ class Operation(StrEnum):
 
 
 _BY_WEIGHTS = (Operation.magnitude, Operation.principal)
+_OF_WEIGHTS = (*_BY_WEIGHTS, Operation.early)
 
 
 def mask(
@@ -75,8 +76,9 @@ def mask(
     python -m subnetworks mask early runs/grpo/trajectory/step_000015.safetensors
     --output early.safetensors
     """
-    from subnetworks import mask_origins
+    from subnetworks import checkpoints, mask_origins
     from subnetworks.masks import Mask, combine, randomise
+    from subnetworks.outputs import claim
     from subnetworks.provenance import recorded
 
     _check(operation, sources, like, density, rank)
@@ -87,8 +89,10 @@ def mask(
         "density": density,
         "rank": rank,
     }
-    with recorded(output, seed=seed, settings=settings):
-        if operation in _BY_WEIGHTS or operation is Operation.early:
+    read = checkpoints.places(*sources) if operation in _OF_WEIGHTS else sources
+    outputs = claim("mask", reads=[*read, like], files={"--output": output})
+    with recorded(*outputs, seed=seed, settings=settings):
+        if operation in _OF_WEIGHTS:
             # They need the measuring kernels; the others need no more than numpy.
             from subnetworks import selections
 

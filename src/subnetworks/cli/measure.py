@@ -121,6 +121,8 @@ def measure(
     """
     # Nothing here multiplies matrices, and idle threads of BLAS cost time.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from subnetworks import checkpoints
+    from subnetworks.outputs import claim
     from subnetworks.provenance import recorded
     from subnetworks.updates import Rules, Selection, summarise, write_table
     from subnetworks.updates import measure as run
@@ -130,7 +132,11 @@ def measure(
         raise UserError(f"--cast {cast}: expected BF16, F16 or F32")
     rules = Rules(_tolerances(isclose), _tolerances(absolute), _tolerances(relative))
     selection = Selection(rule, tolerance)
-    outputs = [path for path in (json_, table, mask) if path is not None and str(path) != "-"]
+    outputs = claim(
+        "measure",
+        reads=[*checkpoints.places(before, after), names],
+        files={"--json": json_, "--table": table, "--mask": mask},
+    )
     settings = {"before": before, "after": after, "rule": rule, "tolerance": tolerance}
     with recorded(*outputs, settings=settings) as facts:
         result = run(

@@ -48,12 +48,17 @@ def overlap(
     python -m subnetworks overlap a.safetensors b.safetensors --magnitude base/ --json overlap.json
     --table overlap.parquet
     """
-    from subnetworks import overlaps
+    from subnetworks import checkpoints, overlaps
     from subnetworks.cli.measure import emit
+    from subnetworks.outputs import claim
     from subnetworks.provenance import recorded
     from subnetworks.updates.summary import write_table
 
-    outputs = [path for path in (json_, table) if path is not None and str(path) != "-"]
+    outputs = claim(
+        "overlap",
+        reads=[*masks, *checkpoints.places(*filter(None, [magnitude]))],
+        files={"--json": json_, "--table": table},
+    )
     settings = {"masks": [str(path) for path in masks], "magnitude": magnitude}
     with recorded(*outputs, settings=settings):
         result = overlaps.compare(

@@ -65,12 +65,17 @@ def rank(
     for library in ("OPENBLAS", "OMP", "MKL"):
         # Read by the linear algebra libraries when they are loaded, which is only now.
         os.environ[f"{library}_NUM_THREADS"] = str(cores // workers)
-    from subnetworks import spectra
+    from subnetworks import checkpoints, spectra
     from subnetworks.cli.measure import emit, read_names
+    from subnetworks.outputs import claim
     from subnetworks.provenance import recorded
     from subnetworks.updates.summary import write_table
 
-    outputs = [path for path in (json_, table) if path is not None and str(path) != "-"]
+    outputs = claim(
+        "rank",
+        reads=[*checkpoints.places(before, after), names],
+        files={"--json": json_, "--table": table},
+    )
     with recorded(*outputs, settings={"before": before, "after": after, "cast": cast}):
         found = spectra.ranks(
             before,

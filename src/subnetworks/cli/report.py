@@ -33,14 +33,24 @@ def report(
     """
     from subnetworks import report as pages
     from subnetworks.files import write_text
+    from subnetworks.outputs import claim
+    from subnetworks.provenance import recorded
+    from subnetworks.results import stages
 
     writers = {".md": pages.to_markdown, ".html": pages.to_html}
     for path in output or ():
         if path.suffix not in writers:
             raise UserError(f"{path}: --output ends in {' or '.join(writers)}")
+    outputs = claim(
+        "report",
+        reads=[*stages(results, "logs"), captions],
+        files=[("--output", path) for path in output or ()],
+    )
     gathered = pages.gather(results, captions)
-    for path in output or ():
-        write_text(path, writers[path.suffix](gathered))
+    if outputs:
+        with recorded(*outputs, settings={"results": str(results)}):
+            for path in output or ():
+                write_text(path, writers[path.suffix](gathered))
     if brief:
         typer.echo(pages.to_terminal(gathered), nl=False)
     if text or not (output or brief):

@@ -32,12 +32,13 @@ def table(
     """
     from subnetworks import tables
     from subnetworks.provenance import recorded
-    from subnetworks.results import Context
+    from subnetworks.results import Context, claim_shown
     from subnetworks.tables import style
 
     module = tables.load(name)
     context = Context(results, published, json_object(spec, "--spec"))
-    with recorded(output_folder / f"{name}.csv", settings=dict(context.spec)):
+    outputs = claim_shown("table", context, output_folder, name, style.SUFFIXES)
+    with recorded(*outputs, settings=dict(context.spec)):
         frame = module.build(context)
         sheet = style.sheet_of(module, frame)
         for path in style.write(frame, sheet, name, output_folder):

@@ -24,14 +24,20 @@ def trajectory(
 
     python -m subnetworks trajectory results/mini/runs/grpo/trajectory --json trajectory.json
     """
-    from subnetworks import trajectories
+    from subnetworks import checkpoints, trajectories
     from subnetworks.cli.measure import emit
+    from subnetworks.outputs import claim
     from subnetworks.provenance import recorded
     from subnetworks.updates import write_table
 
-    outputs = [path for path in (json_, table) if path is not None and str(path) != "-"]
+    init, steps = trajectories.saved(folder)
+    outputs = claim(
+        "trajectory",
+        reads=[folder, *checkpoints.places(init)],
+        files={"--json": json_, "--table": table},
+    )
     with recorded(*outputs, settings={"folder": str(folder)}):
-        found = trajectories.analyse(*trajectories.saved(folder))
+        found = trajectories.analyse(init, steps)
         summary = trajectories.summarise(found)
         if table is not None:
             write_table(summary["steps"], table)

@@ -31,11 +31,14 @@ def transfer(
 
     python -m subnetworks transfer base/ grpo/ dpo.safetensors sft.safetensors
     """
-    from subnetworks import transfers
+    from subnetworks import checkpoints, transfers
     from subnetworks.cli.measure import emit
+    from subnetworks.outputs import claim
     from subnetworks.provenance import recorded
 
-    outputs = [path for path in (json_,) if path is not None and str(path) != "-"]
+    outputs = claim(
+        "transfer", reads=[*checkpoints.places(before, after), *masks], files={"--json": json_}
+    )
     settings = {"before": before, "after": after, "masks": [str(path) for path in masks]}
     with recorded(*outputs, settings=settings):
         found = transfers.within(

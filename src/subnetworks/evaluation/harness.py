@@ -21,7 +21,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from subnetworks import provenance
+from subnetworks import outputs, provenance
 from subnetworks.errors import UserError
 from subnetworks.evaluation import backends, scores
 from subnetworks.evaluation import checkpoint as checkpoints
@@ -72,7 +72,8 @@ def evaluate(
 
     Raises:
         UserError: settings, rows or checkpoint that cannot work, a prompt longer than the context,
-            or a server that does not come up or dies; nothing is then written as a score.
+            something in the way of the scores, or a server that does not come up or dies; nothing
+            is then written as a score.
     """
     started = time.monotonic()
     if not benchmarks:
@@ -89,7 +90,9 @@ def evaluate(
         "checkpoint_digest": inspected.digest,
         "accelerator": machine.as_dict(),
     }
-    with locked(output), recorded(output / "scores.json", **facts):
+    index_file, *_ = claim(checkpoint, wanted, output)
+    with locked(output), recorded(index_file, **facts):
+        outputs.begin(index_file)
         ready: float | None = None
         skipped: dict[str, str] = {}
         pending = [b for b in wanted if redo or not _finished(b, output)]
@@ -115,6 +118,25 @@ def evaluate(
         }
         write_json(output / "scores.json", index)
     return index
+
+
+def claim(checkpoint: Path, wanted: Sequence[Benchmark], output: Path) -> list[outputs.Output]:
+    """Check where an evaluation is to write (`subnetworks.outputs`); gives the index and scores.
+
+    Raises:
+        UserError: something else is in the way.
+    """
+    rows_read = [Path(b.settings.data) for b in wanted if b.settings.data is not None]
+    files = [("index", output / "scores.json")]
+    for benchmark in wanted:
+        files += [("score", _result(benchmark, output)), ("samples", _samples(benchmark, output))]
+    claimed = outputs.claim("evaluate", reads=[checkpoint, *rows_read], files=files)
+    known = outputs.purpose_of(outputs.read_record(claimed[0].record), "scores.json")
+    working = [_answers(benchmark, output) for benchmark in wanted]
+    outputs.check_working(
+        "evaluate", [output / "server.log", _tasks(output), *working], known.startswith("evaluate")
+    )
+    return claimed
 
 
 def _benchmark(
@@ -155,6 +177,14 @@ def _samples(benchmark: Benchmark, output: Path) -> Path:
     return output / f"{benchmark.name}.samples.parquet"
 
 
+def _answers(benchmark: Benchmark, output: Path) -> Path:
+    return output / f".{benchmark.name}.answers.jsonl"
+
+
+def _tasks(output: Path) -> Path:
+    return output / ".tasks"
+
+
 def _finished(benchmark: Benchmark, output: Path) -> bool:
     try:
         provenance.check(_result(benchmark, output))
@@ -193,7 +223,7 @@ def _score(
         TimeElapsedColumn(),
         console=console,
     )
-    folder = output / ".tasks"  # a kill leaves it, the next start replaces it
+    folder = _tasks(output)  # a kill leaves it, the next start replaces it
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     _quieten(all(benchmark.files is not None for benchmark in pending))
@@ -258,9 +288,13 @@ def _run(
     started = time.monotonic()
     settings, task = benchmark.settings, benchmark.settings.definition
     facts = {"settings": settings.as_dict(), "seed": seed, "checkpoint_digest": checkpoint.digest}
-    answers = Answers(output / f".{benchmark.name}.answers.jsonl", benchmark.fingerprint)
+    answers = Answers(_answers(benchmark, output), benchmark.fingerprint)
     resumed = answers.found
-    with recorded(_result(benchmark, output), _samples(benchmark, output), **facts):
+    results = (
+        outputs.Output.of(_result(benchmark, output), "evaluate score"),
+        outputs.Output.of(_samples(benchmark, output), "evaluate samples"),
+    )
+    with recorded(*results, **facts):
         try:
             model.begin(answers, benchmark.longest, done)
             seed_all(seed)

@@ -18,6 +18,8 @@ SINGLE = 3.4
 DOUBLE = 6.9
 """Width of the whole page, in inches."""
 DPI = 300
+SUFFIXES = (".csv", ".pdf", ".svg", ".png")
+"""Of the files of a figure."""
 INK = "#222222"
 FAINT = "#8a8a8a"
 PAPER_GROUND = "#f1f1f1"

@@ -333,7 +333,7 @@ def _alone(storage: Path) -> Iterator[None]:
     guard = storage / ".subnetworks" / "guard"
     try:
         guard.parent.mkdir(parents=True, exist_ok=True)
-        file = open(guard, "w")  # noqa: SIM115 (closed below)
+        file = open(guard, "a")  # noqa: SIM115 (closed below)
     except OSError as error:
         raise UserError(
             f"{storage}: cannot be written ({error.strerror}); name another folder "

@@ -26,6 +26,7 @@ FORMAT = "subnetworks-lock-1"
 NEW = "new"  # in place of an entry's digest: the lock had none
 _KEY = re.compile(r"(model|dataset) [^\s@]+@\S+( .+)?")
 _DIGESTS = {"sha256": re.compile(r"[0-9a-f]{64}"), "git_sha1": re.compile(r"[0-9a-f]{40}")}
+_HEAD = 1 << 16  # bytes in which a damaged lock, of a merge perhaps, still says what it is
 _WORKERS = 8  # questions at a time
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -143,7 +144,7 @@ def require_planned(source: str, planned: str, entry: Entry) -> None:
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.guard"), "w") as guard:
+    with open(path.with_name(f".{path.name}.guard"), "a") as guard:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(guard, fcntl.LOCK_EX)
         yield
@@ -166,8 +167,12 @@ def lock(
     """
     file = Path(path)
     before: dict[str, Entry] = {}
-    with suppress(UserError):  # a damaged one is replaced
+    try:
         before = read(file)
+    except UserError:
+        # A damaged one is replaced; what never was one is not.
+        if not _looks_like_one(file):
+            raise UserError(f"{file}: not a lock ({FORMAT}); move it away and run again") from None
     with ThreadPoolExecutor(_WORKERS) as pool:
         asked = {source.key: source for source in sources.values()}
         answers = dict(zip(asked, pool.map(_answer, asked.values()), strict=True))
@@ -196,6 +201,13 @@ def lock(
             "; ".join([*lines, *(f"{name}: {error}" for name, error in refused.items())])
         )
     return lines
+
+
+def _looks_like_one(file: Path) -> bool:
+    try:
+        return FORMAT.encode() in file.read_bytes()[:_HEAD]
+    except OSError:
+        return False
 
 
 def _answer(source: Source) -> Entry | UserError:

@@ -7,7 +7,6 @@ from typing import Any
 
 from subnetworks.datasets import Splits, write
 from subnetworks.errors import UserError
-from subnetworks.files import atomic_folder
 from subnetworks.mini import base, benchmarks, datasets, foreign, preferences
 from subnetworks.mini.settings import (
     BaseSettings,
@@ -19,6 +18,8 @@ from subnetworks.mini.settings import (
     Settings,
     parse,
 )
+from subnetworks.outputs import claim
+from subnetworks.outputs import folder as made_folder
 from subnetworks.provenance import recorded
 
 DATASETS: dict[str, tuple[type[Settings], Callable[[Any], Splits]]] = {
@@ -46,7 +47,7 @@ def _quiet() -> None:
 def make(
     kind: str, output: Path, values: Mapping[str, Any], policy: Path | None = None
 ) -> Mapping[str, Any]:
-    """Make one thing of the miniature in the folder `output`, replacing what stood there.
+    """Make one thing of the miniature in the folder `output`, replacing what it had made there.
 
     Args:
         kind: one of `KINDS`.
@@ -71,13 +72,14 @@ def make(
             if policy is None
             else f"make {kind}: --policy is for preferences only"
         )
+    claim("make", reads=[policy], folders=[output])
     _quiet()
     settings: Settings
     with recorded(output / "manifest.json") as facts:
-        with atomic_folder(output) as folder:
+        with made_folder(output, "make") as folder:
             if kind == "base":
                 settings = parse(BaseSettings, values, kind)
-                facts["training"] = base.make(settings, folder, name=output.name)
+                facts["training"] = base.make(settings, folder, name=output.absolute().name)
             elif policy is not None:
                 settings = parse(PreferenceSettings, values, kind)
                 facts["policy"] = str(policy)

@@ -297,6 +297,10 @@ def _spanners(columns: Sequence[Column]) -> list[str]:
     return [_latex_row(cells), "    " + " ".join(rules)]
 
 
+SUFFIXES = (".csv", ".md", ".tex")
+"""Of the files of a table."""
+
+
 def write(frame: polars.DataFrame, table: Sheet, name: str, folder: Path) -> list[Path]:
     """Write `<name>.csv`, `.md` and `.tex` into `folder`; returns the paths."""
     contents = {

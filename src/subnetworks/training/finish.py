@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from subnetworks import outputs
 from subnetworks.errors import UserError
-from subnetworks.files import atomic_folder, write_json
+from subnetworks.files import write_json
 from subnetworks.training.state import shards
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def write_checkpoint(
     manifest = importlib.import_module("subnetworks.checkpoints.manifest")
     trusted = manifest.trusts(init)
     kind = getattr(torch, dtype)
-    with atomic_folder(output) as folder:
+    with outputs.folder(output, "train") as folder:
         for file in sorted(init.glob("*.safetensors")):
             tensors: dict[str, Tensor] = {}
             with safe_open(file, "pt") as before:

@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from subnetworks import datasets
+from subnetworks import datasets, outputs
 from subnetworks.checkpoints.fetching import download
 from subnetworks.errors import UserError
-from subnetworks.files import atomic_folder
 from subnetworks.hub import locks
 from subnetworks.hub.sources import DATA_FILES
 from subnetworks.hub.sources import parse as parse_source
@@ -79,6 +78,7 @@ def fetch(
     Raises:
         UserError: no such repository, revision, file or column, or not one usable row.
     """
+    outputs.claim("fetch-data", folders=[output], beside=[cache, lock])
     settings = parse(HubSettings, values, f"settings of {source}")
     settings.check()
     wanted = replace(parse_source(source), kind="dataset", files=settings.files)
@@ -98,11 +98,11 @@ def fetch(
     if not kept:
         reasons = ", ".join(f"{count} with {why}" for why, count in left_out.items())
         raise UserError(f"{source}: not one row to train on ({reasons or 'none that match where'})")
-    with atomic_folder(output) as made:
+    with outputs.folder(output, "fetch-data") as made:
         datasets.write(
             {"train": kept},
             made,
-            name=output.name,
+            name=output.absolute().name,
             kind="hub",
             settings={
                 "source": source,

@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from subnetworks import datasets
+from subnetworks import datasets, outputs
 from subnetworks.checkpoints.manifest import trusts, verify
 from subnetworks.errors import UserError
-from subnetworks.files import atomic_folder
 from subnetworks.precision import of_serving
 from subnetworks.provenance import recorded
 from subnetworks.training import finish, rewards, state
@@ -75,6 +74,7 @@ def sample(
     Raises:
         UserError: wrong settings, problems or policy; or not one answer is right.
     """
+    outputs.claim("sample", reads=[problems, policy], folders=[output])
     settings = parse(RejectionSettings, values, "settings of sample")
     settings.check()
     machine = parse_accelerator(accelerator or {})
@@ -103,9 +103,13 @@ def sample(
                 "sample more, or from a better policy"
             )
         print(f"{len(answers)} answers sampled, {right} right, {len(kept)} different ones kept")
-        with atomic_folder(output) as folder:
+        with outputs.folder(output, "sample") as folder:
             datasets.write(
-                {"train": kept}, folder, name=output.name, kind="sample", settings=asdict(settings)
+                {"train": kept},
+                folder,
+                name=output.absolute().name,
+                kind="sample",
+                settings=asdict(settings),
             )
 
 

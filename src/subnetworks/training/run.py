@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from subnetworks import outputs
 from subnetworks.checkpoints.manifest import verify
 from subnetworks.errors import UserError
 from subnetworks.files import locked, sha256
@@ -78,18 +79,46 @@ def train(
         accelerator: keys of `subnetworks.training.settings.Accelerator`.
 
     Raises:
-        UserError: wrong settings, init, data or mask (before training starts), or the trainer
-            failed.
+        UserError: wrong settings, init, data or mask, or something in the way (before training
+            starts), or the trainer failed.
     """
     if IN_STEPS.keys() & settings.keys():
         settings = in_steps(settings, datasets.examples(data, settings.get("algorithm")))
     parsed, machine = parse_settings(settings), parse_accelerator(accelerator or {})
+    results = claim(init, data, mask, output, run_folder)
     init, data, output, run_folder = (p.resolve() for p in (init, data, output, run_folder))
     mask = mask.resolve() if mask else None
     shapes = check(parsed, machine, init, data, mask)
 
     with locked(run_folder) as lock:
-        _train(parsed, machine, init, data, mask, output, run_folder, shapes, lock, keep_state)
+        _train(
+            parsed, machine, init, data, mask, output, run_folder, shapes, lock, results, keep_state
+        )
+
+
+def claim(
+    init: Path, data: Path, mask: Path | None, output: Path, run_folder: Path
+) -> list[outputs.Output]:
+    """Check where a run is to write (`subnetworks.outputs`); gives its results.
+
+    Raises:
+        UserError: something else is in the way.
+    """
+    folder, deltas = run_folder / "state", run_folder / trajectory.NAME
+    log = outputs.Output.of(run_folder / "log.csv")
+    results = outputs.claim(
+        "train",
+        reads=[init, data, mask],
+        files=[("log", log.path), ("trajectory", deltas / trajectory.MANIFEST)],
+        folders=[output],
+        beside=[folder],
+    )
+    known = outputs.purpose_of(outputs.read_record(log.record), log.path.name).startswith("train")
+    outputs.check_working("train", [folder], state.ours(folder))
+    outputs.check_working(
+        "train", [run_folder / "train.log", *trajectory.files(deltas)], known or state.ours(folder)
+    )
+    return [*results, outputs.Output.of(output / "manifest.json", "train")]
 
 
 def _train(
@@ -102,6 +131,7 @@ def _train(
     run_folder: Path,
     shapes: Mapping[str, tuple[int, ...]],
     lock: int,
+    results: list[outputs.Output],
     keep_state: bool,
 ) -> None:
     """The run itself, by the only process that works in its folder; the arguments were checked."""
@@ -132,7 +162,6 @@ def _train(
         # The run was stopped between saving this step and writing its delta.
         trajectory.write(folder / f"global_step_{resume}", init, deltas, resume, base)
 
-    results = (output / "manifest.json", run_folder / "log.csv", deltas / trajectory.MANIFEST)
     with recorded(*results, seed=parsed.seed, **facts) as meta:
         meta["accelerator"] = asdict(machine)
         meta["resumed_from_step"] = resume
@@ -176,7 +205,7 @@ def _train(
         finish.write_checkpoint(last, init, output, mask, parsed.stored_as)
         steps_log.write(run_folder / "log.csv")
     if not keep_state:
-        shutil.rmtree(folder)
+        state.clear(folder)
 
 
 def check(

@@ -1,12 +1,13 @@
 """A run's unfinished state: what may be resumed from, and what may not."""
 
+import json
 import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from subnetworks.files import canonical_json, sha256, write_text
+from subnetworks.files import canonical_json, remove, sha256, write_text
 
 _TRACKER = "latest_checkpointed_iteration.txt"
 _FINGERPRINT = "run.json"
@@ -18,9 +19,28 @@ def prepare(state: Path, fingerprint: Mapping[str, Any]) -> None:
     text = canonical_json(fingerprint)
     mark = state / _FINGERPRINT
     if not mark.exists() or mark.read_text(encoding="utf-8") != text:
-        shutil.rmtree(state, ignore_errors=True)
+        clear(state)
         state.mkdir(parents=True)
         write_text(mark, text)
+
+
+def ours(state: Path) -> bool:
+    """Whether a folder is a run's unfinished state, by the file that says of which run."""
+    try:
+        found = json.loads((state / _FINGERPRINT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"settings", "init", "data"} <= found.keys()
+
+
+def clear(state: Path) -> None:
+    """Remove a run's state; what says whose it is goes last, so that a kill leaves it known."""
+    if not state.exists():
+        return
+    for path in state.iterdir():
+        if path.name != _FINGERPRINT:
+            remove(path)
+    remove(state)
 
 
 def resume_from(state: Path, logged: int) -> int:

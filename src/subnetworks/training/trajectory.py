@@ -41,12 +41,17 @@ def write(saved: Path, init: Path, folder: Path, step: int, base: str) -> None:
         deltas.write(file_of(folder, step), before, finish.rounded(saved, before), base=base)
 
 
+def files(folder: Path) -> list[Path]:
+    """All that lies where deltas of steps would."""
+    return sorted(folder.glob("step_*.safetensors"))
+
+
 def resume(folder: Path, step: int) -> None:
     """Keep the deltas up to `step`, and nothing of what a stopped run wrote behind it.
 
     A run that goes on from an earlier step need not pass through the same weights again.
     """
-    for file in folder.glob("step_*.safetensors"):
+    for file in files(folder):
         if int(file.stem.rpartition("_")[2]) > step:
             file.unlink()
     for file in folder.glob(".step_*.part"):

@@ -401,4 +401,5 @@ def test_a_request_that_the_server_refuses_is_no_score(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         ".mine.answers.jsonl",
         ".tasks",
+        "scores.json.meta.json",  # says that an evaluation has begun here
     ]
