@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from subnetworks.checkpoints.companions import with_config
 from subnetworks.checkpoints.formats import adapter, safetensors, torch_zip
 from subnetworks.checkpoints.reading import Checkpoint
 from subnetworks.checkpoints.reading import open as open_checkpoint
@@ -59,6 +60,7 @@ def open_adapter(source: str) -> Checkpoint:
         tensors=tensors,
         config=settings,
         files=[*under.files, file, config],
+        beside=with_config(under, settings),
         folder=None,
         content=None,
     )

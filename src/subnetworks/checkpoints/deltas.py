@@ -8,6 +8,9 @@ A delta is a safetensors file. Its metadata (all strings) gives
   `hub:owner/name@revision`;
 - `changed`: the number of entries stored;
 - `tensors`: JSON, name → `[dtype, shape, encoding]` of every tensor of the checkpoint, in order;
+- `files`: JSON, name → `[SHA-256, bytes, where]` of every file beside the checkpoint's weights that
+  a delta gives back (`subnetworks.checkpoints.companions`): `base`, where the base has the same, or
+  `here`, as `NAME#file` (uint8); not there for weights alone, nor in older deltas;
 - `content`: BLAKE2b (16 bytes, hexadecimal) of the canonical JSON of all of the header but
   `content` itself, followed by all data.
 
@@ -37,12 +40,14 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from subnetworks.checkpoints.companions import Companion, allowed, companions
 from subnetworks.checkpoints.formats.safetensors import read_header, read_tensors
 from subnetworks.checkpoints.reading import Checkpoint
 from subnetworks.checkpoints.reading import open as open_checkpoint
@@ -70,12 +75,17 @@ _MALFORMED = (
 
 @dataclass(frozen=True)
 class Written:
-    """What was written: entries stored, entries in all, bytes of the file and of a whole copy."""
+    """What was written: entries stored, entries in all, bytes of the file and of a whole copy.
+
+    `carried` are the files beside the weights that lie in the delta, `left` those that it lacks.
+    """
 
     changed: int
     n: int
     size: int
     whole: int
+    carried: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
 
 def write(
@@ -84,6 +94,7 @@ def write(
     after: Mapping[str, Tensor],
     *,
     base: str,
+    beside: Mapping[str, Companion] | None = None,
 ) -> Written:
     """Write `after` as what differs from `before`, atomically.
 
@@ -94,7 +105,9 @@ def write(
         before: the base.
         after: all tensors of the checkpoint by name.
         base: the digest of `before`.
+        beside: what lies beside the checkpoint's weights; None says nothing of it.
     """
+    listed, carried = _beside(before, beside)
     plans = {name: _plan(before.tensors.get(name), tensor) for name, tensor in after.items()}
     tensors = {n: [p.after.dtype, list(p.after.shape), p.encoding] for n, p in plans.items()}
     changed = sum(plan.changed for plan in plans.values())
@@ -104,17 +117,21 @@ def write(
         "base_path": _relative(before.source, Path(path).absolute().parent),
         "changed": str(changed),
         "tensors": json.dumps(tensors, separators=(",", ":")),
+        **({} if beside is None else {"files": json.dumps(listed, separators=(",", ":"))}),
     }
     # How well steps compress is known only at the end; until then their bound stands in for it.
-    room = len(header(_entries(plans, {}), {**facts, "content": "0" * (2 * _DIGEST_SIZE)}))
+    most = _entries(plans, {}) | carried.entries
+    room = len(header(most, {**facts, "content": "0" * (2 * _DIGEST_SIZE)}))
     sizes: dict[str, int] = {}
     with atomic_path(path) as temporary:
         with open(temporary, "w+b") as file:
             file.seek(room)
             for name, plan in plans.items():
                 sizes[name] = plan.write(file)
+            for one in carried.files:
+                file.write(one.content)
             file.truncate()
-        entries = _entries(plans, sizes)
+        entries = _entries(plans, sizes) | carried.entries
         _put_header(temporary, entries, {**facts, "content": ""}, room)
         opened = File(temporary)
         content = _content(opened)
@@ -122,8 +139,76 @@ def write(
         _put_header(temporary, entries, {**facts, "content": content}, room)
         size = temporary.stat().st_size
     return Written(
-        changed, sum(t.n for t in after.values()), size, sum(t.nbytes for t in after.values())
+        changed,
+        sum(t.n for t in after.values()),
+        size,
+        sum(t.nbytes for t in after.values()),
+        tuple(one.name for one in carried.files),
+        tuple(name for name in beside or () if name not in listed),
     )
+
+
+@dataclass(frozen=True)
+class _Carried:
+    """The files that a delta holds."""
+
+    files: list[Companion]
+
+    @property
+    def entries(self) -> dict[str, tuple[str, tuple[int, ...], int]]:
+        """The arrays in which they are stored, as `_entries`."""
+        return {f"{one.name}#file": ("U8", (one.size,), one.size) for one in self.files}
+
+
+def _beside(
+    before: Checkpoint, beside: Mapping[str, Companion] | None
+) -> tuple[dict[str, list[Any]], _Carried]:
+    """What a delta says of the files beside the weights, and those that it holds."""
+    known = companions(before) or {}
+    listed: dict[str, list[Any]] = {}
+    carried: list[Companion] = []
+    for name, one in (beside or {}).items():
+        same = name in known and known[name].size == one.size and known[name].digest == one.digest
+        if same or one.carried:
+            listed[name] = [one.digest, one.size, "base" if same else "here"]
+            if not same:
+                carried.append(one)
+    return listed, _Carried(carried)
+
+
+def _bytes(array: Tensor) -> bytes:
+    return array.raw().tobytes()
+
+
+def _given_back(
+    path: Path, listed: Any, base: Checkpoint, source: str, arrays: Mapping[str, Tensor]
+) -> dict[str, Companion]:
+    """The files beside the weights that a delta's header lists; each is verified when it is read.
+
+    Raises:
+        UserError: one has a name that no delta gives.
+    """
+    known = companions(base) or {}
+    found: dict[str, Companion] = {}
+    for name, (digest, size, where) in listed.items():
+        if not allowed(name):
+            raise UserError(f"{path}: a file named {name!r} is none that a delta gives; refused")
+        if where == "here":
+            array = arrays[f"{name}#file"]
+            one = Companion(name, size, partial(_bytes, array))
+            if (array.dtype, array.shape) != ("U8", (size,)) or not one.carried:
+                raise ValueError(name)
+            words = f"{path}: {name}: damaged; write or fetch the delta again"
+        elif where == "base":
+            words = (
+                f"{path}: {name} is not beside {source} as it was beside the base of this delta; "
+                "name that base, or fetch it again"
+            )
+            one = known.get(name) or Companion(name, size, bytes)
+        else:
+            raise ValueError(where)
+        found[name] = one.verified(digest, words)
+    return found
 
 
 def _entries(
@@ -397,6 +482,11 @@ def open_delta(path: Path, base: str | None = None) -> Checkpoint:
                 name: _tensor(name, dtype, tuple(shape), encoding, checkpoint.tensors, arrays)
                 for name, (dtype, shape, encoding) in json.loads(facts["tensors"]).items()
             }
+            if "files" in facts:
+                listed = json.loads(facts["files"])
+                checkpoint.beside = _given_back(path, listed, checkpoint, source, arrays)
+                if listed.get("config.json", [""])[-1] == "here":
+                    checkpoint.config = dict(json.loads(checkpoint.beside["config.json"].content))
         except _MALFORMED as error:
             raise UserError(
                 f"{path}: damaged: what it lists is not what it holds; write or fetch it again"

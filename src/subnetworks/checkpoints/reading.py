@@ -5,13 +5,18 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from subnetworks.checkpoints import formats, manifest
 from subnetworks.checkpoints.formats import folders, strangers
 from subnetworks.checkpoints.storage import File, Tensor
 from subnetworks.errors import UserError
 from subnetworks.weights import PICKLES, SAFE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from subnetworks.checkpoints.companions import Companion
 
 
 @dataclass
@@ -25,6 +30,7 @@ class Checkpoint:
         config: `config.json`, or empty.
         folder: the folder it was read from, where a manifest may know the files' digests.
         content: the digest of all tensors that the manifest has, if it has one.
+        beside: the files beside the weights, where a delta says which (see `companions`).
         notes: what a user should know of how it was read, a line each.
     """
 
@@ -35,6 +41,7 @@ class Checkpoint:
     files: list[Path] = field(default_factory=list)
     folder: Path | None = None
     content: str | None = None
+    beside: "Mapping[str, Companion] | None" = None
     notes: list[str] = field(default_factory=list)
     _open: list[File] = field(default_factory=list, repr=False)
 

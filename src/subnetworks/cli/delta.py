@@ -22,6 +22,9 @@ def delta(
 ) -> None:
     """Write what differs, bit for bit, between two checkpoints: lossless, checksummed.
 
+    Where AFTER is a folder with a config.json, the delta also carries the configuration, tokenizer
+    and chat templates that differ from those of BEFORE; a checkpoint's code it does not carry.
+
     The delta stands for AFTER wherever a checkpoint is asked for. Its base is looked for where it
     lay when the delta was written; if it has moved, name it: delta:FILE@BASE. Another base than the
     one it was made for is refused.
@@ -33,6 +36,7 @@ def delta(
     python -m subnetworks measure base/ tuned.safetensors
     """
     from subnetworks import checkpoints
+    from subnetworks.checkpoints.companions import companions
     from subnetworks.checkpoints.deltas import write
     from subnetworks.errors import UserError
     from subnetworks.outputs import claim
@@ -52,12 +56,16 @@ def delta(
         base = digest(first)
         facts["checkpoint_digests"] = {"before": base}
         facts["compared_share"] = share
-        written = write(output, first, second.tensors, base=base)
+        written = write(output, first, second.tensors, base=base, beside=companions(second))
     typer.echo(
         f"{output}: {written.changed:,} of {written.n:,} entries stored, {written.size:,} bytes "
         f"({written.size / max(written.whole, 1):.1%} of a whole copy), "
         f"compared share {share:.2%}"
     )
+    if written.carried:
+        typer.echo(f"  with {', '.join(written.carried)}, which the base has not")
+    if written.left:
+        typer.echo(f"  without {', '.join(written.left)}, which the base has not either")
 
 
 def apply(
@@ -67,7 +75,9 @@ def apply(
 ) -> None:
     """Write the whole checkpoint that a delta makes of its base, to the bit.
 
-    Configuration, tokenizer and the layout of files are the base's.
+    Configuration, tokenizer and chat templates are those of the checkpoint that the delta was
+    written from (the base's if it was written from weights alone, or by an older version); how
+    tensors are spread over files is as in the base.
 
     Examples:
 

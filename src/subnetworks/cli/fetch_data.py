@@ -11,9 +11,7 @@ from subnetworks.options import json_object
 
 def fetch_data(
     source: Annotated[str, typer.Argument(help="hub:owner/name@revision.")],
-    output: Annotated[
-        Path, typer.Option(help="Folder to write; replaces what this made.")
-    ],
+    output: Annotated[Path, typer.Option(help="Folder to write; replaces what this made.")],
     settings: Annotated[str, typer.Option(help="Settings as JSON: gives, columns, where, …")],
     cache: Cache = None,
     lock: LockFile = None,

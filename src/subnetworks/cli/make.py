@@ -20,9 +20,7 @@ def add_to(app: typer.Typer) -> None:
                 "foreign_preferences, math500, agieval or mmlu_pro."
             ),
         ],
-        output: Annotated[
-            Path, typer.Option(help="Folder to write; replaces what this made.")
-        ],
+        output: Annotated[Path, typer.Option(help="Folder to write; replaces what this made.")],
         settings: Annotated[str, typer.Option(help="Settings as JSON: seed, rows, …")] = "{}",
         policy: Annotated[
             Path | None, typer.Option(help="Checkpoint that preferences are sampled from.")

@@ -15,9 +15,7 @@ def add_to(app: typer.Typer) -> None:
     def sample(
         problems: Annotated[Path, typer.Option(help="Folder of the problems (train.parquet).")],
         policy: Annotated[Path, typer.Option(help="Folder of the checkpoint that answers.")],
-        output: Annotated[
-            Path, typer.Option(help="Folder to write; replaces what this made.")
-        ],
+        output: Annotated[Path, typer.Option(help="Folder to write; replaces what this made.")],
         settings: Annotated[
             str, typer.Option(help="Settings as JSON: samples, temperature, reward, …")
         ] = "{}",
