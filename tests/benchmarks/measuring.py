@@ -6,7 +6,6 @@ torch among it, and disk for the pair (4 bytes a parameter).
 """
 
 import argparse
-import contextlib
 import json
 import os
 import platform
@@ -33,6 +32,7 @@ import synthetic  # noqa: E402
 from subnetworks import processor  # noqa: E402
 
 SHAPES = ((1024, 4096), (2048, 2048), (4096, 4096), (4096, 14336))
+SHAPES_TINY = ((24, 64), (64, 32))
 # Has the kernels compiled for a processor without AVX-512.
 AVX2_ONLY = ("env", "NUMBA_CPU_NAME=haswell", "NUMBA_CPU_FEATURES=+avx2,+popcnt,+bmi,+bmi2,+fma")
 # The matrices of Llama-3.1-8B, either way around, but embedding and head of 128256 x 4096.
@@ -175,22 +175,25 @@ def bench_fp8(folder: Path, parameters: float, repeats: int) -> None:
     print(f"  same counts: {len(counted) == 1}")
 
 
-def bench_overlap(folder: Path, repeats: int) -> None:
-    """AND and population count of two 1 GB masks."""
+def bench_overlap(folder: Path, repeats: int, rows: int = 1_000_000) -> None:
+    """AND and population count of two masks of 1000 bytes a row."""
     from subnetworks import masks, overlaps
 
-    print("\noverlap: two masks of 1 GB", flush=True)
+    size = 1000 * rows
+    print(f"\noverlap: two masks of {size / 1e9:g} GB", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = 1_000_000
     shapes = {f"w{k}": (rows, 1000) for k in range(8)}
     paths = [folder / f"{k}.safetensors" for k in range(2)]
     for seed, path in enumerate(paths):
         rng = np.random.Generator(np.random.SFC64(seed))
+        changed = 0
         with masks.writing(path, shapes, {"changed": "9" * 20}) as writer:
             for name in shapes:
-                writer.write(name, rng.integers(0, 256, rows * 125, dtype=np.uint8))
-            writer.finish({"changed": "0"})
-    arrays = [np.fromfile(path, np.uint8)[-1_000_000_000:].view(np.uint64) for path in paths]
+                packed = rng.integers(0, 256, rows * 125, dtype=np.uint8)
+                changed += masks.popcount(packed)
+                writer.write(name, packed)
+            writer.finish({"changed": str(changed)})
+    arrays = [np.fromfile(path, np.uint8)[-size:].view(np.uint64) for path in paths]
     results: dict[str, set[int]] = {}
 
     def whole() -> int:
@@ -212,7 +215,7 @@ def bench_overlap(folder: Path, repeats: int) -> None:
             results.setdefault("both", set()).add(run())
             times[name].append(time.perf_counter() - started)
     for name, values in times.items():
-        print(f"  {name:24} {spread(values)} {2 / statistics.median(values):7.1f} GB/s")
+        print(f"  {name:24} {spread(values)} {2e-9 * size / statistics.median(values):7.1f} GB/s")
     print(f"  same counts: {len(results['both']) == 1}")
 
 
@@ -273,16 +276,15 @@ def main() -> None:
     parser.add_argument("--parameters", type=float, default=2.0, help="billions (measure)")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--authors", action="store_true", help="time the authors' method too")
-    parser.add_argument(
-        "--folder", type=Path, help="where the pair is written (default: temporary)"
-    )
+    parser.add_argument("--folder", type=Path, help="where files are written for a while")
+    parser.add_argument("--tiny", action="store_true", help="see only that it works, in seconds")
     options = parser.parse_args()
+    if options.tiny:
+        options.parameters, options.repeats = 3e-4, 1
     what = options.what or ["measure", "fp8", "overlap", "rank"]
     print(f"{processor.name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    with contextlib.ExitStack() as stack:
-        folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        if options.folder:
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
+        folder = Path(temporary)
         if "measure" in what:
             bench_measure(
                 folder / "pair", options.parameters * 1e9, options.repeats, options.authors
@@ -292,9 +294,9 @@ def main() -> None:
             bench_fp8(folder / "fp8", options.parameters * 1e9 / 4, options.repeats)
             shutil.rmtree(folder / "fp8")
         if "overlap" in what:
-            bench_overlap(folder / "masks", options.repeats)
+            bench_overlap(folder / "masks", options.repeats, 8 if options.tiny else 1_000_000)
     if "rank" in what:
-        bench_rank(min(options.repeats, 3))
+        bench_rank(min(options.repeats, 3), SHAPES_TINY if options.tiny else SHAPES)
     print(f"load at the end {os.getloadavg()[0]:.1f}")
 
 

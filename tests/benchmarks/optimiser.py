@@ -27,8 +27,8 @@ HOW = {"lr": 1e-6, "betas": (0.9, 0.999), "weight_decay": 0.01}
 DENSITIES = (0.05, 0.2, 0.5, 1.0)
 
 
-def parameters():
-    made = [torch.nn.Parameter(torch.randn(shape)) for shape in SHAPES]
+def parameters(shapes):
+    made = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
     for parameter in made:
         parameter.grad = torch.randn_like(parameter)
     return made
@@ -55,9 +55,9 @@ def state_bytes(optimiser):
     )
 
 
-def weigh(form, density):
+def weigh(form, density, shapes):
     """Print bytes of state and the peak of resident memory in bytes; run as a process."""
-    made = parameters()
+    made = parameters(shapes)
     optimiser = FORMS[form](made, masks(made, density), **HOW)
     for _ in range(3):
         step(optimiser, made)
@@ -66,18 +66,19 @@ def weigh(form, density):
     print(state_bytes(optimiser), int(status.partition("VmHWM:")[2].split()[0]) * 1024)
 
 
-def weighed(form, density):
+def weighed(form, density, tiny):
     command = [sys.executable, __file__, "--weigh", form, "--density", str(density)]
+    command += ["--tiny"] if tiny else []
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     size, peak = map(int, done.stdout.split())
     return size, peak
 
 
-def ratio(density, rounds):
+def ratio(density, rounds, shapes):
     """Median of compact / dense over rounds, and the median seconds of each."""
     both = {}
     for form, kind in FORMS.items():
-        made = parameters()
+        made = parameters(shapes)
         both[form] = kind(made, masks(made, density), **HOW), made
     seconds = {form: [] for form in both}
     for index in range(rounds + 1):
@@ -97,16 +98,21 @@ def main():
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--density", type=float, default=0.2)
     parser.add_argument("--weigh", choices=[*FORMS], help=argparse.SUPPRESS)
+    parser.add_argument("--tiny", action="store_true", help="see only that it works, in seconds")
     arguments = parser.parse_args()
+    shapes, densities = SHAPES, DENSITIES
+    if arguments.tiny:
+        shapes, densities, arguments.rounds = [(64, 32), (32,)], (0.2,), 1
     if arguments.weigh:
-        return weigh(arguments.weigh, arguments.density)
-    entries = sum(torch.Size(shape).numel() for shape in SHAPES)
+        return weigh(arguments.weigh, arguments.density, shapes)
+    entries = sum(torch.Size(shape).numel() for shape in shapes)
     print(f"{entries:,} entries, float32, {torch.get_num_threads()} thread")
-    _, base = weighed("compact", 0.0)
-    for density in DENSITIES:
-        sizes, peaks = zip(*(weighed(form, density) for form in FORMS), strict=True)
-        of_time, compact, dense = ratio(density, arguments.rounds)
-        extra = [peak - base for peak in peaks]
+    _, base = weighed("compact", 0.0, arguments.tiny)
+    for density in densities:
+        sizes, peaks = zip(*(weighed(form, density, arguments.tiny) for form in FORMS), strict=True)
+        of_time, compact, dense = ratio(density, arguments.rounds, shapes)
+        # A page at least: what is tiny takes no more than what was there already.
+        extra = [max(peak - base, 4096) for peak in peaks]
         print(
             f"density {density:4.0%}: "
             f"state {sizes[0] / 2**20:.1f} / {sizes[1] / 2**20:.1f} MiB "

@@ -166,9 +166,9 @@ def bench_tensors(folder: Path, tensors: int, threads: int) -> None:
     print(",".join(f" {k} {b.processor / a.processor:.1f}" for k, (a, b) in found.items()))
 
 
-def calibrate(folder: Path, threads: int) -> dict[str, Rates]:
+def calibrate(folder: Path, threads: int, tiny: bool) -> dict[str, Rates]:
     """Rates of measuring: in the page cache, from disk, and of FP8 with scales."""
-    few, many = 256, 4096
+    few, many = (4, 64) if tiny else (256, 4096)
     runs = {}
     for count in (few, many):
         pair = folder / f"calls-{count}"
@@ -194,7 +194,7 @@ def calibrate(folder: Path, threads: int) -> dict[str, Rates]:
         return Rates(start, n / counting, tensor, memory, run.memory)
 
     pair = folder / "calibration"
-    n = synthetic.write_pair(pair, 0.5e9, DISTINCT)
+    n = synthetic.write_pair(pair, 3e5 if tiny else 0.5e9, DISTINCT)
     measured(pair, threads)
     warm = [measured(pair, threads) for _ in range(REPEATS)]
     found = {"warm": rates("page cache", n, median(warm), 4 * n)}
@@ -204,17 +204,17 @@ def calibrate(folder: Path, threads: int) -> dict[str, Rates]:
         cold.append(measured(pair, threads))
     found["cold"] = rates(f"disk ({held:.0%} held)", n, median(cold), 4 * n)
     shutil.rmtree(pair)
-    n = synthetic.write_fp8_pair(pair, 16)
+    n = synthetic.write_fp8_pair(pair, 1 if tiny else 16)
     measured(pair, threads)
     found["fp8"] = rates("FP8, page cache", n, measured(pair, threads), 2 * n)
     shutil.rmtree(pair)
     return found
 
 
-def bench_estimate(folder: Path, gigabytes: float, threads: int) -> None:
+def bench_estimate(folder: Path, gigabytes: float, threads: int, tiny: bool) -> None:
     """Rates, estimates, and one estimate held against a measurement."""
     print(f"measure: rates on {threads} thread{'s' * (threads > 1)}", flush=True)
-    rates = calibrate(folder, threads)
+    rates = calibrate(folder, threads, tiny)
     disk = 4 * rates["cold"].weights  # bytes of bfloat16 on both sides
     print("estimates at these rates (a pair beyond memory is read from disk)")
     for name, (n, tensors, fp8) in LARGE.items():
@@ -295,14 +295,17 @@ def main() -> None:
     parser.add_argument("--shape", default="2048x7168", help="ROWSxCOLUMNS (rank)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where pairs are written (default: temporary)")
+    parser.add_argument("--tiny", action="store_true", help="see only that it works, in seconds")
     options = parser.parse_args()
+    if options.tiny:
+        options.gigabytes, options.tensors, options.shape = 1.2e-3, 16, "64x96"
     what = options.what or ["estimate", "tensors", "rank"]
     rows, columns = map(int, options.shape.split("x"))
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         folder = Path(temporary)
         if "estimate" in what:
-            bench_estimate(folder, options.gigabytes, options.threads)
+            bench_estimate(folder, options.gigabytes, options.threads, options.tiny)
         if "tensors" in what:
             bench_tensors(folder, options.tensors, options.threads)
         if "rank" in what:

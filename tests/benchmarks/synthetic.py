@@ -10,25 +10,28 @@ from pathlib import Path
 import numpy as np
 
 HIDDEN, MLP, KEYS, VOCABULARY = 2048, 8192, 512, 32000
+# A pair too small for these sizes has them divided.
+DIVISOR = 32
 # Share of weights that move, by one representable value mostly, by two sometimes.
 MOVED = 0.2
 _PIECE = 1 << 22
 Shapes = list[tuple[str, tuple[int, ...]]]
 
 
-def layer(k: int) -> Shapes:
+def layer(k: int, divisor: int = 1) -> Shapes:
     """The parameters of one layer."""
     stem = f"model.layers.{k}."
+    hidden, mlp, keys = HIDDEN // divisor, MLP // divisor, KEYS // divisor
     return [
-        (stem + "self_attn.q_proj.weight", (HIDDEN, HIDDEN)),
-        (stem + "self_attn.k_proj.weight", (KEYS, HIDDEN)),
-        (stem + "self_attn.v_proj.weight", (KEYS, HIDDEN)),
-        (stem + "self_attn.o_proj.weight", (HIDDEN, HIDDEN)),
-        (stem + "mlp.gate_proj.weight", (MLP, HIDDEN)),
-        (stem + "mlp.up_proj.weight", (MLP, HIDDEN)),
-        (stem + "mlp.down_proj.weight", (HIDDEN, MLP)),
-        (stem + "input_layernorm.weight", (HIDDEN,)),
-        (stem + "post_attention_layernorm.weight", (HIDDEN,)),
+        (stem + "self_attn.q_proj.weight", (hidden, hidden)),
+        (stem + "self_attn.k_proj.weight", (keys, hidden)),
+        (stem + "self_attn.v_proj.weight", (keys, hidden)),
+        (stem + "self_attn.o_proj.weight", (hidden, hidden)),
+        (stem + "mlp.gate_proj.weight", (mlp, hidden)),
+        (stem + "mlp.up_proj.weight", (mlp, hidden)),
+        (stem + "mlp.down_proj.weight", (hidden, mlp)),
+        (stem + "input_layernorm.weight", (hidden,)),
+        (stem + "post_attention_layernorm.weight", (hidden,)),
     ]
 
 
@@ -84,11 +87,13 @@ def tensors_in(folder: Path) -> int:
 
 
 def _files(parameters: float) -> Iterator[Shapes]:
-    shapes: Shapes = [("model.embed_tokens.weight", (VOCABULARY, HIDDEN))]
-    shapes += [("lm_head.weight", (VOCABULARY, HIDDEN)), ("model.norm.weight", (HIDDEN,))]
+    divisor = 1 if parameters > 2 * VOCABULARY * HIDDEN else DIVISOR
+    vocabulary, hidden = VOCABULARY // divisor, HIDDEN // divisor
+    shapes: Shapes = [("model.embed_tokens.weight", (vocabulary, hidden))]
+    shapes += [("lm_head.weight", (vocabulary, hidden)), ("model.norm.weight", (hidden,))]
     written = k = 0
     while written + size(shapes) < parameters:
-        shapes += layer(k)
+        shapes += layer(k, divisor)
         k += 1
         if size(shapes) > 5e8:
             yield shapes
