@@ -7,20 +7,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from checkpoints_made import Stored, bf16, save
-from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-from subnetworks import checkpoints, kernels, overlaps, selections, spectra, trajectories
-from subnetworks.checkpoints import deltas, quantised
-from subnetworks.checkpoints.quantised import fp8
-from subnetworks.checkpoints.quantised.grid import Grid
-from subnetworks.errors import UserError
-from subnetworks.kernels import Counts
-from subnetworks.masks import Mask
-from subnetworks.numbers import decode
-from subnetworks.updates import Rules, Selection, measure, measuring, summarise
-from subnetworks.updates.digests import digest
+torch = pytest.importorskip("torch")
+for package in ("numba", "scipy", "transformers"):
+    pytest.importorskip(package)
+
+from checkpoints_made import Stored, bf16, save  # noqa: E402
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors  # noqa: E402
+
+from subnetworks import checkpoints, kernels, overlaps, selections, spectra, trajectories  # noqa: E402
+from subnetworks.checkpoints import deltas, quantised  # noqa: E402
+from subnetworks.checkpoints.quantised import fp8  # noqa: E402
+from subnetworks.checkpoints.quantised.grid import Grid  # noqa: E402
+from subnetworks.errors import UserError  # noqa: E402
+from subnetworks.kernels import Counts  # noqa: E402
+from subnetworks.masks import Mask  # noqa: E402
+from subnetworks.numbers import decode  # noqa: E402
+from subnetworks.updates import Rules, Selection, measure, measuring, summarise  # noqa: E402
+from subnetworks.updates.digests import digest  # noqa: E402
 
 DOWN = "model.layers.0.mlp.down_proj"
 UP = "model.layers.0.mlp.experts.gate_up_proj"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("numba")
+pytest.importorskip("scipy")
 
 from checkpoints_made import Stored, bf16, llama, save, updated
 
