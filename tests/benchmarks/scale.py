@@ -151,12 +151,12 @@ def bench_tensors(folder: Path, tensors: int, threads: int) -> None:
         write_tiny(pair, count)
         print(f"{count} tensors of 16 x 16", flush=True)
         masks = [pair / f"{name}.mask.safetensors" for name in ("after", "other")]
-        table = ("--table", pair / "table.parquet")
+        overlapping, ranks = (("--table", pair / f"{name}.parquet") for name in ("overlap", "rank"))
         stages: dict[str, Callable[[], Run]] = {
             "measure, mask": partial(measured, pair, threads),
             "the other update's": partial(measured, pair, threads, "other"),
-            "overlap": partial(verb, threads, "overlap", *masks, *table),
-            "rank": partial(verb, threads, "rank", pair / "before", pair / "after", *table),
+            "overlap": partial(verb, threads, "overlap", *masks, *overlapping),
+            "rank": partial(verb, threads, "rank", pair / "before", pair / "after", *ranks),
         }
         for label, stage in stages.items():
             found.setdefault(label, []).append(stage())

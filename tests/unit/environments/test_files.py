@@ -27,13 +27,16 @@ def run(code, stdin=None):
 def test_what_a_killed_process_left_is_cleared_away(tmp_path, kind):
     result = tmp_path / "result"
     write = "part.write_text('half')" if kind == "atomic_path" else "(part / 'a').write_text('x')"
+    checked = "" if kind == "atomic_path" else ", print"
     killed = run(
         f"import os, signal\nfrom subnetworks.files import {kind}\n"
-        f"with {kind}({str(result)!r}) as part:\n    {write}\n    os.kill(os.getpid(), 9)\n"
+        f"with {kind}({str(result)!r}{checked}) as part:\n    {write}\n"
+        "    os.kill(os.getpid(), 9)\n"
     )
     assert killed.wait() == -9
     assert len(list(tmp_path.iterdir())) == 1 and not result.exists()
-    with getattr(files, kind)(result) as part:
+    checks = [] if kind == "atomic_path" else [print]
+    with getattr(files, kind)(result, *checks) as part:
         part.write_text("whole") if kind == "atomic_path" else (part / "a").write_text("whole")
     assert list(tmp_path.iterdir()) == [result]
 
@@ -57,7 +60,7 @@ def test_a_folder_is_replaced_by_several_at_once(tmp_path):
 from pathlib import Path
 from subnetworks.files import atomic_folder
 for _ in range(100):
-    with atomic_folder({str(folder)!r}) as part:
+    with atomic_folder({str(folder)!r}, lambda old: None) as part:
         for k in range(20):
             (part / f"part{{k}}").touch()
         (part / "mark").touch()
@@ -102,7 +105,7 @@ def test_a_full_disk_is_said_where_a_library_fails_over_it(tmp_path):
 def test_a_full_disk_names_the_file_that_was_not_written(tmp_path):
     def write():
         with (
-            files.atomic_folder(tmp_path / "folder") as part,
+            files.atomic_folder(tmp_path / "folder", print) as part,
             files.atomic_path(part / "inner"),
         ):
             raise OSError(errno.ENOSPC, "No space left on device")
