@@ -139,10 +139,17 @@ def places(*sources: str | os.PathLike[str]) -> list[Path]:
         kind, _, rest = text.partition(":")
         if kind == "hub":
             continue
-        if kind in ("delta", "adapter"):
-            text, _, base = rest.partition("@")
-            found += places(base) if base else []
-        file = Path(text)
+        file: Path = Path(text)
+        base: str | None = None
+        if kind == "delta":
+            from subnetworks.checkpoints.deltas import split
+
+            with suppress(UserError):
+                file, base = split(text)
+        elif kind == "adapter":
+            adapter, _, base = rest.partition("@")
+            file = Path(adapter)
+        found += places(base) if base else []
         found.append(file)
         if file.suffix == SAFE and file.is_file():
             from subnetworks.checkpoints.deltas import base_of
