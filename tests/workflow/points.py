@@ -104,6 +104,12 @@ class Place:
         """Let a stage that waits go on."""
         (self._marks / "go").touch()
 
+    def remove(self, *names: str) -> None:
+        """Remove results and their records, so that they are made again."""
+        for name in names:
+            (self.results / name).unlink(missing_ok=True)
+            (self.results / f"{name}.meta.json").unlink(missing_ok=True)
+
     def unlock(self) -> None:
         """What a user does after Snakemake itself was killed."""
         done = subprocess.run(

@@ -54,7 +54,7 @@ MODEL = {
 
 
 def experiment(folder: Path) -> str:
-    names = ("whole", "all", "left", "held", *(f"m{k}" for k in range(7)))
+    names = ("whole", "other", "all", "left", "held", *(f"m{k}" for k in range(7)))
     shown = [{"update": "whole", "algorithm": "GRPO"}]
     return json.dumps(
         {
@@ -62,7 +62,7 @@ def experiment(folder: Path) -> str:
             "updates": {name: {"before": "before", "after": "after"} for name in names},
             "masks": {name: {"complement": "whole"} for name in ("rest", "c0", "c1", "c2", "c3")},
             "overlaps": {name: {"masks": ["whole", "rest"]} for name in ("both", "o0")},
-            "tables": {TABLE: {"updates": [*shown, {"update": "m0", "algorithm": "DPO"}]}},
+            "tables": {TABLE: {"updates": [*shown, {"update": "other", "algorithm": "DPO"}]}},
             "figures": {FIGURE: {"updates": shown}},
         }
     )
@@ -130,6 +130,8 @@ def test_a_stage_killed_at_any_point_is_not_done_and_is_made_again(place: Place)
     names = [name for stage in ("measure", "mask", "rank", "overlap") for name in outputs(stage)]
     names += [name for killed in KILLED.values() for name in outputs(*killed)]
     wanted = [*targets(place, *dict.fromkeys(names)), "all"]
+    for killed in KILLED.values():
+        place.remove(*outputs(*killed))
     assert place.run("--keep-going", *wanted, points=list(KILLED)) != 0, place.said
     for point, killed in KILLED.items():
         assert place.reached(point), f"not reached: {point}: {place.said}"
@@ -153,11 +155,13 @@ def test_what_a_killed_workflow_has_written_is_not_taken_for_whole(place: Place)
     """A result with its final name and without the others is made again once it is unlocked."""
     point = Point("after", "updates/all.json", "kill all")
     wanted = targets(place, *outputs("measure", "all"), *outputs("measure"))
+    place.remove(*outputs("measure", "all"))
     assert place.run(*wanted, points=[point]) == -signal.SIGKILL
     assert place.reached(point)
     place.wait_until_idle()
     assert (place.results / "updates/all.json").exists()
-    assert not (place.results / "updates/all.json.meta.json").exists()
+    record = json.loads((place.results / "updates/all.json.meta.json").read_text())
+    assert "all.json" in record["pending"] and "sha256" not in record
     place.unlock()
     assert place.run(*wanted) == 0, place.said
     assert_whole(place, "measure", "all")
@@ -167,6 +171,7 @@ def test_a_stage_that_outlives_its_workflow_does_no_harm(place: Place) -> None:
     """Snakemake alone is killed; its job ends only when the rerun has made the same."""
     point = Point("before", "updates/left.rank.json", "kill snakemake")
     wanted = targets(place, *outputs("rank", "left"), *outputs("rank"))
+    place.remove(*outputs("rank", "left"))
     assert place.run(*wanted, points=[point]) == -signal.SIGKILL
     assert place.processes() and not (place.results / "updates/left.rank.json").exists()
     place.unlock()
@@ -182,6 +187,7 @@ def test_a_stage_that_outlives_its_workflow_does_no_harm(place: Place) -> None:
 def test_a_second_workflow_is_told_that_the_first_works_there(place: Place) -> None:
     point = Point("before", "updates/held.json", "wait")
     wanted = targets(place, *outputs("measure", "held"), *outputs("measure"))
+    place.remove(*outputs("measure", "held"))
     first = place.start(*wanted, points=[point])
     place.wait_until(point, first)
     assert place.run(*wanted, again=True) != 0
@@ -229,7 +235,7 @@ def test_damaged_files_are_refused_by_name(place: Place) -> None:
     """By each stage that reads one; mended, they give what they gave before."""
     read = {
         ("figure", FIGURE): (place.results / "updates/whole.parquet", cut),
-        ("table", TABLE): (place.results / "updates/m0.json", another_digit),
+        ("table", TABLE): (place.results / "updates/other.json", another_digit),
         ("mask", "c0"): (place.results / "masks/whole.safetensors", flipped),
         ("rank", "m0"): (place.folder.parent / "mine/after/model.safetensors", cut),
     }

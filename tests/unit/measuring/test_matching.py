@@ -309,8 +309,9 @@ def test_the_share_is_reported(
             cli.main()
         return int(stopped.value.code or 0)
 
-    mask, json_, table_ = (tmp_path / f"o.{end}" for end in ("safetensors", "json", "parquet"))
+    mask = tmp_path / "o.safetensors"
     for verb, whole in (("measure", share), ("rank", 15 / 16)):
+        json_, table_ = (tmp_path / f"{verb}.{end}" for end in ("json", "parquet"))
         assert run(verb, before, part) == 2
         assert capsys.readouterr().err.count("\n") == 1
         outputs = ["--json", json_, "--table", table_]
@@ -322,6 +323,7 @@ def test_the_share_is_reported(
     assert float(Mask.open(mask).metadata["compared_share"]) == share
     assert run("transfer", before, part, mask) == 2
     capsys.readouterr()
+    json_ = tmp_path / "transfer.json"
     assert run("transfer", before, part, mask, "--allow-partial", "--json", json_) == 0
     assert f"{share:.2%} of the" in capsys.readouterr().out
     assert json.loads(json_.read_text())["compared_share"] == share
