@@ -16,6 +16,8 @@ from conftest import needs_evaluation
 needs_evaluation()
 
 import subnetworks  # noqa: E402
+from subnetworks.outputs import Output  # noqa: E402
+from subnetworks.provenance import recorded  # noqa: E402
 
 COMMIT = "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be"
 ROWS = [
@@ -120,7 +122,8 @@ def test_pinned_rows_come_and_gated_ones_are_skipped_in_plain_words(
         "math500": {"task": "math500", "revision": COMMIT, "max_tokens": 4},
         "gpqa": {"task": "gpqa_diamond", "revision": "1" * 40},
     }
-    (tmp_path / "gpqa.json").write_text("{}")  # of an earlier day
+    with recorded(Output.of(tmp_path / "gpqa.json", "evaluate score")):  # of an earlier day
+        (tmp_path / "gpqa.json").write_text("{}")
     done = evaluate(checkpoint, benchmarks, tmp_path, hub)
     assert done.returncode == 0, done.stderr
     assert "gpqa: skipped, no access" in done.stdout
