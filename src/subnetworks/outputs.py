@@ -22,6 +22,7 @@ killed at any moment may be run again.
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ _KINDS = {
     "delta": ("apply",),
     "sample": ("sample",),
 }
+_UNFINISHED = re.compile(r"\.manifest\.json(\.meta\.json)?\.[^/]+-\d+\.part")
 _ELSEWHERE = "move it away, or name another"
 
 
@@ -227,9 +229,12 @@ def _own_record(path: Path) -> None:
         )
 
 
-def mark(path: Path) -> str:
-    """By what a file is known again: its SHA-256, of the large ones size and time of writing."""
-    if path.suffix == ".safetensors":
+def mark(path: Path, name: str) -> str:
+    """By what a file is known again: its SHA-256, of the large ones size and time of writing.
+
+    `name` says which it is: an unfinished file has another one.
+    """
+    if name.endswith(".safetensors"):
         found = path.stat()
         return f"{found.st_size} {found.st_mtime_ns}"
     return files.sha256(path)
@@ -277,7 +282,7 @@ def check_file(output: Output) -> None:
         raise UserError(
             f"{path}: was written by `{known}`, not by `{output.purpose}`; {_ELSEWHERE} file"
         )
-    if mark(path) not in marks(record, output):
+    if mark(path, path.name) not in marks(record, output):
         raise UserError(
             f"{path}: not as it was written (by {output.record.name}): edited or damaged; "
             f"{_ELSEWHERE} file"
@@ -300,7 +305,7 @@ def signing(outputs: Iterable[Output]) -> Iterator[None]:
 def _sign(output: Output, temporary: Path) -> None:
     old = read_record(output.record)
     name = output.path.name
-    accepted = [*(marks(old, output) if output.path.exists() else []), mark(temporary)]
+    accepted = [*(marks(old, output) if output.path.exists() else []), mark(temporary, name)]
     stub: dict[str, Any] = {"subnetworks": subnetworks.__version__}
     stub |= {key: old[key] for key in ("files", "links") if key in old}
     stub["written_for"] = {**(old.get("written_for") or {}), name: output.purpose}
@@ -325,12 +330,12 @@ def finished(outputs: Iterable[Output]) -> dict[Path, dict[str, Any]]:
             continue
         name = output.path.name
         if output.record.name == f"{name}{RECORD}":
-            facts["stat" if name.endswith(".safetensors") else "sha256"] = mark(output.path)
+            facts["stat" if name.endswith(".safetensors") else "sha256"] = mark(output.path, name)
             if name == _MANIFEST:
                 old, kept = read_record(output.record), ("files", "links", "written_for")
                 facts |= {key: old[key] for key in kept if key in old}
         else:
-            facts.setdefault("files", {})[name] = mark(output.path)
+            facts.setdefault("files", {})[name] = mark(output.path, name)
         if output.purpose:
             facts.setdefault("written_for", {})[name] = output.purpose
     return found
@@ -460,6 +465,8 @@ class _Known:
         path = self._root / name
         if name == f"{_MANIFEST}{RECORD}":
             return bool(self._record) and not path.is_symlink()
+        if _UNFINISHED.fullmatch(name) and stat.S_ISREG(path.lstat().st_mode):
+            return True  # of a call that was killed once the folder had its name
         if self._since is not None:
             unchanged = path.lstat().st_ctime_ns <= self._since
             return unchanged and (path.is_symlink() or not self._only_links)
