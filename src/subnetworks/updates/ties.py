@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from subnetworks.checkpoints import Checkpoint, Tensor
+from subnetworks.checkpoints.storage import same_content
 from subnetworks.tensors import is_head, is_token_embedding, place
 from subnetworks.updates.names import bare
 
 # Architectures of `config.json` that have an output head over the vocabulary.
 _WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _SECTIONS = ("text_config", "llm_config", "language_config", "thinker_config")
-_STEP = 1 << 20
 
 
 def says_tied(config: Mapping[str, Any]) -> bool | None:
@@ -46,17 +46,6 @@ def stand_in(head: str, checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -
     if not is_head(head) or name is None or not _stands_in(checkpoint.config):
         return None
     return tensors[name]
-
-
-def same_content(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors are alike in dtype, shape and every bit."""
-    if (first.shape, first.dtype) != (second.shape, second.dtype):
-        return False
-    for start in range(0, first.n, _STEP):
-        stop = min(start + _STEP, first.n)
-        if first.raw(start, stop).tobytes() != second.raw(start, stop).tobytes():
-            return False
-    return True
 
 
 def _only(names: list[str]) -> str | None:
