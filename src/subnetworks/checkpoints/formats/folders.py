@@ -32,6 +32,18 @@ def choice(folder: Path) -> Choice | None:
     return choose(within, str(folder), indexed=indexed)
 
 
+def read(path: Path, index: str, one: Reader) -> Contents:
+    """Read a folder, an index (whose name ends in `index`) or a file, whose files `one` reads.
+
+    As `contents.Format.read`.
+    """
+    if path.is_dir():
+        found = choice(path)
+        assert found is not None  # it was recognised
+        return read_choice(path, found, one)
+    return read_indexed(path, one) if path.name.endswith(index) else one(path, "")
+
+
 def read_choice(folder: Path, found: Choice, read: Reader) -> Contents:
     """Read what was chosen as one checkpoint.
 

@@ -25,13 +25,7 @@ def recognises(path: Path) -> bool:
 
 def read(path: Path) -> Contents:
     """As `contents.Format.read`."""
-    if path.is_dir():
-        found = folders.choice(path)
-        assert found is not None  # it was recognised
-        return folders.read_choice(path, found, _read_file)
-    if path.name.endswith(INDEX):
-        return folders.read_indexed(path, _read_file)
-    return _read_file(path)
+    return folders.read(path, INDEX, _read_file)
 
 
 def _read_file(path: Path, prefix: str = "") -> Contents:

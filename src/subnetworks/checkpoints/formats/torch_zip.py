@@ -26,13 +26,7 @@ def recognises(path: Path) -> bool:
 
 def read(path: Path) -> Contents:
     """As `contents.Format.read`."""
-    if path.is_dir():
-        found = folders.choice(path)
-        assert found is not None  # it was recognised
-        return folders.read_choice(path, found, read_file)
-    if path.name.endswith(TORCH_INDEX):
-        return folders.read_indexed(path, read_file)
-    return read_file(path)
+    return folders.read(path, TORCH_INDEX, read_file)
 
 
 def read_file(path: Path, prefix: str = "") -> Contents:
