@@ -1,4 +1,4 @@
-"""Boxed answers: found, read and compared."""
+"""MATH500's answers as the benchmark grades them; the rules are tested with the grader."""
 
 import json
 
@@ -8,26 +8,6 @@ from conftest import needs_evaluation, shared
 needs_evaluation()
 
 from subnetworks.evaluation.tasks import grading  # noqa: E402
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        (r"so \boxed{42}.", "42"),
-        (r"\boxed{1} no, \boxed{2}", "2"),
-        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
-        (r"\boxed{ \{1, 2\} }", r"\{1, 2\}"),
-        (r"is $\boxed 7$.", "7"),
-        (r"\fbox{9}", "9"),
-        (r"\boxed{3} and then \boxed{4", "3"),
-        (r"\boxed{}", ""),
-        ("the answer is 42", None),
-        (r"\boxed", None),
-        ("", None),
-    ],
-)
-def test_the_last_complete_box_is_the_answer(text: str, found: str | None) -> None:
-    assert grading.boxed(text) == found
 
 
 @pytest.mark.parametrize(
