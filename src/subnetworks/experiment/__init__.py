@@ -1,16 +1,16 @@
 """Read an experiment file: check its form, follow every reference, fill in what it implies."""
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
-import yaml
 
 from subnetworks.errors import UserError
+from subnetworks.experiment import reading
 from subnetworks.hub.sources import DATA_FILES, Source
+from subnetworks.validation import hint, quoted
 
 Section = dict[str, dict[str, Any]]
 SECTIONS = (
@@ -141,15 +141,15 @@ def _explain(error: jsonschema.ValidationError) -> str:
             unknown = [key for key in error.instance if key not in allowed]
             if error.validator == "propertyNames" or not allowed:
                 return f"{where}{error.message}"
-            hint = _hint(unknown[0], allowed)
-            return f"{where}unknown key {_quoted(unknown)}{hint}; allowed: {', '.join(allowed)}"
+            close = hint(unknown[0], allowed)
+            return f"{where}unknown key {quoted(unknown)}{close}; allowed: {', '.join(allowed)}"
         case "required":
             missing = [key for key in error.validator_value if key not in error.instance]
-            return f"{where}missing key {_quoted(missing)}"
+            return f"{where}missing key {quoted(missing)}"
         case "enum":
             allowed = [str(choice) for choice in error.validator_value]
-            hint = _hint(str(error.instance), allowed)
-            return f"{where}{error.instance!r} is not allowed{hint}; allowed: {', '.join(allowed)}"
+            close = hint(str(error.instance), allowed)
+            return f"{where}{error.instance!r} is not allowed{close}; allowed: {', '.join(allowed)}"
         case "type":
             return f"{where}expected {error.validator_value}, got {error.instance!r}"
         case "oneOf" | "anyOf":
@@ -159,24 +159,9 @@ def _explain(error: jsonschema.ValidationError) -> str:
             return f"{where}{error.message}"
 
 
-def _quoted(names: Iterable[str]) -> str:
-    return ", ".join(repr(str(name)) for name in names)
-
-
-def _hint(name: str, allowed: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name), list(allowed), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
 def read_yaml(path: Path) -> Any:
-    """Parse a YAML file safely; `UserError` with file and position if it is absent or malformed."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        others = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        raise UserError(f"{path}: no such file; there are: {', '.join(others)}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    """What a YAML file holds (`subnetworks.experiment.reading`)."""
+    return reading.read(path).value
 
 
 def load(path: Path, schema: Path) -> Experiment:
@@ -225,7 +210,7 @@ def _with_controls(raw: Mapping[str, Any], path: Path) -> Experiment:
         further = controls.get(section) or {}
         if twice := [name for name in further if name in entries]:
             raise UserError(
-                f"{path}: controls.{section}: {_quoted(twice)} stands in {section} already"
+                f"{path}: controls.{section}: {quoted(twice)} stands in {section} already"
             )
         both[section] = {**entries, **further}
     whole = _complete(both, path)
@@ -245,11 +230,13 @@ def _follow_like(runs: dict[str, Any], path: Path) -> dict[str, Any]:
         if not isinstance(entry, dict) or "like" not in entry:
             return entry
         other = entry["like"]
+        if not isinstance(other, str):
+            raise UserError(f"{path}: runs.{name}.like: expected the name of a run, got {other!r}")
         if name in trail:
             raise UserError(f"{path}: runs: cycle {' -> '.join((*trail, name))} through 'like'")
         if other not in runs:
             raise UserError(
-                f"{path}: runs.{name}.like: no run {other!r}{_hint(str(other), runs)}; "
+                f"{path}: runs.{name}.like: no run {other!r}{hint(str(other), runs)}; "
                 f"there are: {', '.join(runs)}"
             )
         own = {key: value for key, value in entry.items() if key != "like"}
@@ -318,7 +305,7 @@ def _check_references(experiment: Experiment, path: Path) -> None:
     def check(where: str, name: str, known: Mapping[str, Any], kind: str) -> None:
         if name not in known:
             raise UserError(
-                f"{path}: {where}: no {kind} {name!r}{_hint(name, known)}; "
+                f"{path}: {where}: no {kind} {name!r}{hint(name, known)}; "
                 f"there are: {', '.join(sorted(known)) or 'none'}"
             )
 
