@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,7 +45,7 @@ def _whole_or_not(final: Path) -> Iterator[Path]:
     for part in final.parent.glob(f".{glob.escape(final.name)}.*.part"):
         if _abandoned(part):
             remove(part)
-    temporary = final.with_name(f".{final.name}.{socket.gethostname()}-{os.getpid()}.part")
+    temporary = final.with_name(f".{final.name}.{os.uname().nodename}-{os.getpid()}.part")
     remove(temporary)
     try:
         yield temporary
@@ -64,7 +63,7 @@ def _whole_or_not(final: Path) -> Iterator[Path]:
 
 def _abandoned(part: Path) -> bool:
     """Whether a temporary file is what a killed process of this machine has left."""
-    found = re.search(rf"\.{re.escape(socket.gethostname())}-(\d+)\.part$", part.name)
+    found = re.search(rf"\.{re.escape(os.uname().nodename)}-(\d+)\.part$", part.name)
     return found is not None and not _runs(int(found[1]))
 
 
@@ -176,7 +175,7 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[int]:
         time.sleep(0.2)
     with file:
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
         file.flush()
         try:
             yield file.fileno()

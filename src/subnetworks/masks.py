@@ -341,7 +341,7 @@ def randomise(mask: Mask, path: str | os.PathLike[str], seed: int, per_tensor: b
     return changed
 
 
-def _generator(seed: int, name: str) -> np.random.Generator:
+def _generator(seed: int, name: str) -> "np.random.Generator":
     key = hashlib.sha256(name.encode()).digest()[:8]
     return np.random.default_rng([seed, int.from_bytes(key, "little")])
 
@@ -356,7 +356,7 @@ def _scatter(changed: int, sizes: Mapping[str, int], seed: int) -> dict[str, int
     return counts
 
 
-def _hypergeometric(generator: np.random.Generator, wanted: int, total: int, drawn: int) -> int:
+def _hypergeometric(generator: "np.random.Generator", wanted: int, total: int, drawn: int) -> int:
     """How many of `wanted` marked among `total` are in a random `drawn`.
 
     Beyond 10⁹ entries, NumPy's limit, the normal approximation (relative error below 1e-4).

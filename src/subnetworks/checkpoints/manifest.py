@@ -6,7 +6,6 @@ It holds every file's digest, by which later stages know that the files are stil
 import json
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +118,9 @@ def verify(folder: Path) -> None:
     Raises:
         UserError: a file is missing or is not what it was.
     """
+    # Not above: every verb would wait for it.
+    from concurrent.futures import ThreadPoolExecutor
+
     check_sizes(folder)
     manifest = read(folder)
     files = manifest.get("files", {})

@@ -2,8 +2,3 @@
 
 Nothing here but the standard library is needed to plan with; the Hub's client only to download.
 """
-
-from subnetworks.hub.client import Content, Entry
-from subnetworks.hub.sources import Source, parse
-
-__all__ = ["Content", "Entry", "Source", "parse"]

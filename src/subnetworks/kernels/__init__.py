@@ -48,14 +48,14 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "count_bf16": (
         None,
         [
-            *(_P, _P, _P, _P, _I, _I, _I, _P, _I),
+            *(_P, _P, _P, _P, _I, _I, _I),
             *(_P, _I, _I, _I, _I, _F, _P, _I, _P, _P, _P, _P),
         ],
     ),
     "stream_bf16": (
         _INT,
         [
-            *(_I, _I, _P, _I, _I, _P, _I, _I, _I, _P, _I, _P, _I, _P, _I),
+            *(_I, _I, _P, _I, _I, _P, _I, _I, _I, _P, _I, _P, _I),
             *(_P, _I, _I, _I, _I, _F, _P, _I, _P, _P, _P, _P),
         ],
     ),
@@ -66,12 +66,13 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "dequantise": (None, [_P, *[_I] * 9, _P, _I, _I, _I, _P]),
     "count_codes": (None, [_P, _P, _I, _P]),
     "settle_codes": (None, [_P, _P, _U64, _P, _I, _I, _I, _I, _F, _P, _P, _P]),
-    "fingerprint": (_U64, [_P, _I, _P, _I]),
+    "fingerprint": (_U64, [_P, _I]),
     "count_masks": (None, [_P, _P, _I, _P]),
     "stream_masks": (_INT, [_I, _I, _I, _I, _I, _I, _P, _I, _P, _I, _P]),
     "count_masks_by_exponent": (None, [_P, _P, _P, _I, _P]),
 }
-_KEYS = np.random.Generator(np.random.PCG64(0x5AB9E7)).integers(0, 1 << 64, 1024, dtype=np.uint64)
+# Entries of bfloat16 that a chunk has a multiple of: as many as there are keys for.
+_CHUNK = 4096
 
 
 def _at(array: np.ndarray) -> int:
@@ -137,7 +138,7 @@ def _key(llvm: Any) -> str:
     folder = Path(__file__).parent
     parts = [
         (folder / f"{m}.py").read_bytes()
-        for m in ("source", "vectors", "codes", "layout", "compiling")
+        for m in ("source", "vectors", "codes", "layout", "keys", "compiling")
     ]
     for name in ("numba", "llvmlite"):
         spec = find_spec(name)  # found, not imported
@@ -241,7 +242,7 @@ def _mask(mask: np.ndarray | None, n: int) -> tuple[int, int]:
 
 def _hashes(n: int, chunk: int, *sides: np.ndarray | None) -> tuple[int, list[int]]:
     """Which sides are hashed, as bits, and where their hashes go."""
-    assert chunk % (4 * _KEYS.size) == 0
+    assert chunk % _CHUNK == 0
     hashed = 0
     for k, hashes in enumerate(sides):
         if hashes is not None:
@@ -278,9 +279,9 @@ def count_bf16(
     at, masked = _mask(mask, a.size)
     hashed, places = _hashes(a.size, chunk, *hashes)
     if (functions := _functions()) is None:
-        return portable.count_bf16(a, b, rule, mask, counts, chunk, hashes, _KEYS)
+        return portable.count_bf16(a, b, rule, mask, counts, chunk, hashes)
     functions["count_bf16"](
-        _at(a), places[0], _at(b), places[1], hashed, a.size, chunk, _at(_KEYS), _KEYS.size,
+        _at(a), places[0], _at(b), places[1], hashed, a.size, chunk,
         *rule._arguments, at, masked, *counts._arguments, _at(space),
     )  # fmt: skip
 
@@ -319,7 +320,6 @@ def stream_bf16(
     return int(
         functions["stream_bf16"](
             *before[:2], places[0], *after[:2], places[1], hashed, n, chunk, *spaces,
-            _at(_KEYS), _KEYS.size,
             *rule._arguments, at, masked, *counts._arguments, _at(space),
         )
     )  # fmt: skip
@@ -432,9 +432,8 @@ def fingerprint(words: np.ndarray) -> int:
     """
     _check("uint64", words)
     if (functions := _functions()) is None:
-        return portable.fingerprint(words, _KEYS)
-    keys = _at(_KEYS), _KEYS.size
-    return int(functions["fingerprint"](_at(words), words.size, *keys))
+        return portable.fingerprint(words)
+    return int(functions["fingerprint"](_at(words), words.size))
 
 
 def count_masks(first: np.ndarray, second: np.ndarray, result: np.ndarray) -> None:

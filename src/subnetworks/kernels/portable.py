@@ -99,7 +99,6 @@ def count_bf16(
     counts: "Counts",
     chunk: int,
     hashes: tuple[np.ndarray | None, np.ndarray | None],
-    keys: np.ndarray,
 ) -> None:
     """As `kernels.count_bf16`."""
     bits = a.astype(np.uint32), b.astype(np.uint32)
@@ -111,16 +110,18 @@ def count_bf16(
             part = side[k * chunk : (k + 1) * chunk]
             padded[: part.size] = part
             assert found is not None
-            found[k] = fingerprint(padded.view(np.uint64)[: (part.size + 3) // 4], keys)
+            found[k] = fingerprint(padded.view(np.uint64)[: (part.size + 3) // 4])
 
 
-def fingerprint(words: np.ndarray, keys: np.ndarray) -> int:
+def fingerprint(words: np.ndarray) -> int:
     """As `kernels.fingerprint`."""
+    from subnetworks.kernels.keys import KEYS
+
     state = _SEED
     with np.errstate(over="ignore"):
-        for start in range(0, words.size, keys.size):
-            block = words[start : start + keys.size]
-            key = keys[: block.size]
+        for start in range(0, words.size, KEYS.size):
+            block = words[start : start + KEYS.size]
+            key = KEYS[: block.size]
             low = (block + key) & _HALF
             high = ((block >> _SHIFT) + (key >> _SHIFT)) & _HALF
             state = (state ^ (low * high).sum(dtype=np.uint64)) * _FACTOR

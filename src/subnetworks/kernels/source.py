@@ -16,6 +16,7 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
+from subnetworks.kernels.keys import KEYS
 from subnetworks.kernels.layout import (
     BIT_EQUAL,
     BLOCK,
@@ -355,13 +356,13 @@ _count_exponents_of_block = _tally_block if CAN_TALLY else _count_block
 
 
 @_jit
-def _nh(words, first, n, keys):
+def _nh(words, first, n):
     """The sum over `n` words and keys of the products of their halves' sums (NH of UMAC)."""
     block = words[first : first + n]
     total = np.uint64(0)
     for i in range(n):
-        low = (block[i] + keys[i]) & np.uint64(0xFFFFFFFF)
-        high = ((block[i] >> np.uint64(32)) + (keys[i] >> np.uint64(32))) & np.uint64(0xFFFFFFFF)
+        low = (block[i] + KEYS[i]) & np.uint64(0xFFFFFFFF)
+        high = ((block[i] >> np.uint64(32)) + (KEYS[i] >> np.uint64(32))) & np.uint64(0xFFFFFFFF)
         total += low * high
     return total
 
@@ -374,18 +375,18 @@ def _chain(state, total):
 
 
 @_jit
-def _hash_group(a, words, start, state, keys):
+def _hash_group(a, words, start, state):
     """A hash's state after the entries from `start` on, as many as there are keys for."""
-    n = min(keys.size, words.size - start // 4)
-    total = _nh(words, start // 4, n, keys)
+    n = min(KEYS.size, words.size - start // 4)
+    total = _nh(words, start // 4, n)
     rest = min(a.size - start - 4 * n, 3)
-    if n < keys.size and rest:
+    if n < KEYS.size and rest:
         # The last word is filled up with zeros.
         last = np.uint64(0)
         for i in range(rest):
             last |= np.uint64(a[start + 4 * n + i]) << np.uint64(16 * i)
-        low = (last + keys[n]) & np.uint64(0xFFFFFFFF)
-        high = ((last >> np.uint64(32)) + (keys[n] >> np.uint64(32))) & np.uint64(0xFFFFFFFF)
+        low = (last + KEYS[n]) & np.uint64(0xFFFFFFFF)
+        high = ((last >> np.uint64(32)) + (KEYS[n] >> np.uint64(32))) & np.uint64(0xFFFFFFFF)
         total += low * high
     return _chain(state, total)
 
@@ -399,12 +400,12 @@ def _count_bf16(a, b, rule, mask, masked, results, scratch, hashing):
     Args:
         rule: bounds, how many of each kind, and the mask's rule, as in `kernels.Rule`.
         results: counts, steps and exponents, as in `kernels.Counts`.
-        hashing: where the hashes of each side's chunks go (none of a side if empty), how many
-            entries a chunk has, and the hash's keys.
+        hashing: where the hashes of each side's chunks go (none of a side if empty), and how many
+            entries a chunk has.
     """
     bounds, close, absolute, relative, select, bound = rule
     counts, steps, n_by_exponent = results
-    a_hashes, b_hashes, chunk, keys = hashing
+    a_hashes, b_hashes, chunk = hashing
     n = a.size
     # All views are made here: making one costs as much as a pass over a block.
     d = scratch[: 4 * BLOCK].view(np.float32)
@@ -441,12 +442,12 @@ def _count_bf16(a, b, rule, mask, masked, results, scratch, hashing):
     turn = 0
     for start in range(0, n, BLOCK):
         size = min(BLOCK, n - start)
-        if hashed and start % (4 * keys.size) == 0:
+        if hashed and start % (4 * KEYS.size) == 0:
             if a_hashes.size:
-                a_hash = _hash_group(a, a_words, start, a_hash, keys)
+                a_hash = _hash_group(a, a_words, start, a_hash)
             if b_hashes.size:
-                b_hash = _hash_group(b, b_words, start, b_hash, keys)
-            done = start + 4 * keys.size
+                b_hash = _hash_group(b, b_words, start, b_hash)
+            done = start + 4 * KEYS.size
             if done % chunk == 0 or done >= n:
                 if a_hashes.size:
                     a_hashes[start // chunk] = a_hash
@@ -532,7 +533,7 @@ def _count_bf16(a, b, rule, mask, masked, results, scratch, hashing):
 
 
 def count_bf16(
-    a_, a_hashes_, b_, b_hashes_, hashed, n, chunk, keys_, n_keys,
+    a_, a_hashes_, b_, b_hashes_, hashed, n, chunk,
     bounds_, close, absolute, relative, select, bound, mask_, masked,
     counts_, steps_, exponents_, scratch_,
 ):  # fmt: skip
@@ -549,7 +550,6 @@ def count_bf16(
         carray(a_hashes_, chunks if hashed & 1 else 0),
         carray(b_hashes_, chunks if hashed & 2 else 0),
         chunk,
-        carray(keys_, n_keys),
     )
     _count_bf16(
         carray(a_, n), carray(b_, n), rule, carray(mask_, (n + 7) // 8 if masked else 0), masked,
@@ -571,7 +571,7 @@ def _read(descriptor, address, size, offset):
 
 def stream_bf16(
     before, before_at, before_hashes_, after, after_at, after_hashes_, hashed, n, chunk,
-    before_, before_address, after_, after_address, keys_, n_keys,
+    before_, before_address, after_, after_address,
     bounds_, close, absolute, relative, select, bound, mask_, masked,
     counts_, steps_, exponents_, scratch_,
 ):  # fmt: skip
@@ -590,7 +590,6 @@ def stream_bf16(
     chunks = (n + chunk - 1) // chunk
     before_hashes = carray(before_hashes_, chunks if hashed & 1 else 0)
     after_hashes = carray(after_hashes_, chunks if hashed & 2 else 0)
-    keys = carray(keys_, n_keys)
     for k in range(chunks):
         start = k * chunk
         size = min(chunk, n - start)
@@ -598,7 +597,7 @@ def stream_bf16(
             return start
         if not _read(after, after_address, 2 * size, after_at + 2 * start):
             return start
-        hashing = before_hashes[k : k + 1], after_hashes[k : k + 1], chunk, keys
+        hashing = before_hashes[k : k + 1], after_hashes[k : k + 1], chunk
         _count_bf16(
             first[:size], second[:size], rule, mask[start // 8 :], masked, results, scratch, hashing
         )
@@ -690,17 +689,17 @@ def count_any(
 
 
 @_jit
-def _fingerprint(words, keys):
+def _fingerprint(words):
     state = np.uint64(_HASH_SEED)
-    for start in range(0, words.size, keys.size):
-        n = min(keys.size, words.size - start)
-        state = _chain(state, _nh(words, start, n, keys))
+    for start in range(0, words.size, KEYS.size):
+        n = min(KEYS.size, words.size - start)
+        state = _chain(state, _nh(words, start, n))
     return state
 
 
-def fingerprint(words_, n, keys_, n_keys):
+def fingerprint(words_, n):
     """A 64-bit hash of n words: blocks by NH (the family behind UMAC), then chained."""
-    return _fingerprint(carray(words_, n), carray(keys_, n_keys))
+    return _fingerprint(carray(words_, n))
 
 
 @_jit
@@ -772,18 +771,18 @@ _u8, _u16, _u32, _u64, _i64, _f32 = _pointers(
 )
 EXPORTS = {
     count_bf16: types.void(
-        _u16, _u64, _u16, _u64, _i, _i, _i, _u64, _i,
+        _u16, _u64, _u16, _u64, _i, _i, _i,
         _f32, _i, _i, _i, _i, _f, _u8, _i, _i64, _i64, _i64, _u8,
     ),
     stream_bf16: _i(
-        _i, _i, _u64, _i, _i, _u64, _i, _i, _i, _u16, _i, _u16, _i, _u64, _i,
+        _i, _i, _u64, _i, _i, _u64, _i, _i, _i, _u16, _i, _u16, _i,
         _f32, _i, _i, _i, _i, _f, _u8, _i, _i64, _i64, _i64, _u8,
     ),
     count_any: types.void(
         _u32, _u32, _f32, _f32, _f32, _f32, _i, types.uint64, _f32, _i, _i, _i, _i, _f, _u8, _i,
         _i64, _i64, _i64,
     ),
-    fingerprint: types.uint64(_u64, _i, _u64, _i),
+    fingerprint: types.uint64(_u64, _i),
     count_masks: types.void(_u64, _u64, _i, _i64),
     stream_masks: _i(_i, _i, _i, _i, _i, _i, _u8, _i, _u8, _i, _i64),
     count_masks_by_exponent: types.void(_u8, _u8, _u32, _i, _i64),

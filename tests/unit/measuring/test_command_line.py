@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+from checkpoints_made import bf16, save
 
 VERBS = (
     "apply delta evaluate fetch fetch-data figure lock make mask measure overlap rank report "
@@ -43,6 +46,23 @@ def test_a_verb_loads_no_other_and_nothing_slow() -> None:
     verbs = {name for name in loaded if name.startswith("subnetworks.cli.")}
     assert verbs == {"subnetworks.cli.measure"}
     assert not loaded & {"numpy", "rich", "torch", "numba", "scipy", "pyarrow"}
+
+
+def test_measuring_loads_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    for side in ("before", "after"):
+        save(tmp_path / f"{side}.safetensors", {"w": bf16(np.ones((8, 8)))})
+    measuring = ["measure", *(str(tmp_path / f"{s}.safetensors") for s in ("before", "after"))]
+    run("-m", "subnetworks", *measuring)  # the kernels are compiled now, if they were not
+    program = (
+        f"import sys; sys.argv = ['subnetworks', *{measuring!r}]\n"
+        "from subnetworks.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: print(*sys.modules)\n"
+    )
+    loaded = set(run("-c", program).stdout.splitlines()[-1].split())
+    assert "subnetworks.updates.measuring" in loaded
+    libraries = {"numba", "torch", "scipy", "pandas", "pyarrow", "rich", "yaml", "jsonschema"}
+    assert not loaded & (libraries | {"numpy.random", "subnetworks.hub.client"})
 
 
 def test_an_unknown_verb_is_named() -> None:
