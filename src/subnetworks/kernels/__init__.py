@@ -30,7 +30,17 @@ import numpy as np
 from subnetworks.errors import UserError
 from subnetworks.files import atomic_path
 from subnetworks.kernels import portable, processor
-from subnetworks.kernels.layout import CODES, EXPONENTS, SCRATCH, STEP_BINS, TOLERANCES
+from subnetworks.kernels.layout import (
+    BF16,
+    CODES,
+    E4M3,
+    E5M2,
+    EXPONENTS,
+    GRID,
+    SCRATCH,
+    STEP_BINS,
+    TOLERANCES,
+)
 
 # Called by Numba's code only where memory is owned or an error raised, which never happens here.
 _UNUSED = (
@@ -55,7 +65,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "stream_bf16": (
         _INT,
         [
-            *(_I, _I, _P, _I, _I, _P, _I, _I, _I, _P, _I, _P, _I),
+            *[_I, _I, _P, _I, _P] * 2,
+            *(_I, _I, _I),
             *(_P, _I, _I, _I, _I, _F, _P, _I, _P, _P, _P, _P),
         ],
     ),
@@ -63,7 +74,15 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         None,
         [_P, _P, _P, _P, _P, _P, _I, _U64, _P, _I, _I, _I, _I, _F, _P, _I, _P, _P, _P],
     ),
-    "dequantise": (None, [_P, *[_I] * 9, _P, _I, _I, _I, _P]),
+    "dequantise": (None, [_P, _I, _I, _P, _P, _I, _I, _P]),
+    "stream_codes": (
+        _INT,
+        [
+            *[_I, _I, _P, _I, _P, _I, _P, _P, _I, _P] * 2,
+            *(_I, _I, _I, _I, _P, _I),
+            *(_P, _I, _I, _I, _I, _F, _P, _I, _P, _P, _P, _P),
+        ],
+    ),
     "count_codes": (None, [_P, _P, _I, _P]),
     "settle_codes": (None, [_P, _P, _U64, _P, _I, _I, _I, _I, _F, _P, _P, _P]),
     "fingerprint": (_U64, [_P, _I]),
@@ -73,6 +92,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 }
 # Entries of bfloat16 that a chunk has a multiple of: as many as there are keys for.
 _CHUNK = 4096
+
+_NO_GRID = np.zeros(GRID, np.int64)
 
 
 def _at(array: np.ndarray) -> int:
@@ -286,12 +307,38 @@ def count_bf16(
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Side:
+    """One side of what is streamed.
+
+    Attributes:
+        descriptor, offset: a file's, and that of the first entry in bytes.
+        buffer: uint8, `2 * chunk` at least.
+        hashes: where each chunk's fingerprint goes (uint64), if it is wanted.
+    """
+
+    descriptor: int
+    offset: int
+    buffer: np.ndarray
+    hashes: np.ndarray | None
+
+
+def _sides(n: int, chunk: int, before: Side, after: Side) -> tuple[int, list[list[int]]]:
+    """Which sides are hashed, as bits, and of each: file, offset, buffer, address, hashes."""
+    hashed, hashes = _hashes(n, chunk, before.hashes, after.hashes)
+    _check("uint8", before.buffer, after.buffer)
+    assert before.buffer.size >= 2 * chunk
+    return hashed, [
+        [side.descriptor, side.offset, _at(side.buffer), _at(side.buffer), place]
+        for side, place in zip((before, after), hashes, strict=True)
+    ]
+
+
 def stream_bf16(
-    before: tuple[int, int, np.ndarray | None],
-    after: tuple[int, int, np.ndarray | None],
+    before: Side,
+    after: Side,
     n: int,
     chunk: int,
-    buffers: Sequence[np.ndarray],
     rule: Rule,
     mask: np.ndarray | None,
     counts: Counts,
@@ -300,10 +347,8 @@ def stream_bf16(
     """Read n bfloat16 entries of each side, chunk by chunk, and hash and count them.
 
     Args:
-        before, after: a file's descriptor, the offset of the first entry in bytes, and where each
-            chunk's fingerprint goes (uint64), if it is wanted.
+        before, after: each side.
         chunk: entries read at a time; a multiple of 4096.
-        buffers: two of uint8, `2 * chunk` bytes at least.
         rule, mask, counts, space: as for `count_bf16`.
 
     Returns:
@@ -312,14 +357,11 @@ def stream_bf16(
     """
     if (functions := _functions()) is None:
         return 0
-    hashed, places = _hashes(n, chunk, before[2], after[2])
-    _check("uint8", *buffers)
-    assert buffers[0].size >= 2 * chunk
-    spaces = [address for buffer in buffers for address in [_at(buffer)] * 2]
+    hashed, (first, second) = _sides(n, chunk, before, after)
     at, masked = _mask(mask, n)
     return int(
         functions["stream_bf16"](
-            *before[:2], places[0], *after[:2], places[1], hashed, n, chunk, *spaces,
+            *first, *second, hashed, n, chunk,
             *rule._arguments, at, masked, *counts._arguments, _at(space),
         )
     )  # fmt: skip
@@ -354,42 +396,98 @@ def count_any(
     )
 
 
-def dequantise(
-    codes: np.ndarray,
-    start: int,
-    shape: tuple[int, int],
-    steps: tuple[int, int],
-    shared: bool,
-    factors: np.ndarray,
-    first: int,
-    e5m2: bool,
-    out: np.ndarray,
-) -> bool:
+@dataclass(frozen=True)
+class Scales:
+    """Which scale belongs to which of some FP8 codes.
+
+    Attributes:
+        shape: rows and columns of each of the matrices that follow one another.
+        steps: rows and columns that share a scale.
+        shared: whether all matrices have the same scales.
+        factors: float32, lines of scales (a line a row of blocks) from line `first` on.
+        e5m2: whether the codes are of E5M2, else of E4M3.
+    """
+
+    shape: tuple[int, int]
+    steps: tuple[int, int]
+    shared: bool
+    factors: np.ndarray
+    first: int
+    e5m2: bool
+
+    @cached_property
+    def _grid(self) -> np.ndarray:
+        cells = [-(-size // step) for size, step in zip(self.shape, self.steps, strict=True)]
+        _check("float32", self.factors)
+        assert self.factors.size % cells[1] == 0
+        return np.array([*self.shape, *self.steps, *cells, self.shared, self.first], np.int64)
+
+
+def dequantise(codes: np.ndarray, start: int, scales: Scales, out: np.ndarray) -> bool:
     """Multiply FP8 codes by their scales, in float32, and round to bfloat16.
 
     False, and nothing, where there are no compiled kernels.
 
     Args:
-        codes: uint8, of E5M2 if `e5m2`, else of E4M3; the entries from flat index `start` on.
-        shape: rows and columns of each of the matrices that follow one another.
-        steps: rows and columns that share a scale.
-        shared: whether all matrices have the same scales.
-        factors: float32, lines of scales (a line a row of blocks) from line `first` on.
+        codes: uint8; the entries from flat index `start` on.
+        scales: those of the codes.
         out: uint16, the bits of the weights.
     """
-    (rows, columns), (row_step, column_step) = shape, steps
-    cells = -(-rows // row_step), -(-columns // column_step)
     _check("uint8", codes)
     _check("uint16", out)
-    _check("float32", factors)
-    assert codes.size == out.size and factors.size % cells[1] == 0
+    assert codes.size == out.size
     if (functions := _functions()) is None:
         return False
     functions["dequantise"](
-        _at(codes), codes.size, start, rows, columns, row_step, column_step, *cells, shared,
-        _at(factors), first, factors.size // cells[1], e5m2, _at(out),
+        _at(codes), codes.size, start, _at(scales._grid), _at(scales.factors),
+        scales.factors.size, scales.e5m2, _at(out),
     )  # fmt: skip
     return True
+
+
+def stream_codes(
+    before: Side,
+    after: Side,
+    scales: Sequence[Scales | None],
+    start: int,
+    n: int,
+    chunk: int,
+    table: np.ndarray | None,
+    rule: Rule,
+    mask: np.ndarray | None,
+    counts: Counts,
+    space: np.ndarray,
+) -> int:
+    """Read, hash, decode and count n weights that are FP8, on one side at least.
+
+    Args:
+        before, after, rule, mask, counts, space: as for `stream_bf16`.
+        scales: of each side those of its codes; None: it is bfloat16.
+        start: the flat index of the first entry.
+        chunk: entries read at a time; a multiple of 4096.
+        table: as for `count_codes`, where pairs of codes are to be counted, too.
+
+    Returns:
+        How many entries were read, as `stream_bf16`; then `table` is of no use, either.
+    """
+    if (functions := _functions()) is None:
+        return 0
+    hashed, sides = _sides(n, chunk, before, after)
+    made = np.empty((2, chunk), np.uint16)
+    for side, one, room in zip(sides, scales, made, strict=True):
+        if one is None:
+            side += [BF16, _at(_NO_GRID), 0, 0, 0]
+        else:
+            kind, factors = E5M2 if one.e5m2 else E4M3, one.factors
+            side += [kind, _at(one._grid), _at(factors), factors.size, _at(room)]
+    at, masked = _mask(mask, n)
+    return int(
+        functions["stream_codes"](
+            *sides[0], *sides[1], start, n, chunk, hashed,
+            *((0, 0) if table is None else (_at(table), 1)),
+            *rule._arguments, at, masked, *counts._arguments, _at(space),
+        )
+    )  # fmt: skip
 
 
 def count_codes(a: np.ndarray, b: np.ndarray, table: np.ndarray) -> bool:

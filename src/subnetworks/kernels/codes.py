@@ -13,8 +13,25 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from subnetworks.kernels import processor
-from subnetworks.kernels.layout import CODES, EXPONENTS, STEP_BINS, TOLERANCES
-from subnetworks.kernels.source import _bits_of, _count_one, _float_of, _jit
+from subnetworks.kernels.layout import (
+    BF16,
+    CODES,
+    E5M2,
+    EXPONENTS,
+    GRID,
+    SCRATCH,
+    STEP_BINS,
+    TOLERANCES,
+)
+from subnetworks.kernels.source import (
+    _bits_of,
+    _count_bf16,
+    _count_one,
+    _fingerprint,
+    _float_of,
+    _jit,
+    _read,
+)
 
 _QUIET_NAN = 0x7FC00000
 # Whether the processor turns float16 into float32, subnormal numbers at no extra cost.
@@ -126,14 +143,11 @@ def _scale_each(codes, start, n, factors, first, e5m2, out):
         out[at] = _product(value, factors[first + np.uint64(i)])
 
 
-def dequantise(
-    codes_, n, start, rows, columns, row_step, column_step, row_cells, column_cells, shared,
-    factors_, first, lines, e5m2, out_,
-):  # fmt: skip
-    """Weights from flat index `start` on, as bfloat16; lines of scales from `first` on."""
-    codes = carray(codes_, n)
-    out = carray(out_, n)
-    factors = carray(factors_, lines * column_cells)
+@_jit
+def _dequantise(codes, start, grid, factors, e5m2, out):
+    """Weights of the codes from flat index `start` on, as bfloat16."""
+    rows, columns, row_step, column_step, row_cells, column_cells, shared, first = grid
+    n = codes.size
     done = 0
     row = start // columns
     column = start - row * columns
@@ -160,13 +174,99 @@ def dequantise(
         column = 0
 
 
+@_jit
+def _grid(grid):
+    return grid[0], grid[1], grid[2], grid[3], grid[4], grid[5], grid[6], grid[7]
+
+
+def dequantise(codes_, n, start, grid_, factors_, n_factors, e5m2, out_):
+    """Weights of the codes from flat index `start` on, as bfloat16."""
+    grid = _grid(carray(grid_, GRID))
+    _dequantise(carray(codes_, n), start, grid, carray(factors_, n_factors), e5m2, carray(out_, n))
+
+
+@_jit
+def _count_codes(a, b, table):
+    for i in range(a.size):
+        table[np.uint64(a[i]) * np.uint64(CODES) + np.uint64(b[i])] += np.uint32(1)
+
+
 def count_codes(a_, b_, n, table_):
     """Count in `table` how often each code before meets each code after."""
-    a = carray(a_, n)
-    b = carray(b_, n)
-    table = carray(table_, CODES * CODES)
-    for i in range(n):
-        table[np.uint64(a[i]) * np.uint64(CODES) + np.uint64(b[i])] += np.uint32(1)
+    _count_codes(carray(a_, n), carray(b_, n), carray(table_, CODES * CODES))
+
+
+@_jit
+def _fingerprint_bytes(raw, size):
+    """The fingerprint of `size` bytes, filled up with zeros to whole words."""
+    padded = (size + 7) // 8 * 8
+    for i in range(size, padded):
+        raw[i] = np.uint8(0)
+    return _fingerprint(raw[:padded].view(np.uint64))
+
+
+@_jit
+def _weights(raw, kind, size, start, grid, factors, made):
+    """What was read as bfloat16: as it is or, of codes, decoded to `made`."""
+    if kind == BF16:
+        return raw.view(np.uint16)[:size]
+    _dequantise(raw[:size], start, grid, factors, kind == E5M2, made[:size])
+    return made[:size]
+
+
+def stream_codes(
+    before, before_at, before_, before_address, before_hashes_, before_kind, before_grid_,
+    before_factors_, before_n_factors, before_made_,
+    after, after_at, after_, after_address, after_hashes_, after_kind, after_grid_,
+    after_factors_, after_n_factors, after_made_,
+    start, n, chunk, hashed, table_, tabled,
+    bounds_, close, absolute, relative, select, bound, mask_, masked,
+    counts_, steps_, exponents_, scratch_,
+):  # fmt: skip
+    """Read FP8 codes (of one side maybe bfloat16) chunk by chunk; hash, decode, count them."""
+    bounds = carray(bounds_, close + absolute + relative)
+    rule = bounds, close, absolute, relative, select, bound
+    mask = carray(mask_, (n + 7) // 8 if masked else 0)
+    results = (
+        carray(counts_, TOLERANCES + bounds.size),
+        carray(steps_, STEP_BINS),
+        carray(exponents_, 2 * EXPONENTS),
+    )
+    scratch = carray(scratch_, SCRATCH)
+    chunks = (n + chunk - 1) // chunk
+    before_hashes = carray(before_hashes_, chunks if hashed & 1 else 0)
+    after_hashes = carray(after_hashes_, chunks if hashed & 2 else 0)
+    unhashed = before_hashes[:0], after_hashes[:0], chunk
+    first = carray(before_, 2 * chunk)
+    second = carray(after_, 2 * chunk)
+    made_first = carray(before_made_, chunk if before_kind else 0)
+    made_second = carray(after_made_, chunk if after_kind else 0)
+    before_factors = carray(before_factors_, before_n_factors)
+    after_factors = carray(after_factors_, after_n_factors)
+    before_grid = _grid(carray(before_grid_, GRID))
+    after_grid = _grid(carray(after_grid_, GRID))
+    table = carray(table_, CODES * CODES if tabled else 0)
+    before_width = 1 if before_kind else 2
+    after_width = 1 if after_kind else 2
+    for k in range(chunks):
+        size = min(chunk, n - k * chunk)
+        at = k * chunk * before_width
+        if not _read(before, before_address, size * before_width, before_at + at):
+            return k * chunk
+        at = k * chunk * after_width
+        if not _read(after, after_address, size * after_width, after_at + at):
+            return k * chunk
+        if before_hashes.size:
+            before_hashes[k] = _fingerprint_bytes(first, size * before_width)
+        if after_hashes.size:
+            after_hashes[k] = _fingerprint_bytes(second, size * after_width)
+        at = start + k * chunk
+        p = _weights(first, before_kind, size, at, before_grid, before_factors, made_first)
+        q = _weights(second, after_kind, size, at, after_grid, after_factors, made_second)
+        if tabled:
+            _count_codes(first[:size], second[:size], table)
+        _count_bf16(p, q, rule, mask[k * chunk // 8 :], masked, results, scratch, unhashed)
+    return n
 
 
 def settle_codes(
@@ -195,13 +295,18 @@ def settle_codes(
 
 
 _i, _f = types.int64, types.float32
-_u8, _u16, _u32, _i64, _f32 = (
+_u8, _u16, _u32, _u64, _i64, _f32 = (
     types.CPointer(kind)
-    for kind in (types.uint8, types.uint16, types.uint32, types.int64, types.float32)
-)
+    for kind in (
+        types.uint8, types.uint16, types.uint32, types.uint64, types.int64, types.float32
+    )
+)  # fmt: skip
+_SIDE = _i, _i, _u8, _i, _u64, _i, _i64, _f32, _i, _u16
 EXPORTS = {
-    dequantise: types.void(
-        _u8, _i, _i, _i, _i, _i, _i, _i, _i, _i, _f32, _i, _i, _i, _u16
+    dequantise: types.void(_u8, _i, _i, _i64, _f32, _i, _i, _u16),
+    stream_codes: _i(
+        *_SIDE, *_SIDE, _i, _i, _i, _i, _u32, _i,
+        _f32, _i, _i, _i, _i, _f, _u8, _i, _i64, _i64, _i64, _u8,
     ),
     count_codes: types.void(_u8, _u8, _i, _u32),
     settle_codes: types.void(

@@ -19,3 +19,7 @@ STEP_BINS = 34
 EXPONENTS = 256
 # Codes of a format of 8 bits.
 CODES = 256
+# How a side of `stream_codes` is stored.
+BF16, E4M3, E5M2 = 0, 1, 2
+# Numbers that say where which scale belongs (`kernels.Scales`).
+GRID = 8

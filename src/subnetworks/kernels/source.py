@@ -570,8 +570,8 @@ def _read(descriptor, address, size, offset):
 
 
 def stream_bf16(
-    before, before_at, before_hashes_, after, after_at, after_hashes_, hashed, n, chunk,
-    before_, before_address, after_, after_address,
+    before, before_at, before_, before_address, before_hashes_,
+    after, after_at, after_, after_address, after_hashes_, hashed, n, chunk,
     bounds_, close, absolute, relative, select, bound, mask_, masked,
     counts_, steps_, exponents_, scratch_,
 ):  # fmt: skip
@@ -775,7 +775,7 @@ EXPORTS = {
         _f32, _i, _i, _i, _i, _f, _u8, _i, _i64, _i64, _i64, _u8,
     ),
     stream_bf16: _i(
-        _i, _i, _u64, _i, _i, _u64, _i, _i, _i, _u16, _i, _u16, _i,
+        _i, _i, _u16, _i, _u64, _i, _i, _u16, _i, _u64, _i, _i, _i,
         _f32, _i, _i, _i, _i, _f, _u8, _i, _i64, _i64, _i64, _u8,
     ),
     count_any: types.void(

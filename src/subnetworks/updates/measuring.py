@@ -32,9 +32,6 @@ CHUNK = 1 << 17
 TASK = 1 << 22
 DIGEST = "nh64-1"
 
-# A file's descriptor, where its entries begin, and where the hashes of their chunks go, if wanted.
-_Side = tuple[int, int, np.ndarray | None]
-
 
 @dataclass
 class Counted:
@@ -130,11 +127,10 @@ class _Worker:
         counts, of_codes = (Counts(self._rule.bounds.size) for _ in range(2))
         hashes: list[list[int]] = [[] for _ in task.sides]
         masked = writer is not None and pair is not None and pair.part == "values"
-        if pair is not None and (found := self._stream(task, pair, masked)):
-            if masked and writer is not None:
-                self._write(task, pair, writer)
-            return *found, of_codes
-        for start in range(task.start, task.stop, self._piece):
+        streamed = None if pair is None else self._stream(task, pair, masked, codes)
+        if streamed is not None:
+            counts, hashes = streamed
+        for start in () if streamed else range(task.start, task.stop, self._piece):
             stop = min(start + self._piece, task.stop)
             stored = []
             for index, (_, tensor, wanted) in enumerate(task.sides):
@@ -178,28 +174,43 @@ class _Worker:
         writer.write(pair.name, packed, task.start // 8)
 
     def _stream(
-        self, task: _Task, pair: Pair, masked: bool
+        self, task: _Task, pair: Pair, masked: bool, codes: Pair | None
     ) -> tuple[Counts, list[list[int]]] | None:
-        """The same for bfloat16 that lie in files as they are: all at once, without Python.
+        """The same for bfloat16 and FP8 that lie in files as they are: all at once, without Python.
 
         None for other tensors, and where a file cannot be read: reading it again says why.
         """
+        if self._torch or (codes is not None and not self._by_codes(codes)):
+            return None
         n = task.stop - task.start
-        sides: list[_Side] = []
-        for _, tensor, wanted in task.sides:
-            span = tensor.reader
-            if not (tensor.dtype == pair.dtype == "BF16" and isinstance(span, Span)) or self._torch:
+        sides: list[kernels.Side] = []
+        scaled: list[kernels.Scales | None] = []
+        for (_, stored, wanted), tensor, buffer in zip(
+            task.sides, (pair.before, pair.after), self._buffers, strict=True
+        ):
+            span = stored.reader
+            if not (tensor.dtype == pair.dtype == "BF16" and isinstance(span, Span)):
                 return None
             hashes = np.zeros(-(-n // CHUNK), np.uint64) if wanted else None
-            sides.append((span.file.fileno(), span.begin + 2 * task.start, hashes))
+            offset = span.begin + stored.itemsize * task.start
+            sides.append(kernels.Side(span.file.fileno(), offset, buffer, hashes))
+            made = tensor.reader if isinstance(tensor.reader, fp8.Reader) else None
+            scaled.append(made.scales(task.start, task.stop) if made else None)
         mask = self._packed[: (n + 7) // 8] if masked else None
         counts = Counts(self._rule.bounds.size)
-        read = kernels.stream_bf16(
-            sides[0], sides[1], n, CHUNK, self._buffers, self._rule, mask, counts, self._space
-        )
+        results = self._rule, mask, counts, self._space
+        before, after = sides
+        if any(scaled):
+            table = None if codes is None else self._codes
+            read = kernels.stream_codes(
+                before, after, scaled, task.start, n, CHUNK, table, *results
+            )
+        else:
+            read = kernels.stream_bf16(before, after, n, CHUNK, *results)
         if read < n:
+            self._codes[:] = 0
             return None
-        return counts, [[] if h is None else h.tolist() for _, _, h in sides]
+        return counts, [[] if s.hashes is None else s.hashes.tolist() for s in sides]
 
     def _read(self, index: int, tensor: Tensor, start: int, stop: int) -> np.ndarray:
         size = (stop - start) * tensor.itemsize

@@ -414,10 +414,8 @@ def test_the_kernel_multiplies_as_the_plain_way_does(grid: str, dtype: str) -> N
             first, last = laid.lines(start, stop)
             out = np.zeros(stop - start, np.uint16)
             some = np.ascontiguousarray(mixed[first:last])
-            kernels.dequantise(
-                codes[start:stop], start, shape[1:], steps, shared, some, first,
-                dtype == "F8_E5M2", out,
-            )  # fmt: skip
+            scales = kernels.Scales(shape[1:], steps, shared, some, first, dtype == "F8_E5M2")
+            kernels.dequantise(codes[start:stop], start, scales, out)
             plain = fp8.multiplied(codes[start:stop], dtype, some, laid, first, start)
             assert np.array_equal(out, plain)
 
@@ -459,3 +457,51 @@ def test_digests_are_of_what_is_stored(fp8_pair: dict[str, Path]) -> None:
     assert measure(before, after).digests == wanted
     assert measure(before, fp8_pair["plain after"]).digests["before"] == wanted["before"]
     assert measure(fp8_pair["plain before"], after).digests["after"] == wanted["after"]
+
+
+@pytest.mark.parametrize("dtype", [E4M3, E5M2])
+def test_a_stream_counts_as_pieces_do(
+    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over several chunks and tasks, from several files' offsets: counts, digests, the mask."""
+    monkeypatch.setattr(measuring, "TASK", 2 * measuring.CHUNK)
+    shape = (700, 1001)
+    codes = payload(shape, dtype).view(torch.uint8)
+    moved = codes ^ (torch.rand(shape, generator=torch.Generator().manual_seed(2)) < 0.1).byte()
+    folders = {}
+    for seed, (side, one) in enumerate({"before": codes, "after": moved}.items()):
+        scale = scales((6, 8), "F32", seed)
+        scale[1:] = 1e-3
+        weights = {"a.weight": stored(one.view(dtype)), "a.weight_scale_inv": stored(scale)}
+        folders[side] = write(tmp_path / side, weights, BLOCKS)
+        plain = (one.view(dtype).float() * spread(scale, shape, (128, 128))).bfloat16()
+        write(tmp_path / f"plain {side}", {"a.weight": stored(plain)})
+        folders[f"plain {side}"] = tmp_path / f"plain {side}"
+    streams = kernels.stream_codes
+
+    def found(before: str, after: str, mask: str) -> tuple[dict[str, Any], dict[str, str], Any]:
+        result = measure(folders[before], folders[after], mask=tmp_path / mask)
+        summary = summarise(result)
+        return summary, result.digests, Mask.open(tmp_path / mask).array("a.weight")
+
+    for before, after in (
+        ("before", "after"),
+        ("before", "plain after"),
+        ("plain before", "after"),
+    ):
+        calls: list[int] = []
+
+        def stream(*arguments: Any, calls: list[int] = calls) -> int:
+            calls.append(streams(*arguments))
+            return calls[-1]
+
+        monkeypatch.setattr(kernels, "stream_codes", stream)
+        by_stream = found(before, after, "stream.safetensors")
+        assert sum(calls) == 700 * 1001 and len(calls) == 3
+        monkeypatch.setattr(kernels, "stream_codes", lambda *_: 0)
+        by_piece = found(before, after, "piece.safetensors")
+        assert by_stream[:2] == by_piece[:2]
+        assert np.array_equal(by_stream[2], by_piece[2])
+        plain = summarise(measure(folders["plain before"], folders["plain after"]))
+        for key in ("n", "equal", "bit_equal", "isclose_bf16", "absolute", "relative"):
+            assert by_stream[0][key] == plain[key]

@@ -151,16 +151,19 @@ class Reader:
         """Fill `out` (uint16) with the weights of the payload's `codes` (uint8) from `start` on."""
         if not out.size:
             return
-        grid, dtype = self.grid, self.payload.dtype
-        first, last = grid.lines(start, start + out.size)
+        scales = self.scales(start, start + out.size)
+        if not kernels.dequantise(codes, start, scales, out):
+            factors = scales.factors.reshape(-1, self.grid.cells[1])
+            out[:] = multiplied(codes, self.payload.dtype, factors, self.grid, scales.first, start)
+
+    def scales(self, start: int, stop: int) -> kernels.Scales:
+        """The scales of the weights start … stop (flat)."""
+        grid = self.grid
+        first, last = grid.lines(start, stop)
         columns = grid.cells[1]
         factors = decode(self.scale.raw(first * columns, last * columns), self.scale.dtype)
-        factors = factors.reshape(last - first, columns)
-        if not kernels.dequantise(
-            codes, start, grid.shape[1:], grid.steps, grid.shared, factors, first,
-            dtype == "F8_E5M2", out,
-        ):  # fmt: skip
-            out[:] = multiplied(codes, dtype, factors, grid, first, start)
+        e5m2 = self.payload.dtype == "F8_E5M2"
+        return kernels.Scales(grid.shape[1:], grid.steps, grid.shared, factors, first, e5m2)
 
 
 def _buffer() -> np.ndarray:
