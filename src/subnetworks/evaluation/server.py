@@ -19,7 +19,7 @@ from typing import IO
 
 from subnetworks.checkpoints.manifest import trusts
 from subnetworks.errors import UserError
-from subnetworks.evaluation import engine, watchdog
+from subnetworks.evaluation import engine, serving, watchdog
 from subnetworks.evaluation.machine import Machine
 
 _ATTEMPTS = 3
@@ -106,13 +106,7 @@ class Server:
             raise
 
     def _command(self) -> list[str]:
-        command = [
-            sys.executable,
-            "-m",
-            "vllm.entrypoints.cli.main",
-            "serve",
-            str(self._checkpoint),
-        ]
+        command = [sys.executable, "-P", serving.__file__, "serve", str(self._checkpoint)]
         arguments = {
             "served_model_name": self.name,
             "host": "127.0.0.1",
