@@ -2,11 +2,13 @@
 
 import importlib
 import json
-import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from subnetworks import outputs
 from subnetworks.errors import UserError
@@ -14,12 +16,13 @@ from subnetworks.files import write_json
 from subnetworks.training.state import shards
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from subnetworks.checkpoints import Checkpoint, storage
+    from subnetworks.checkpoints import Checkpoint
+    from subnetworks.checkpoints.storage import Tensor
 
 _LEFT_BEHIND = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"}
+_STORED = {"bfloat16": "BF16", "float32": "F32"}
+# Called with a tensor's name and its bits, before they are written.
+_Check = Callable[[str, np.ndarray], None]
 
 
 def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -62,32 +65,27 @@ def write_checkpoint(
 
     Nothing is written then.
     """
-    import torch
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
+    from subnetworks import checkpoints
+    from subnetworks.checkpoints.writing import write_file
     from subnetworks.updates import digests
 
-    weights = _Weights(shards(saved))
-    config = _config(init)
     outside = _Outside(mask) if mask else None
     # What runs its own code goes on doing so after training, and nothing else does.
     manifest = importlib.import_module("subnetworks.checkpoints.manifest")
     trusted = manifest.trusts(init)
-    kind = getattr(torch, dtype)
-    with outputs.folder(output, "train") as folder:
+    config = _config(init)
+    with checkpoints.open(shards(saved)) as trained, outputs.folder(output, "train") as folder:
         for file in sorted(init.glob("*.safetensors")):
-            tensors: dict[str, Tensor] = {}
-            with safe_open(file, "pt") as before:
-                for name in before.keys():  # noqa: SIM118 (not a mapping)
-                    first = before.get_tensor(name)
-                    tensors[name] = (
-                        weights.rounded(name, config, kind) if first.is_floating_point() else first
-                    )
-                    _check_finite(saved, name, tensors[name])
+            with checkpoints.open(file) as before:
+
+                def check(name: str, bits: np.ndarray, before: "Checkpoint" = before) -> None:
+                    _check_finite(saved, name, bits, _STORED[dtype])
                     if outside:
-                        outside.check(name, first.to(kind), tensors[name])
-            save_file(tensors, folder / file.name, metadata={"format": "pt"})
+                        outside.check(before[name], bits, _STORED[dtype])
+
+                written = _rounded(trained, before, config, _STORED[dtype], check)
+                ordered = [written[name] for name in sorted(written)]
+                write_file(folder / file.name, ordered, {"format": "pt"})
         for path in init.iterdir():
             own = path.name in ("config.json", "manifest.json") or path.name.endswith(".meta.json")
             if path.is_file() and not own and path.suffix not in _LEFT_BEHIND:
@@ -104,86 +102,66 @@ def write_checkpoint(
         )
 
 
-def rounded(saved: Path, init: "Checkpoint") -> dict[str, "storage.Tensor"]:
-    """The weights of the saved step `saved`, as `write_checkpoint` writes them, read on demand.
+def rounded(trained: "Checkpoint", init: "Checkpoint") -> dict[str, "Tensor"]:
+    """A saved step's weights as `write_checkpoint` writes them, read on demand.
 
-    One tensor at a time is held in memory. `init` must stay open meanwhile.
+    One tensor at a time is held in memory. Both checkpoints must stay open meanwhile.
+
+    Args:
+        trained: what `state.shards` of the saved step holds.
+        init: the run's init.
     """
-    import torch
+    return _rounded(trained, init, init.config, "BF16", lambda name, bits: None)
 
-    from subnetworks.checkpoints import storage
+
+def _rounded(
+    trained: "Checkpoint", init: "Checkpoint", config: dict[str, Any], dtype: str, check: _Check
+) -> dict[str, "Tensor"]:
     from subnetworks.numbers import FLOATS
 
-    weights = _Weights(shards(saved))
-    held: dict[str, memoryview] = {}
-
-    def reading(name: str) -> Callable[[Any, int], None]:
-        def read(buffer: Any, offset: int) -> None:
-            if name not in held:
-                held.clear()
-                bits = weights.rounded(name, init.config).view(torch.int16)
-                held[name] = memoryview(bits.reshape(-1).numpy()).cast("B")
-            view = memoryview(buffer).cast("B")
-            view[:] = held[name][offset : offset + len(view)]
-
-        return read
-
     return {
-        name: storage.Tensor(name, "BF16", tensor.shape, reading(name), str(saved))
+        name: _stored(_trained(trained, name, config), name, dtype, check)
         if tensor.dtype in FLOATS
         else tensor
         for name, tensor in init.tensors.items()
     }
 
 
+def _trained(trained: "Checkpoint", name: str, config: dict[str, Any]) -> "Tensor":
+    """The trained weights of one of the init's tensors; a tied head is the embedding."""
+    tied = name not in trained.tensors and _tied(config, name)
+    return trained[_embedding(trained) if tied else name]
+
+
+def _stored(tensor: "Tensor", name: str, dtype: str, check: _Check) -> "Tensor":
+    """A tensor in another dtype, rounded to nearest, ties to even.
+
+    It is rounded, and checked, when the first of it is read, and held until the last has been.
+    """
+    held: list[memoryview] = []
+
+    def read(buffer: Any, offset: int) -> None:
+        if not held:
+            bits = _bits(tensor, dtype)
+            check(name, bits)
+            held.append(bits.data.cast("B"))
+        view = memoryview(buffer).cast("B")
+        view[:] = held[0][offset : offset + len(view)]
+        if offset + len(view) == len(held[0]):
+            held.clear()
+
+    return replace(tensor, name=name, dtype=dtype, reader=read)
+
+
+def _bits(tensor: "Tensor", dtype: str) -> np.ndarray:
+    """All entries as bits of another dtype, flat."""
+    from subnetworks.numbers import decode, encode
+
+    return encode(decode(tensor.raw(), tensor.dtype), dtype)
+
+
 def _config(init: Path) -> dict[str, Any]:
     return json.loads((init / "config.json").read_text(encoding="utf-8"))
-
-
-class _Weights:
-    """The sharded weights of one saved step, put together one tensor at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        import torch
-        import torch.distributed.tensor  # the shards are DTensors
-
-        # Shards are read where no processes are distributed, and it says so; nothing here minds.
-        logging.getLogger("torch.distributed.device_mesh").setLevel(logging.ERROR)
-        files = sorted(folder.glob("model_world_size_*_rank_*.pt"), key=_rank)
-        self._ranks: list[dict[str, Any]] = [
-            torch.load(file, map_location="cpu", weights_only=False, mmap=True) for file in files
-        ]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._ranks[0]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._ranks[0])
-
-    def __getitem__(self, name: str) -> "Tensor":
-        import torch
-        from torch.distributed.tensor import DTensor, Shard
-
-        first = self._ranks[0][name]
-        if not isinstance(first, DTensor):
-            return first
-        parts = [rank[name].to_local() for rank in self._ranks]
-        placement = first.placements[-1]
-        if isinstance(placement, Shard):
-            return torch.cat(parts, dim=placement.dim)
-        return parts[0]
-
-    def rounded(
-        self, name: str, config: dict[str, Any], dtype: "torch.dtype | None" = None
-    ) -> "Tensor":
-        """One tensor in bf16 (to nearest, ties to even), contiguous; a tied head is the embedding.
-
-        `config` is the init's; `dtype` is another to round to.
-        """
-        import torch
-
-        tied = name not in self and _tied(config, name)
-        return self[_embedding(self) if tied else name].to(dtype or torch.bfloat16).contiguous()
 
 
 class _Outside:
@@ -196,34 +174,29 @@ class _Outside:
         self.mask = Mask.open(path)
         self.names = set(self.mask.names)
 
-    def check(self, name: str, before: "Tensor", after: "Tensor") -> None:
+    def check(self, before: "Tensor", bits: np.ndarray, dtype: str) -> None:
         """Raise `RuntimeError` if an entry outside the mask differs in any bit."""
-        import torch
-
-        if name in self.names:
-            inside = torch.from_numpy(self.mask.array(name))
-            bits = torch.int16 if before.element_size() == 2 else torch.int32
-            moved = int(((before.view(bits) != after.view(bits)) & ~inside).sum())
+        if before.name in self.names:
+            inside = self.mask.array(before.name).reshape(-1)
+            moved = int(((_bits(before, dtype) != bits) & ~inside).sum())
             if moved:
-                raise RuntimeError(f"{name}: {moved} entries outside {self.path} have moved")
+                raise RuntimeError(f"{before.name}: {moved} entries outside {self.path} have moved")
 
 
-def _check_finite(saved: Path, name: str, tensor: "Tensor") -> None:
-    spoiled = int((~tensor.isfinite()).sum()) if tensor.is_floating_point() else 0
+def _check_finite(saved: Path, name: str, bits: np.ndarray, dtype: str) -> None:
+    from subnetworks.numbers import decode
+
+    spoiled = int((~np.isfinite(decode(bits, dtype))).sum())
     if spoiled:
         raise UserError(
-            f"{saved}: tensor {name!r}: {spoiled} of {tensor.numel()} weights are NaN or infinite: "
+            f"{saved}: tensor {name!r}: {spoiled} of {bits.size} weights are NaN or infinite: "
             "the run diverged, and no checkpoint is made of it; lower its learning_rate"
         )
-
-
-def _rank(file: Path) -> int:
-    return int(file.stem.rpartition("_")[2])
 
 
 def _tied(config: dict[str, Any], name: str) -> bool:
     return bool(config.get("tie_word_embeddings")) and name.startswith("lm_head")
 
 
-def _embedding(weights: _Weights) -> str:
-    return next(name for name in weights if name.endswith("embed_tokens.weight"))
+def _embedding(trained: "Checkpoint") -> str:
+    return next(name for name in trained.tensors if name.endswith("embed_tokens.weight"))

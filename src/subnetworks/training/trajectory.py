@@ -10,6 +10,7 @@ from typing import Any
 
 from subnetworks.errors import UserError
 from subnetworks.files import sha256, write_json
+from subnetworks.training.state import shards
 
 NAME = "trajectory"
 MANIFEST = "manifest.json"
@@ -37,8 +38,8 @@ def write(saved: Path, init: Path, folder: Path, step: int, base: str) -> None:
     from subnetworks.checkpoints import deltas
     from subnetworks.training import finish
 
-    with checkpoints.open(init) as before:
-        deltas.write(file_of(folder, step), before, finish.rounded(saved, before), base=base)
+    with checkpoints.open(init) as before, checkpoints.open(shards(saved)) as trained:
+        deltas.write(file_of(folder, step), before, finish.rounded(trained, before), base=base)
 
 
 def files(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ pytest.importorskip("verl")
 import numpy  # noqa: E402
 import tiny  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
-from tiny import launch, log, make_init, make_pairs, master_weights  # noqa: E402
+from tiny import launch, log, make_init, make_pairs, master_weights, saved_weights  # noqa: E402
 
 from subnetworks import checkpoints, masks  # noqa: E402
 from subnetworks.errors import UserError  # noqa: E402
@@ -141,7 +141,7 @@ def test_the_trajectory_holds_every_steps_weights(trained, tmp_path):
     # Steps that the run without a trajectory saved too.
     for step in (2, 4):
         with checkpoints.open(run / "trajectory" / f"step_{step:06d}.safetensors") as delta:
-            whole = finish._Weights(folder / "some" / f"global_step_{step}")
+            whole = saved_weights(folder / "some" / f"global_step_{step}")
             for name in delta.names:
                 found = torch.from_numpy(delta[name].raw().view(numpy.int16))
                 wanted = whole[name].to(torch.bfloat16).view(torch.int16).reshape(-1)

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import torch
 
-from subnetworks.training import finish, masking, state
+from subnetworks.training import masking, state
 from subnetworks.training.job import Job, distributed, environment
 from subnetworks.training.preference import described
 from subnetworks.training.settings import parse_accelerator, parse_settings
@@ -100,10 +100,28 @@ def launch(folder, jobs):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
+def saved_weights(folder):
+    """The fp32 weights in a folder of a saved step, joined by torch from all ranks' shards."""
+    import torch
+    from torch.distributed.tensor import DTensor, Shard
+
+    files = sorted(folder.glob("model_world_size_*_rank_*.pt"))
+    ranks = [torch.load(file, map_location="cpu", weights_only=False) for file in files]
+
+    def whole(name):
+        first = ranks[0][name]
+        if not isinstance(first, DTensor):
+            return first
+        parts = [rank[name].to_local() for rank in ranks]
+        placement = first.placements[-1]
+        return torch.cat(parts, dim=placement.dim) if isinstance(placement, Shard) else parts[0]
+
+    return {name: whole(name) for name in ranks[0]}
+
+
 def master_weights(folder, step, name):
     """The fp32 weights that a job saved after a step."""
-    weights = finish._Weights(state.shards(folder / name / f"global_step_{step}"))
-    return {key: weights[key] for key in weights}
+    return saved_weights(state.shards(folder / name / f"global_step_{step}"))
 
 
 def log(folder, name, attempt=0):
