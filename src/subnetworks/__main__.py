@@ -23,6 +23,7 @@ def main() -> None:
     from subnetworks.cli import main as command_line
 
     gc.freeze()
+    gc.set_threshold(100_000)  # new objects between two collections: many verbs import more
     gc.enable()
     command_line()
 

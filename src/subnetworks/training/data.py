@@ -133,17 +133,6 @@ def _check_truths(file: Path, rows: Sequence[Any]) -> None:
             )
 
 
-def check_prompts(folder: Path, tokenizer: Any, max_prompt_length: int) -> None:
-    """Check that no prompt is longer than `max_prompt_length` tokens; `UserError` names the row."""
-    file = folder / "train.parquet"
-    for index, (ids, _) in enumerate(read_problems(file, tokenizer)):
-        if len(ids) > max_prompt_length:
-            raise UserError(
-                f"{file}: the prompt of row {index} has {len(ids)} tokens, more than "
-                f"max_prompt_length ({max_prompt_length}); raise it or shorten the prompt"
-            )
-
-
 def check_reward(folder: Path, settings: OnlineSettings) -> None:
     """Try the reward on the first problem's truth as its answer.
 
@@ -162,8 +151,14 @@ def check_reward(folder: Path, settings: OnlineSettings) -> None:
         )
 
 
-def read_problems(path: str | Path, tokenizer: Any) -> list[tuple[list[int], str]]:
-    """Each problem of a Parquet file: its prompt's tokens, and the truth."""
+def read_problems(
+    path: str | Path, tokenizer: Any, max_prompt_length: int
+) -> list[tuple[list[int], str]]:
+    """Each problem of a Parquet file: its prompt's tokens, and the truth.
+
+    Raises:
+        UserError: a prompt is longer than `max_prompt_length` tokens.
+    """
     import pyarrow.parquet
 
     rows = pyarrow.parquet.read_table(path, columns=["prompt", "reward_model"]).to_pylist()
@@ -172,5 +167,11 @@ def read_problems(path: str | Path, tokenizer: Any) -> list[tuple[list[int], str
         for row in rows
     ]
     encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    for index, ids in enumerate(encoded):
+        if len(ids) > max_prompt_length:
+            raise UserError(
+                f"{path}: the prompt of row {index} has {len(ids)} tokens, more than "
+                f"max_prompt_length ({max_prompt_length}); raise it or shorten the prompt"
+            )
     truths = (str(row["reward_model"]["ground_truth"]) for row in rows)
     return list(zip(encoded, truths, strict=True))

@@ -102,6 +102,8 @@ def largest_divisor(number: int, at_most: int) -> int:
     return next(part for part in range(min(number, at_most), 0, -1) if number % part == 0)
 
 
+START = "subnetworks.training.start"
+
 # What torch.distributed asks of its environment, for the only process of a group: no other calls at
 # its port, which may be any that is free.
 ALONE = {
@@ -138,6 +140,8 @@ def environment(job: Job) -> dict[str, str]:
         "MKL_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
+        # An error ends hydra's program as it would any other.
+        "HYDRA_FULL_ERROR": "1",
         "DO_NOT_TRACK": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -163,10 +167,10 @@ def distributed(job: Job, module: str, *arguments: str) -> list[str]:
     """A module in one process a device of every node, by torch.distributed.run where there are
     several: to start one takes longer than what it does for a single process (`ALONE`)."""
     machine = job.machine
+    what = ["-m", START, module, *arguments]
     if machine.ranks == 1:
-        return [sys.executable, "-m", module, *arguments]
+        return [sys.executable, *what]
     run = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={machine.devices}"]
-    what = ["-m", module, *arguments]
     if machine.nodes == 1:
         return [*run, "--standalone", *what]
     meeting = ["--rdzv_backend=c10d", f"--rdzv_endpoint={nodes.meeting_point()}"]

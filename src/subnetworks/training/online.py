@@ -3,7 +3,7 @@
 import sys
 
 from subnetworks.checkpoints.manifest import trusts
-from subnetworks.training.job import Command, Job, environment, override
+from subnetworks.training.job import START, Command, Job, environment, override
 from subnetworks.training.settings import OnlineSettings, PpoSettings, PrimeSettings
 from subnetworks.training.sft import optimiser, resume
 
@@ -102,7 +102,7 @@ def command(job: Job) -> Command:
         }
     arguments = [override(key, value) for key, value in overrides.items()]
     return Command(
-        [sys.executable, "-m", "subnetworks.training.online_main", *arguments],
+        [sys.executable, "-m", START, "subnetworks.training.online_main", *arguments],
         environment(job)
         | {
             "RAY_DEDUP_LOGS": "0",

@@ -62,7 +62,3 @@ def _train(config: Any) -> None:
     trainer = get_trainer_cls(config.trainer.v1.trainer_mode)(config=config)
     trainer.init()
     trainer.fit()
-
-
-if __name__ == "__main__":
-    main()

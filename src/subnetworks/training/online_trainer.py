@@ -56,7 +56,8 @@ class Trainer(PPOTrainerSync):
         self.seed = config.data.seed
         self.samples = config.actor_rollout_ref.rollout.n
         self.tokenizer = load_tokenizer(config.actor_rollout_ref.model.path)
-        self.problems = read_problems(config.data.train_files, self.tokenizer)
+        data = config.data
+        self.problems = read_problems(data.train_files, self.tokenizer, data.max_prompt_length)
         self.steps = config.trainer.total_training_steps
         self.order = epochs(len(self.problems), config.data.train_batch_size, self.steps, self.seed)
         self._init_resource_pool_mgr()

@@ -292,18 +292,14 @@ def _save(file: Path, values: "numpy.ndarray") -> None:
         numpy.save(handle, values)
 
 
-def main(file: str) -> None:
-    """Train as one rank."""
+def main() -> None:
+    """Train as one rank, the job that the file on the command line says."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import torch
     from verl.utils.distributed import destroy_global_process_group, initialize_global_process_group
 
-    job = json.loads(Path(file).read_text(encoding="utf-8"))
+    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     torch.manual_seed(job["settings"]["seed"])
     initialize_global_process_group()
     Trainer(job).train()
     destroy_global_process_group()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

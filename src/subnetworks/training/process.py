@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from rich.progress import (
 )
 
 from subnetworks.errors import UserError
-from subnetworks.training import guard
+from subnetworks.training import guard, start
 from subnetworks.training.job import Command
 from subnetworks.training.log import Row, StepsLog
 
@@ -136,17 +137,22 @@ def run(
     SIGTERM is handed on: the trainer ends its step and saves, if it can within 25 s.
 
     Raises:
-        UserError: SIGTERM has come, the trainer failed (its last lines are printed to standard
-            error), its loss is no number, or it made no step for `stall_seconds`.
+        UserError: SIGTERM has come, the trainer ended with one itself, it failed otherwise (its
+            last lines are printed to standard error), its loss is no number, or it made no step for
+            `stall_seconds`.
     """
     arguments = [sys.executable, guard.__file__, str(scratch), *command.arguments]
-    with open(log_file, "ab") as output, _noted_termination() as terminated:
+    with (
+        open(log_file, "ab") as output,
+        _noted_termination() as terminated,
+        tempfile.NamedTemporaryFile(prefix="subnetworks-error-") as error_file,
+    ):
         process = subprocess.Popen(
             arguments,
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=inherited() | command.environment,
+            env=inherited() | command.environment | {start.ERROR_FILE: error_file.name},
             start_new_session=True,
             pass_fds=keep,
         )
@@ -180,6 +186,7 @@ def run(
             row = new[-1]
             last = int(row["step"] or 0)
             diverged = diverged or first_without_loss(new)
+        own_error = Path(error_file.name).read_text(encoding="utf-8")
     if terminated.is_set():
         raise UserError(
             f"{log_file}: stopped by SIGTERM after step {last}; run again to resume from the last "
@@ -191,6 +198,8 @@ def run(
             "diverged, or its init or data are damaged, and no checkpoint is made of it; lower its "
             "learning_rate"
         )
+    if own_error and process.returncode:
+        raise UserError(own_error)
     if stalled or process.returncode:
         print(f"--- last lines of {log_file} ---", tail(log_file), "---", sep="\n", file=sys.stderr)
     if stalled:

@@ -14,7 +14,7 @@ from subnetworks.precision import of_serving
 from subnetworks.provenance import recorded
 from subnetworks.training import finish, rewards, state
 from subnetworks.training.conversations import load_tokenizer
-from subnetworks.training.data import check_problems, check_prompts, read_problems
+from subnetworks.training.data import check_problems, read_problems
 from subnetworks.training.settings import (
     Accelerator,
     at_least,
@@ -84,8 +84,8 @@ def sample(
     rows = check_problems(problems)[: settings.problems]
     reward = rewards.load(settings.reward)
     tokenizer = load_tokenizer(policy)
-    check_prompts(problems, tokenizer, settings.max_prompt_length)
-    prompts = [ids for ids, _ in read_problems(problems / "train.parquet", tokenizer)][: len(rows)]
+    read = read_problems(problems / "train.parquet", tokenizer, settings.max_prompt_length)
+    prompts = [ids for ids, _ in read][: len(rows)]
     facts = {
         "settings": asdict(settings),
         "policy": state.digest(policy),

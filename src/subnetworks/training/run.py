@@ -29,7 +29,6 @@ from subnetworks.training import (
     state,
     trajectory,
 )
-from subnetworks.training.conversations import load_tokenizer
 from subnetworks.training.job import Command, Job
 from subnetworks.training.log import StepsLog
 from subnetworks.training.settings import (
@@ -246,7 +245,6 @@ def check(
                 f"max_response_length ({settings.max_response_length}) exceed the context of "
                 f"{init} ({context} tokens); lower one"
             )
-        datasets.check_prompts(data, load_tokenizer(init), settings.max_prompt_length)
         datasets.check_reward(data, settings)
     return shapes
 

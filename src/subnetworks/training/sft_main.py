@@ -91,7 +91,3 @@ def main(config: Any) -> None:
     initialize_global_process_group()
     SeededTrainer(config=config).fit()
     destroy_global_process_group()
-
-
-if __name__ == "__main__":
-    main()

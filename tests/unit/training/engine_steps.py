@@ -17,7 +17,8 @@ from verl.utils.distributed import destroy_global_process_group, initialize_glob
 
 from subnetworks.training.preference import Trainer
 
-if __name__ == "__main__":
+
+def main():
     initialize_global_process_group()
     before = None
     for name, job in json.loads(Path(sys.argv[1], "jobs.json").read_text()).items():

@@ -106,9 +106,10 @@ class Words:
 def test_a_prompt_that_does_not_fit_is_named(tmp_path):
     long = {**PROBLEM, "prompt": [{"role": "user", "content": "one two three"}]}
     write(tmp_path, [PROBLEM, long])
-    data.check_prompts(tmp_path, Words(), 3)
+    file = tmp_path / "train.parquet"
+    assert [len(ids) for ids, _ in data.read_problems(file, Words(), 3)][1] == 3
     with pytest.raises(UserError, match=r"row 1 has 3 tokens, more than max_prompt_length \(2\)"):
-        data.check_prompts(tmp_path, Words(), 2)
+        data.read_problems(file, Words(), 2)
 
 
 def test_a_reward_that_cannot_work_is_named_before_training(tmp_path, monkeypatch):

@@ -189,7 +189,7 @@ def test_trainer_reference_critic_and_sampler_are_given_the_same(
     section = (
         f"{{param_dtype:'{short}',reduce_dtype:'fp32',buffer_dtype:'fp32',weights:'{weights}'}}"
     )
-    given = dict(argument.split("=", 1) for argument in online.command(job).arguments[3:])
+    given = dict(argument.split("=", 1) for argument in online.command(job).arguments[4:])
     for key in (
         "actor_rollout_ref.actor.fsdp_config",
         "actor_rollout_ref.ref.fsdp_config",

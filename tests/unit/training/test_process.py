@@ -101,6 +101,34 @@ def test_a_failure_shows_the_last_lines_and_leaves_nothing(tmp_path, capfd):
     assert gone(tmp_path)
 
 
+REFUSING = """
+from subnetworks.errors import UserError
+def main():
+    raise UserError("rows.parquet: row 7 has 9 tokens, more than max_length (8)")
+"""
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_error_of_the_trainers_own_is_all_that_is_said(tmp_path, ranks, capfd):
+    """The traceback, and the launcher's banner where there are several ranks, stay in the log."""
+    if ranks > 1:
+        pytest.importorskip("torch")
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "refusing.py").write_text(REFUSING)
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--standalone"]
+    what = ["-m", "subnetworks.training.start", "refusing"]
+    command = Command(
+        [sys.executable, *(launcher if ranks > 1 else []), *what],
+        {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])},
+    )
+    log = tmp_path / "train.log"
+    with pytest.raises(UserError) as caught:
+        process.run(command, tmp_path / "scratch", log, StepsLog([]), Silent(), 60.0)
+    assert str(caught.value) == "rows.parquet: row 7 has 9 tokens, more than max_length (8)"
+    assert capfd.readouterr().err == ""
+    assert "Traceback" in log.read_text()
+
+
 def test_a_run_that_makes_no_step_is_stopped(tmp_path, capfd, monkeypatch):
     """By a clock that stands still until all has started."""
     now = itertools.count()
