@@ -1,6 +1,7 @@
 """Whole on-policy runs of a tiny model through Ray, vLLM and verl, within a mask.
 
-What GRPO does within a mask is seen in the miniature; here are the runs that train a second model.
+What GRPO does within a mask on one device is seen in the miniature; here are the runs that train a
+second model, and GRPO on two devices, whose workers are Ray's.
 """
 
 import csv
@@ -17,7 +18,7 @@ import numpy  # noqa: E402
 import pyarrow  # noqa: E402
 import pyarrow.parquet  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
-from tiny import make_init  # noqa: E402
+from tiny import make_init, saved_weights  # noqa: E402
 
 from subnetworks import masks  # noqa: E402
 from subnetworks.training import finish  # noqa: E402
@@ -51,6 +52,7 @@ PPO = {
     "clip_gradient": 0,
     **SETTINGS,
 }
+GRPO = {"algorithm": "grpo", **SETTINGS, "steps": 2}
 RAFT = {
     "algorithm": "raft_plus_plus",
     **SETTINGS,
@@ -79,7 +81,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run(folder, name, settings, bfloat16="auto"):
+def run(folder, name, settings, **accelerator):
     train(
         settings,
         init=folder / "init",
@@ -87,15 +89,14 @@ def run(folder, name, settings, bfloat16="auto"):
         output=folder / f"{name}_end",
         run_folder=folder / name,
         mask=folder / "mask.safetensors",
-        accelerator={"bfloat16": bfloat16},
+        accelerator=accelerator,
         keep_state=True,
     )
 
 
-def weights(folder, name, model):
+def weights(folder, name, model, step=STEPS):
     """The fp32 weights of a model after the last step."""
-    found = finish._Weights(folder / name / "state" / f"global_step_{STEPS}" / model)
-    return {key: found[key] for key in found}
+    return saved_weights(folder / name / "state" / f"global_step_{step}" / model)
 
 
 def log(folder, name):
@@ -186,3 +187,19 @@ def test_raft_makes_its_updates_within_the_mask(folder):
     for row in log(folder, "raft"):
         assert -1.3 < float(row["loss"]) <= 0
         assert (float(row["loss"]) == 0) == (float(row["reward"]) == 0)
+
+
+def test_grpo_on_two_devices_trains_both_shards_within_the_mask(folder):
+    run(folder, "two", GRPO, devices=2)
+    assert len(list((folder / "two/state/global_step_2/actor").glob("model_world_size_2_*"))) == 2
+    assert [row["step"] for row in log(folder, "two")] == ["1", "2"]
+    mask = masks.Mask.open(folder / "mask.safetensors")
+    policy = weights(folder, "two", "actor", step=2)
+    end = load_file(folder / "two_end/model.safetensors")
+    for tensor, before in load_file(folder / "init/model.safetensors").items():
+        inside = torch.from_numpy(mask.array(tensor))
+        changed = policy[tensor].view(torch.int32) != before.float().view(torch.int32)
+        assert not changed[~inside].any(), tensor
+        if before.dim() == 2 and "embed" not in tensor:
+            assert changed[inside].float().mean() > 0.9, tensor
+        assert torch.equal(end[tensor], policy[tensor].bfloat16()), tensor
