@@ -72,12 +72,15 @@ def test_conda_file_and_lock_hold_the_same_pins(name: str) -> None:
 def test_lock_satisfies_what_pyproject_asks(name: str) -> None:
     locked = pins(lock_of(name))
     for requirement in requirements(name):
-        package, version = re.fullmatch(
-            r"([\w.-]+)(?:\[[\w,]+\])?(?:==(\S+))?", requirement
+        package, relation, version = re.fullmatch(
+            r"([\w.-]+)(?:\[[\w,]+\])?(?:(==|<)(\S+))?", requirement
         ).groups()
         assert normalised(package) in locked, requirement
-        if version:
-            assert locked[normalised(package)] == version
+        found = locked[normalised(package)]
+        if relation == "==":
+            assert found == version
+        elif relation == "<":
+            assert [int(n) for n in found.split(".")] < [int(n) for n in version.split(".")]
 
 
 @pytest.mark.parametrize("name", sorted(TABLE))
