@@ -21,6 +21,7 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/stages.smk"
 include: "workflow/rules/environments.smk"
 include: "workflow/rules/checkpoints.smk"
 include: "workflow/rules/runs.smk"
@@ -29,9 +30,7 @@ include: "workflow/rules/masks.smk"
 include: "workflow/rules/trajectories.smk"
 include: "workflow/rules/overlaps.smk"
 include: "workflow/rules/evaluation.smk"
-include: "workflow/rules/tables.smk"
-include: "workflow/rules/figures.smk"
-include: "workflow/rules/controls.smk"
+include: "workflow/rules/artefacts.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -45,7 +44,17 @@ rule all:
 
 
 rule controls:
-    """What readers ask next: all that the experiment's `controls:` names, left out of `all`."""
+    """What readers ask next: all that the experiment's `controls:` names, and then the report."""
     input:
+        environment("figures"),
         wanted(controls=True),
+        page="<results>/report.html",
+    log:
+        "<results>/logs/controls.log",
     localrule: True
+    conda:
+        conda("figures")
+    params:
+        results=subpath(input.page, parent=True),
+    shell:
+        f"{REPORT} 2> >(tee {{log}} >&2)"

@@ -221,9 +221,7 @@ def test_every_target_of_a_finished_experiment_has_nothing_to_do() -> None:
 def test_changing_modules_makes_their_table_and_figure_only(copy: Path) -> None:
     """And the report that shows them. A table's and a figure's at once: each plan takes seconds."""
     library = copy / "src" / "subnetworks"
-    modules = {
-        path.stem: path for kind in ("tables", "figures") for path in library.glob(f"{kind}/*")
-    }
+    modules = {path.stem: path for path in library.glob("artefacts/*.py")}
     figures = [name for name in ARTEFACTS if name.startswith("figure")]
     tables = [name for name in ARTEFACTS if name not in figures]
     for names in zip_longest(tables, figures):
@@ -238,7 +236,7 @@ def test_changing_modules_makes_their_table_and_figure_only(copy: Path) -> None:
 
 
 def test_changing_what_the_report_says_makes_the_report_only(copy: Path) -> None:
-    module = copy / "src" / "subnetworks" / "findings.py"
+    module = copy / "src" / "subnetworks" / "artefacts" / "claims.py"
     module.write_text(module.read_text() + "# Another way.\n")
     assert set(planned(run_snakemake("-n", "--cores", "1", folder=copy))) == {"all", "report"}
 
@@ -259,7 +257,7 @@ def test_a_control_is_made_by_its_name_and_then_shown_on_the_page(mini: Path) ->
 
 
 def test_changing_one_control_makes_that_control_only(copy: Path) -> None:
-    source = copy / "src" / "subnetworks" / "tables" / "control_chance.py"
+    source = copy / "src" / "subnetworks" / "artefacts" / "control_chance.py"
     source.write_text(source.read_text() + "# Another way.\n")
     assert planned(run_snakemake("-n", "--cores", "1", folder=copy)) == {}
     jobs = planned(run_snakemake("-n", "--cores", "1", "control_chance", folder=copy))

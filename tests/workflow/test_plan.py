@@ -62,11 +62,11 @@ def test_all_leaves_out_the_controls_and_controls_makes_them(copy: Path) -> None
 
 def test_every_control_is_a_named_target_with_a_line_on_it_and_a_caption() -> None:
     listed = run_snakemake("--list-target-rules").stdout
-    modules = [p.stem for p in sorted((ROOT / "src/subnetworks").glob("[tf]*s/control_*.py"))]
+    modules = [p.stem for p in sorted((ROOT / "src/subnetworks/artefacts").glob("control_*.py"))]
     assert modules
     for name in modules:
         assert re.search(rf"^{name} \(.{{20,}}\)$", listed, re.MULTILINE), name
-        assert (ROOT / "workflow" / "report" / f"{name}.rst").exists(), name
+        assert (ROOT / ".snakemake" / "captions" / f"{name}.rst").read_text(), name
 
 
 MASKS = """

@@ -24,7 +24,7 @@ rule make_base:
         runtime=growing(60),
     params:
         folder=subpath(output.manifest, parent=True),
-        settings=lambda wildcards: settings_of(EXPERIMENT.checkpoints[wildcards.made], "make"),
+        settings=lambda wildcards: options.settings(EXPERIMENT.checkpoints[wildcards.made], "make"),
     message:
         "Making the base model {wildcards.made}"
     shell:
@@ -82,9 +82,10 @@ rule fetch_checkpoint:
     params:
         folder=subpath(output.manifest, parent=True),
         source=lambda wildcards: EXPERIMENT.hub_source("checkpoints", wildcards.fetched),
-        trust=lambda wildcards: trust(EXPERIMENT.checkpoints[wildcards.fetched]),
-        planned=lambda wildcards: locked(
-            "checkpoints", wildcards.fetched, f"checkpoints/{wildcards.fetched}/manifest.json"
+        trust=lambda wildcards: options.trust(EXPERIMENT.checkpoints[wildcards.fetched]),
+        planned=lambda wildcards: inputs.planned(
+            LOCKED.get(EXPERIMENT.hub_source("checkpoints", wildcards.fetched).key),
+            Path(RESULTS, inputs.checkpoint(wildcards.fetched)),
         ),
         lock=os.path.relpath(LOCK),
         cache=config["cache"],
@@ -115,7 +116,7 @@ rule link_checkpoint:
         conda("measure")
     params:
         folder=subpath(output.manifest, parent=True),
-        trust=lambda wildcards: trust(EXPERIMENT.checkpoints[wildcards.linked]),
+        trust=lambda wildcards: options.trust(EXPERIMENT.checkpoints[wildcards.linked]),
     message:
         "Linking {input.source}"
     shell:

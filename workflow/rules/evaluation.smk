@@ -20,13 +20,7 @@ rule make_benchmark:
     params:
         folder=subpath(output.manifest, parent=True),
         kind=lambda wildcards: EXPERIMENT.benchmarks[wildcards.benchmark]["make"],
-        settings=lambda wildcards: canonical_json(
-            {
-                key: value
-                for key, value in EXPERIMENT.benchmarks[wildcards.benchmark].items()
-                if key in MADE_KEYS and key != "make"
-            }
-        ),
+        settings=lambda wildcards: options.of_made_rows(EXPERIMENT.benchmarks[wildcards.benchmark]),
     message:
         "Making the benchmark {wildcards.benchmark}"
     shell:
@@ -42,8 +36,7 @@ rule evaluate:
     """
     input:
         environment("evaluate"),
-        checkpoint="<results>/checkpoints/{checkpoint}/manifest.json",
-        rows=rows_of,
+        unpack(reads(inputs.of_evaluation, "checkpoint")),
     output:
         index="<results>/evaluation/{checkpoint}/scores.json",
     log:
@@ -60,7 +53,9 @@ rule evaluate:
     params:
         checkpoint=subpath(input.checkpoint, parent=True),
         folder=subpath(output.index, parent=True),
-        benchmarks=benchmark_settings,
+        benchmarks=lambda wildcards: options.of_evaluation(
+            EXPERIMENT, wildcards.checkpoint, RESULTS
+        ),
         accelerator=EVALUATION_JSON,
     message:
         f"Evaluating {{wildcards.checkpoint}}{NEEDS_GPUS}"

@@ -13,7 +13,7 @@ rule derive_mask:
     """
     input:
         environment("measure"),
-        unpack(mask_inputs),
+        unpack(reads(inputs.of_mask, "mask")),
     output:
         mask="<results>/masks/{mask}.safetensors",
     log:
@@ -26,7 +26,7 @@ rule derive_mask:
         ),
         runtime=growing(60 * ACCELERATOR.get("hours", 24)),
     params:
-        made_of=mask_arguments,
+        made_of=lambda wildcards, input: options.of_mask(EXPERIMENT.masks[wildcards.mask], input),
         seed=lambda wildcards: EXPERIMENT.masks[wildcards.mask].get("seed", 0),
     message:
         f"Deriving the mask {{wildcards.mask}}{NEEDS}"

@@ -8,7 +8,7 @@ rule overlap:
     """
     input:
         environment("measure"),
-        unpack(both_masks),
+        unpack(reads(inputs.of_overlap, "overlap")),
     output:
         summary="<results>/overlaps/{overlap}.json",
         tensors="<results>/overlaps/{overlap}.parquet",
@@ -37,11 +37,8 @@ rule transfer:
     """
     input:
         environment("measure"),
-        unpack(both_ends),
-        masks=[
-            f"<results>/masks/{name}.safetensors"
-            for name in values_of(EXPERIMENT.figures.get("control_transfer", {}), "update")
-        ],
+        unpack(reads(inputs.of_update, "change")),
+        masks=within_results([inputs.mask(name) for name in ASKED["control_transfer"].named]),
     output:
         summary="<results>/transfers/{change}.json",
     log:
@@ -54,7 +51,7 @@ rule transfer:
     params:
         before=subpath(input.before, parent=True),
         after=subpath(input.after, parent=True),
-        options=lambda wildcards: measuring_options(wildcards),
+        options=lambda wildcards: options.of_update(EXPERIMENT.updates[wildcards.change]),
     message:
         f"The update {{wildcards.change}} within the masks of others{NEEDS}"
     shell:

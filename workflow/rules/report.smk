@@ -1,14 +1,18 @@
 """The report: one page to send to a colleague, written from all that the experiment made."""
 
+# It shows the controls that there are, so that `controls` writes it again when it has made them.
+REPORT = (
+    "in_stage figures python -m subnetworks report --results {params.results}"
+    " --output {params.results}/report.html --output {params.results}/report.md"
+)
+
 
 rule report:
     """The report: findings, figures, tables, settings, origins, as one page that opens from disk."""
     input:
         environment("figures"),
         results=wanted(),
-        drawn=artefacts("figures", "csv"),
-        captions=captions(),
-        code=report_code(),
+        code=relative(code.of_report()),
     output:
         page=report(
             "<results>/report.html",
@@ -23,8 +27,5 @@ rule report:
         conda("figures")
     params:
         results=subpath(output.page, parent=True),
-        controls=controls_made(),
     shell:
-        "in_stage figures python -m subnetworks report --results {params.results}"
-        " --captions workflow/report --output {output.page} --output {output.text}"
-        " 2> >(tee {log} >&2)"
+        f"{REPORT} 2> >(tee {{log}} >&2)"

@@ -9,7 +9,7 @@ rule make_dataset:
     """
     input:
         environment("measure"),
-        policy=policy_of,
+        unpack(reads(inputs.of_dataset, "dataset")),
     output:
         manifest="<results>/data/{dataset}/manifest.json",
     log:
@@ -25,7 +25,7 @@ rule make_dataset:
     params:
         folder=subpath(output.manifest, parent=True),
         kind=lambda wildcards: EXPERIMENT.datasets[wildcards.dataset]["make"],
-        settings=lambda wildcards: settings_of(
+        settings=lambda wildcards: options.settings(
             EXPERIMENT.datasets[wildcards.dataset], "make", "policy"
         ),
         policy=lambda wildcards, input: (
@@ -62,11 +62,13 @@ rule fetch_dataset:
     params:
         folder=subpath(output.manifest, parent=True),
         source=lambda wildcards: EXPERIMENT.hub_source("datasets", wildcards.dataset),
-        settings=lambda wildcards: settings_of(
+        settings=lambda wildcards: options.settings(
             EXPERIMENT.datasets[wildcards.dataset], "hub", "revision"
         ),
-        planned=lambda wildcards: locked(
-            "datasets", wildcards.dataset, f"data/{wildcards.dataset}/manifest.json", "settings"
+        planned=lambda wildcards: inputs.planned(
+            LOCKED.get(EXPERIMENT.hub_source("datasets", wildcards.dataset).key),
+            Path(RESULTS, inputs.dataset(wildcards.dataset)),
+            ["settings"],
         ),
         lock=os.path.relpath(LOCK),
         cache=config["cache"],
@@ -86,8 +88,7 @@ rule sample_dataset:
     """
     input:
         environment("train"),
-        policy=policy_of,
-        problems=lambda wildcards: f"<results>/data/{EXPERIMENT.datasets[wildcards.dataset]['sample']}/manifest.json",
+        unpack(reads(inputs.of_dataset, "dataset")),
     output:
         manifest="<results>/data/{dataset}/manifest.json",
     log:
@@ -107,7 +108,7 @@ rule sample_dataset:
         folder=subpath(output.manifest, parent=True),
         problems=lambda wildcards, input: Path(input.problems).parent,
         policy=lambda wildcards, input: Path(input.policy).parent,
-        settings=lambda wildcards: settings_of(
+        settings=lambda wildcards: options.settings(
             EXPERIMENT.datasets[wildcards.dataset], "sample", "policy"
         ),
         accelerator=ACCELERATOR_JSON,
@@ -128,9 +129,7 @@ rule train:
     """
     input:
         environment("train"),
-        init=lambda wildcards: checkpoint(EXPERIMENT.runs[wildcards.run]["init"]),
-        data=lambda wildcards: f"<results>/data/{EXPERIMENT.runs[wildcards.run]['data']}/manifest.json",
-        mask=mask_of,
+        unpack(reads(inputs.of_run, "run")),
     output:
         manifest="<results>/checkpoints/{run}/manifest.json",
         log="<results>/runs/{run}/log.csv",
@@ -152,7 +151,7 @@ rule train:
         init=lambda wildcards, input: Path(input.init).parent,
         data=lambda wildcards, input: Path(input.data).parent,
         mask=lambda wildcards, input: f"--mask {input.mask}" if input.mask else "",
-        settings=lambda wildcards: settings_of(
+        settings=lambda wildcards: options.settings(
             EXPERIMENT.runs[wildcards.run], "init", "data", "mask"
         ),
         accelerator=ACCELERATOR_JSON,

@@ -8,8 +8,7 @@ rule follow_trajectory:
     """
     input:
         environment("measure"),
-        init=lambda wildcards: checkpoint(EXPERIMENT.runs[wildcards.run]["init"]),
-        trajectory="<results>/runs/{run}/trajectory/manifest.json",
+        unpack(reads(inputs.of_trajectory, "run")),
     output:
         summary="<results>/trajectories/{run}.json",
         steps="<results>/trajectories/{run}.parquet",

@@ -8,7 +8,7 @@ rule measure:
     """
     input:
         environment("measure"),
-        unpack(both_ends),
+        unpack(reads(inputs.of_update, "change")),
     output:
         summary="<results>/updates/{change}.json",
         tensors="<results>/updates/{change}.parquet",
@@ -26,7 +26,9 @@ rule measure:
     params:
         before=subpath(input.before, parent=True),
         after=subpath(input.after, parent=True),
-        rules=lambda wildcards: measuring_options(wildcards, "cast", "absolute", "relative"),
+        rules=lambda wildcards: options.of_update(
+            EXPERIMENT.updates[wildcards.change], "cast", "absolute", "relative"
+        ),
     message:
         f"Measuring the update {{wildcards.change}}{NEEDS}"
     shell:
@@ -42,7 +44,7 @@ rule rotate:
     """
     input:
         environment("measure"),
-        unpack(both_ends),
+        unpack(reads(inputs.of_update, "change")),
     output:
         matrices="<results>/updates/{change}.rotation.parquet",
     log:
@@ -58,7 +60,7 @@ rule rotate:
     params:
         before=subpath(input.before, parent=True),
         after=subpath(input.after, parent=True),
-        rules=lambda wildcards: measuring_options(wildcards),
+        rules=lambda wildcards: options.of_update(EXPERIMENT.updates[wildcards.change]),
     message:
         f"Angles of the update {{wildcards.change}}{NEEDS}"
     shell:
@@ -74,7 +76,7 @@ rule rank:
     """
     input:
         environment("measure"),
-        unpack(both_ends),
+        unpack(reads(inputs.of_update, "change")),
     output:
         summary="<results>/updates/{change}.rank.json",
         matrices="<results>/updates/{change}.rank.parquet",
@@ -91,7 +93,7 @@ rule rank:
     params:
         before=subpath(input.before, parent=True),
         after=subpath(input.after, parent=True),
-        rules=lambda wildcards: measuring_options(wildcards, "cast"),
+        rules=lambda wildcards: options.of_update(EXPERIMENT.updates[wildcards.change], "cast"),
     message:
         f"Ranks of the update {{wildcards.change}}{NEEDS}"
     shell:

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from subnetworks.cli.table import Folder, Published, Results, Spec
-from subnetworks.options import json_object
+from subnetworks.cli.table import Folder, Published, Results, Spec, write
 
 
 def figure(
@@ -24,18 +23,9 @@ def figure(
     --output-folder results/mini/figures
     --spec '{"families": [{"family": "mini, GRPO", "sft": "sft", "rl": "grpo"}]}'
     """
-    from subnetworks import figures
-    from subnetworks.figures import style
-    from subnetworks.provenance import recorded
-    from subnetworks.results import Context, claim_shown
+    from subnetworks.artefacts import Figure
 
-    module = figures.load(name)
-    context = Context(results, published, json_object(spec, "--spec"))
-    outputs = claim_shown("figure", context, output_folder, name, style.SUFFIXES)
-    with recorded(*outputs, settings=dict(context.spec)), style.house_style():
-        drawing, frame = module.draw(context)
-        for path in style.write(drawing, frame, name, output_folder):
-            typer.echo(path)
+    write(Figure, name, spec, results, output_folder, published)
 
 
 def add_to(app: typer.Typer) -> None:

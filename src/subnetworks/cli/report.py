@@ -16,9 +16,6 @@ def report(
             help="Write the report here, as .md or as one self-contained .html; repeatable."
         ),
     ] = None,
-    captions: Annotated[
-        Path | None, typer.Option(help="The folder with a caption an artefact, workflow/report.")
-    ] = None,
     text: Annotated[bool, typer.Option("--text", help="Print a line a finding.")] = False,
     brief: Annotated[bool, typer.Option("--brief", help="Print the gist in ten lines.")] = False,
 ) -> None:
@@ -28,8 +25,7 @@ def report(
 
     python -m subnetworks report --results results/mini --text
 
-    python -m subnetworks report --results results/mini --captions workflow/report \
-        --output results/mini/report.html --brief
+    python -m subnetworks report --results results/mini --output results/mini/report.html --brief
     """
     from subnetworks import report as pages
     from subnetworks.files import write_text
@@ -43,10 +39,10 @@ def report(
             raise UserError(f"{path}: --output ends in {' or '.join(writers)}")
     outputs = claim(
         "report",
-        reads=[*stages(results, "logs"), captions],
+        reads=stages(results, "logs"),
         files=[("--output", path) for path in output or ()],
     )
-    gathered = pages.gather(results, captions)
+    gathered = pages.gather(results)
     if outputs:
         with recorded(*outputs, settings={"results": str(results)}):
             for path in output or ():

@@ -1,11 +1,14 @@
 """`table NAME`: write one of the paper's tables from finished results."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from subnetworks.options import json_object
+
+if TYPE_CHECKING:
+    from subnetworks.artefacts import Kind
 
 Spec = Annotated[
     str, typer.Option(help="What to show, as JSON: the artefact's entry in the experiment.")
@@ -30,18 +33,25 @@ def table(
     --output-folder results/mini/tables
     --spec '{"updates": [{"update": "grpo", "label": "GRPO", "algorithm": "GRPO"}]}'
     """
-    from subnetworks import tables
+    from subnetworks.artefacts import Table
+
+    write(Table, name, spec, results, output_folder, published)
+
+
+def write(
+    kind: "type[Kind]", name: str, spec: str, results: Path, folder: Path, published: Path
+) -> None:
+    """Write an artefact's files and print their paths."""
+    from subnetworks import artefacts
     from subnetworks.provenance import recorded
     from subnetworks.results import Context, claim_shown
-    from subnetworks.tables import style
 
-    module = tables.load(name)
+    artefact = artefacts.load(name, kind)
     context = Context(results, published, json_object(spec, "--spec"))
-    outputs = claim_shown("table", context, output_folder, name, style.SUFFIXES)
+    verb = kind.__name__.lower()
+    outputs = claim_shown(verb, context, folder, name, artefact.suffixes)
     with recorded(*outputs, settings=dict(context.spec)):
-        frame = module.build(context)
-        sheet = style.sheet_of(module, frame)
-        for path in style.write(frame, sheet, name, output_folder):
+        for path in artefact.write(context, folder):
             typer.echo(path)
 
 

@@ -1,6 +1,6 @@
 """Read an experiment file: check its form, follow every reference, fill in what it implies."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -337,7 +337,6 @@ def _check_references(experiment: Experiment, path: Path) -> None:
         check(f"evaluation.{name}", name, ends, "checkpoint")
         for benchmark in entry["benchmarks"]:
             check(f"evaluation.{name}.benchmarks", benchmark, experiment.benchmarks, "benchmark")
-    _check_artefacts(experiment, check)
     _check_cycles(experiment, path)
 
 
@@ -351,51 +350,6 @@ def _check_early(where: str, early: Mapping[str, Any], runs: Section) -> None:
             f"{where}.steps: the run {early['run']!r} keeps no step {step}; there are: "
             f"{', '.join(map(str, kept)) or 'none (trajectory_every)'}"
         )
-
-
-def _check_artefacts(experiment: Experiment, check: Any) -> None:
-    """The updates, runs, overlaps and scores that tables and figures name exist."""
-    known = {
-        "update": experiment.updates,
-        "sft": experiment.updates,
-        "rl": experiment.updates,
-        "overlap": experiment.overlaps,
-        "principal": experiment.overlaps,
-        "smallest": experiment.overlaps,
-        "agreement": experiment.agreements,
-        "full": {**experiment.runs, **experiment.checkpoints},
-        "subnetwork": {**experiment.runs, **experiment.checkpoints},
-        "init": {**experiment.runs, **experiment.checkpoints},
-        "run": {k: run for k, run in experiment.runs.items() if run.get("trajectory_every")},
-    }
-    kinds = {key: key for key in ("update", "overlap", "agreement")}
-    kinds |= {"principal": "overlap", "smallest": "overlap"}
-    kinds["run"] = "run with trajectory_every"
-    for section in ("tables", "figures"):
-        for artefact, spec in getattr(experiment, section).items():
-            for key, value in leaves(spec):
-                if key in known and isinstance(value, str):
-                    kind = kinds.get(key, "checkpoint")
-                    check(f"{section}.{artefact}.{key}", value, known[key], kind)
-                if key == "benchmarks":
-                    for name in value:
-                        check(
-                            f"{section}.{artefact}.benchmarks",
-                            name,
-                            experiment.benchmarks,
-                            "benchmark",
-                        )
-
-
-def leaves(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every (key, value) pair inside nested mappings and lists."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield key, inner
-            yield from leaves(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from leaves(inner)
 
 
 def _check_cycles(experiment: Experiment, path: Path) -> None:

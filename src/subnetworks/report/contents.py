@@ -3,18 +3,15 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
-import polars
-
-from subnetworks import controlled, figures, findings, tables
-from subnetworks.controlled import Controlled
-from subnetworks.findings import Finding, read_table
-from subnetworks.report.captions import Caption, read_caption
+from subnetworks import artefacts
+from subnetworks.artefacts import sheet
+from subnetworks.artefacts.claims import Claim, Controlled
+from subnetworks.errors import UserError
+from subnetworks.report.captions import Caption, to_html
 from subnetworks.report.origins import Origins, read_origins
 from subnetworks.report.settings import RunSettings, read_settings
 from subnetworks.report.times import Times, read_times
-from subnetworks.tables import style
 
 
 @dataclass(frozen=True)
@@ -25,9 +22,9 @@ class Artefact:
         name: its target, such as `table_4_overlap`.
         is_control: whether it is a control of ours, not one of the paper's.
         title: its heading.
-        caption: what it shows and by which definitions; empty without a caption file.
+        caption: what it shows and by which definitions.
         files: those that lie beside the report, the CSV first, relative to it.
-        said: what its module reads from its numbers, a sentence each.
+        said: what it reads from its numbers, a sentence each.
     """
 
     name: str
@@ -42,7 +39,7 @@ class Artefact:
 class Table(Artefact):
     """A table, formatted."""
 
-    sheet: style.Sheet
+    sheet: sheet.Sheet
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ class Report:
     """
 
     results: Path
-    found: list[Finding]
+    found: list[Claim]
     controlled: list[Controlled]
     drawings: list[Drawing]
     tables: list[Table]
@@ -92,60 +89,66 @@ class Report:
         return sum(finding.appears == verdict for finding in self.found)
 
 
-def gather(results: Path, captions: Path | None = None) -> Report:
-    """Read a finished experiment.
-
-    Args:
-        results: `results/<experiment>`.
-        captions: the folder with a `<name>.rst` an artefact; without it there are no captions.
+def gather(results: Path) -> Report:
+    """Read a finished experiment, `results/<experiment>`.
 
     Raises:
         UserError: there is no table at all, or one that this version did not write.
     """
-    found = findings.collect(results)
+    found, controlled = judged(results)
     return Report(
         results,
         found,
-        controlled.collect(results),
-        list(_drawings(results, captions)),
-        list(_tables(results, captions)),
+        controlled,
+        list(_drawings(results)),
+        list(_tables(results)),
         read_settings(results),
         read_origins(results),
         read_times(results),
     )
 
 
-def _files(results: Path, section: str, name: str, *suffixes: str) -> tuple[Path, ...]:
-    found = (Path(section) / f"{name}.{suffix}" for suffix in suffixes)
-    return tuple(path for path in found if (results / path).exists())
+def judged(results: Path) -> tuple[list[Claim], list[Controlled]]:
+    """What all finished artefacts say of the paper's claims, and what controls leave of them.
+
+    Raises:
+        UserError: there is not a single table.
+    """
+    if not any(
+        (results / "tables" / f"{table.name}.csv").exists()
+        for table in artefacts.of_kind(artefacts.Table)
+    ):
+        raise UserError(f"{results / 'tables'}: no table there; make them: snakemake --cores all")
+    claims: list[Claim] = []
+    controlled: list[Controlled] = []
+    for made in sorted(artefacts.every().values(), key=lambda made: made.place):
+        ours = made.ours(results) if made.place else None
+        if ours is not None:
+            claims += made.claims(ours)
+            controlled += made.controlled(ours)
+    return claims, controlled
 
 
-def _tables(results: Path, captions: Path | None) -> Iterator[Table]:
-    for name in tables.NAMES + tables.CONTROLS:
-        frame = read_table(results, name)
+def _tables(results: Path) -> Iterator[Table]:
+    for made in artefacts.of_kind(artefacts.Table):
+        frame = made.read(results)
         if frame is not None:
-            module = tables.load(name)
-            sheet = style.sheet(frame, module.TITLE, module.COLUMNS, module.NOTES)
-            files = _files(results, "tables", name, "csv", "md", "tex")
-            caption, is_control = read_caption(captions, name), name in tables.CONTROLS
-            yield Table(name, is_control, module.TITLE, caption, files, _said(module, frame), sheet)
+            printed = sheet.sheet(frame, made.title, made.columns, made.notes)
+            yield Table(*_shown(results, made, tuple(made.said(frame))), printed)
 
 
-def _drawings(results: Path, captions: Path | None) -> Iterator[Drawing]:
-    for name in figures.NAMES + figures.CONTROLS:
-        picture = results / "figures" / f"{name}.png"
-        if picture.exists():
-            module = figures.load(name)
-            files = _files(results, "figures", name, "csv", "pdf", "svg")
-            said: tuple[str, ...] = ()
-            if hasattr(module, "said"):
-                drawn = results / "figures" / f"{name}.csv"
-                said = _said(module, polars.read_csv(drawn, schema=module.SCHEMA))
-            caption, is_control = read_caption(captions, name), name in figures.CONTROLS
-            yield Drawing(
-                *(name, is_control, module.TITLE, caption, files, said, picture, module.ALT)
-            )
+def _drawings(results: Path) -> Iterator[Drawing]:
+    for made in artefacts.of_kind(artefacts.Figure):
+        picture = results / "figures" / f"{made.name}.png"
+        frame = made.read(results)
+        if frame is not None and picture.exists():
+            yield Drawing(*_shown(results, made, tuple(made.said(frame))), picture, made.alt)
 
 
-def _said(module: ModuleType, frame: polars.DataFrame) -> tuple[str, ...]:
-    return tuple(module.said(frame)) if hasattr(module, "said") else ()
+def _shown(
+    results: Path, made: artefacts.Artefact, said: tuple[str, ...]
+) -> tuple[str, bool, str, Caption, tuple[Path, ...], tuple[str, ...]]:
+    """What tables and figures have in common, in the order of `Artefact`."""
+    files = (Path(made.kind) / f"{made.name}{suffix}" for suffix in made.suffixes)
+    there = tuple(path for path in files if (results / path).exists() and path.suffix != ".png")
+    return (made.name, made.is_control, made.title, to_html(made.caption), there, said)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import jinja2
 
-from subnetworks.findings import MARKS
+from subnetworks.artefacts import sheet
+from subnetworks.artefacts.claims import MARKS
 from subnetworks.report import words
 from subnetworks.report.contents import Artefact, Report
-from subnetworks.tables import style
 
 LARGEST_EMBEDDED = 64 * 1024
 """CSV files of up to so many bytes are in the page itself, for when it is sent alone."""
@@ -36,7 +36,7 @@ def to_html(report: Report) -> str:
             (", ".join(verbs), ", ".join(f"{name} {version}" for name, version in found.items()))
             for verbs, found in report.origins.packages
         ],
-        spans=style.spans,
+        spans=sheet.spans,
         embedded=lambda artefact: _embedded(report.results, artefact),
         picture=lambda drawing: _base64(drawing.picture),
     )

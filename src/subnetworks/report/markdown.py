@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from subnetworks.findings import MARKS
+from subnetworks.artefacts import sheet
+from subnetworks.artefacts.claims import MARKS
 from subnetworks.report.captions import to_plain
 from subnetworks.report.contents import Artefact, Drawing, Report
 from subnetworks.report.words import (
@@ -17,7 +18,6 @@ from subnetworks.report.words import (
     stages_table,
     times_in_words,
 )
-from subnetworks.tables import style
 
 
 def to_markdown(report: Report) -> str:
@@ -47,7 +47,7 @@ def to_markdown(report: Report) -> str:
         if tables := [t for t in report.tables if t.is_control is controls]:
             lines += [f"## {tabled}", ""]
             for table in tables:
-                lines += [style.to_markdown(table.sheet), *_below(table)]
+                lines += [sheet.to_markdown(table.sheet), *_below(table)]
     if report.runs:
         lines += ["## Settings of the runs", "", *_table(*settings_table(report.runs)), ""]
     if report.origins.jobs:

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 
-from subnetworks.findings import MARKS, Finding
+from subnetworks.artefacts.claims import MARKS, Claim
 from subnetworks.report.contents import Report
 from subnetworks.report.origins import Origins
 from subnetworks.report.times import Times, largest
@@ -19,7 +19,7 @@ from subnetworks.report.words import (
 LINES, COLUMNS = 10, 100
 
 
-def to_text(found: Sequence[Finding]) -> str:
+def to_text(found: Sequence[Claim]) -> str:
     """One line a finding, at full length."""
     lines = [f"{MARKS[f.appears]} {f.appears:<8}{f.claim}: {f.here}" for f in found]
     return "\n".join(lines) + "\n"

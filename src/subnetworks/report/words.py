@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from subnetworks.findings import Finding
+from subnetworks.artefacts.claims import Claim
 from subnetworks.report.origins import Origins
 from subnetworks.report.settings import RunSettings
 from subnetworks.report.times import PARTS, Times
@@ -46,7 +46,7 @@ _HEADS = {
 }
 
 
-def missing(found: Sequence[Finding]) -> list[str]:
+def missing(found: Sequence[Claim]) -> list[str]:
     """What did not reproduce, said aloud: a paragraph for the absent, one for the unclear."""
     absent = [finding.claim for finding in found if finding.appears == "no"]
     doubtful = [finding.claim for finding in found if finding.appears == "unclear"]

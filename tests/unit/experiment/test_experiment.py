@@ -8,9 +8,11 @@ import pytest
 
 pytest.importorskip("yaml")
 pytest.importorskip("jsonschema")
+pytest.importorskip("pydantic")
 
 import yaml
 
+from subnetworks.artefacts.asking import asked
 from subnetworks.errors import UserError
 from subnetworks.experiment import load, mask_sources, read_yaml, validate
 
@@ -64,7 +66,9 @@ def written(tmp_path: Path, change: dict[str, Any]) -> Path:
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "experiments").glob("*.yaml")))
 def test_the_shipped_experiments_are_valid(name: str) -> None:
-    assert load(ROOT / "experiments" / f"{name}.yaml", SCHEMA).name == name
+    experiment = load(ROOT / "experiments" / f"{name}.yaml", SCHEMA)
+    assert experiment.name == name
+    assert asked(experiment)
 
 
 def test_what_a_run_and_an_agreement_imply(tmp_path: Path) -> None:
@@ -206,7 +210,7 @@ def test_a_mistake_ends_with_one_line_that_names_it(
     tmp_path: Path, change: dict[str, Any], words: list[str]
 ) -> None:
     with pytest.raises(UserError) as error:
-        load(written(tmp_path, change), SCHEMA)
+        asked(load(written(tmp_path, change), SCHEMA))
     message = str(error.value)
     assert "\n" not in message
     for word in ["small.yaml", *words]:

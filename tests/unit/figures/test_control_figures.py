@@ -9,9 +9,9 @@ import pytest
 polars = pytest.importorskip("polars")
 pytest.importorskip("matplotlib")
 
-from subnetworks import figures  # noqa: E402
+from subnetworks import artefacts  # noqa: E402
+from subnetworks.artefacts import Figure, style  # noqa: E402
 from subnetworks.errors import UserError  # noqa: E402
-from subnetworks.figures import style  # noqa: E402
 from subnetworks.results import Context  # noqa: E402
 
 
@@ -23,15 +23,15 @@ def write(folder: Path, name: str, value: Any) -> None:
 
 def drawn(folder: Path, name: str, spec: dict[str, Any]) -> tuple[Any, Any, list[str]]:
     """A control's Figure, its frame as it is read back, and what it says of it."""
-    module = figures.load(name)
+    module = artefacts.load(name, Figure)
     with style.house_style():
         figure, frame = module.draw(Context(folder, folder, spec))
         figure.draw_without_rendering()
         style.write(figure, frame, name, folder / "figures")
-    again = polars.read_csv(folder / "figures" / f"{name}.csv", schema=module.SCHEMA)
+    again = polars.read_csv(folder / "figures" / f"{name}.csv", schema=module.types)
     assert again.equals(frame, null_equal=True)
     assert figure.get_figwidth() <= style.DOUBLE
-    return figure, again, module.said(again)
+    return figure, again, list(module.said(again))
 
 
 def lines(axes: Any) -> dict[str, tuple[list[float], list[float]]]:
@@ -135,4 +135,4 @@ def test_transfers_are_drawn_update_by_mask(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["control_early", "control_steps", "control_transfer"])
 def test_an_empty_specification_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="at least one"):
-        figures.load(name).draw(Context(tmp_path, tmp_path, {}))
+        artefacts.load(name, Figure).draw(Context(tmp_path, tmp_path, {}))

@@ -13,12 +13,13 @@ import pytest
 polars = pytest.importorskip("polars")
 matplotlib = pytest.importorskip("matplotlib")
 
-from subnetworks import figures  # noqa: E402
+from subnetworks import artefacts  # noqa: E402
+from subnetworks.artefacts import Figure, style  # noqa: E402
 from subnetworks.errors import UserError  # noqa: E402
-from subnetworks.figures import style  # noqa: E402
 from subnetworks.results import Context  # noqa: E402
 
 PUBLISHED = Path(__file__).resolve().parents[3] / "workflow" / "published"
+NAMES = [figure.name for figure in artefacts.of_kind(Figure) if not figure.is_control]
 
 
 @pytest.fixture(scope="module")
@@ -26,18 +27,20 @@ def drawn(made_up, results):
     """Every figure's Figure and frame."""
     found = {}
     with style.house_style():
-        for name in figures.NAMES:
-            found[name] = figures.load(name).draw(Context(results, PUBLISHED, made_up.SPECS[name]))
+        for name in NAMES:
+            found[name] = artefacts.load(name, Figure).draw(
+                Context(results, PUBLISHED, made_up.SPECS[name])
+            )
     return found
 
 
-@pytest.mark.parametrize("name", figures.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_second_drawing_gives_the_same_bytes(made_up, results, tmp_path, name):
     contents = []
     for folder in (tmp_path / "first", tmp_path / "second"):
         with style.house_style():
             context = Context(results, PUBLISHED, made_up.SPECS[name])
-            paths = style.write(*figures.load(name).draw(context), name, folder)
+            paths = style.write(*artefacts.load(name, Figure).draw(context), name, folder)
         assert [p.suffix for p in paths] == [".pdf", ".svg", ".png", ".csv"]
         contents.append([p.read_bytes() for p in paths])
     assert contents[0] == contents[1]
@@ -131,7 +134,7 @@ def test_figure_4_names_an_empty_column(made_up, results):
     pair = {"algorithm": "DPO", "full": "dpo", "subnetwork": "dpo_subnetwork"}
     context = Context(results, PUBLISHED, {"pairs": [pair | {"measure": "reward"}]})
     with pytest.raises(UserError, match="nothing in column 'reward'"):
-        figures.load("figure_4_training_loss").draw(context)
+        artefacts.load("figure_4_training_loss", Figure).draw(context)
 
 
 def test_figure_2_parts_are_all_the_weights(drawn, results):
@@ -197,13 +200,13 @@ def test_figure_7_sets_accuracy_beside_both_sparsities(drawn, results):
     assert ours.filter(step=30)["accuracy_smoothed_pct"].item() == pytest.approx(middle)
 
 
-@pytest.mark.parametrize("name", figures.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_an_empty_specification_is_refused(results, name):
     with pytest.raises(UserError, match="at least one"):
-        figures.load(name).draw(Context(results, PUBLISHED, {}))
+        artefacts.load(name, Figure).draw(Context(results, PUBLISHED, {}))
 
 
-@pytest.mark.parametrize("name", figures.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_no_text_is_smaller_than_seven_points_or_overlaps(drawn, name):
     figure, _ = drawn[name]
     figure.draw_without_rendering()
@@ -217,12 +220,18 @@ def test_no_text_is_smaller_than_seven_points_or_overlaps(drawn, name):
 
 
 def test_figures_tables_and_report_need_their_own_packages_only():
-    allowed = {"subnetworks", "jinja2", "numpy", "polars", "matplotlib", *sys.stdlib_module_names}
-    source = Path(figures.__file__).parents[1]
-    modules = [
-        path for part in ("figures", "tables", "report") for path in source.glob(f"{part}/*.py")
-    ]
-    for path in [*modules, *(source / f"{m}.py" for m in ("results", "findings", "controlled"))]:
+    allowed = {
+        "subnetworks",
+        "jinja2",
+        "pydantic",
+        "numpy",
+        "polars",
+        "matplotlib",
+        *sys.stdlib_module_names,
+    }
+    source = Path(artefacts.__file__).parents[1]
+    modules = [path for part in ("artefacts", "report") for path in source.glob(f"{part}/*.py")]
+    for path in [*modules, source / "results.py"]:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):

@@ -3,7 +3,6 @@
 `SUBNETWORKS_LAYOUTS=N` tries N layouts a verb.
 """
 
-import contextlib
 import importlib
 import json
 import os
@@ -277,11 +276,10 @@ def stand_in(patch, cached):
             importlib.import_module(name)
         except ImportError:
             patch.setitem(sys.modules, name, MagicMock())
-    from subnetworks import experiment, figures, report, tables
+
+    from subnetworks import artefacts, experiment, report
     from subnetworks.evaluation import harness
-    from subnetworks.figures import style as figure_style
     from subnetworks.hub import client
-    from subnetworks.tables import style
     from subnetworks.training import hub_data, rejection, run
 
     patch.setattr(os, "fsync", lambda descriptor: None)
@@ -354,21 +352,15 @@ def stand_in(patch, cached):
     patch.setattr(harness, "_benchmark", benchmark)
     patch.setattr(harness, "_score", score)
 
-    def writer(suffixes):
-        def write(frame, sheet, name, folder):
-            for suffix in suffixes:
+    def load(name, kind):
+        def write(context, folder):
+            for suffix in kind.suffixes:
                 files.write_text(folder / f"{name}{suffix}", "shown")
             return []
 
-        return write
+        return SimpleNamespace(suffixes=kind.suffixes, write=write)
 
-    drawn = SimpleNamespace(draw=lambda context: (None, None))
-    patch.setattr(figures, "load", lambda name: drawn)
-    patch.setattr(figure_style, "house_style", contextlib.nullcontext)
-    patch.setattr(figure_style, "write", writer(figure_style.SUFFIXES))
-    patch.setattr(tables, "load", lambda name: SimpleNamespace(build=lambda context: None))
-    patch.setattr(style, "sheet_of", lambda *_: None)
-    patch.setattr(style, "write", writer(style.SUFFIXES))
+    patch.setattr(artefacts, "load", load)
 
     patch.setattr(report, "gather", lambda *_: None)
     patch.setattr(report, "to_markdown", lambda gathered: "report")

@@ -294,8 +294,6 @@ SPECS = {
         "agreements": [
             {
                 "algorithm": algorithm.upper(),
-                "full": algorithm,
-                "subnetwork": f"{algorithm}_subnetwork",
                 "update": f"{algorithm}_agreement",
                 "within": f"{algorithm}_within",
                 "baselines": {

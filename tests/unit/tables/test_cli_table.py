@@ -65,7 +65,6 @@ def test_report_says_what_the_tables_say(made_up, tmp_path):
         verb(name, json.dumps(spec), results, folder, ROOT / "workflow" / "published")
     outputs = results / "report.md", results / "report.html"
     options = [part for path in outputs for part in ("--output", path)]
-    options += ["--captions", ROOT / "workflow" / "report"]
     done = subnetworks("report", "--results", results, "--text", *options)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

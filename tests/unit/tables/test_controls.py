@@ -9,11 +9,12 @@ import pytest
 polars = pytest.importorskip("polars")
 pytest.importorskip("jinja2")
 
-from subnetworks import report, tables  # noqa: E402
+from subnetworks import artefacts, report  # noqa: E402
+from subnetworks.artefacts import Table  # noqa: E402
+from subnetworks.artefacts import sheet as style  # noqa: E402
 from subnetworks.errors import UserError  # noqa: E402
 from subnetworks.report.words import CONTROLS_HEADING  # noqa: E402
 from subnetworks.results import Context  # noqa: E402
-from subnetworks.tables import style  # noqa: E402
 
 
 def write(folder: Path, name: str, value: Any) -> None:
@@ -24,12 +25,12 @@ def write(folder: Path, name: str, value: Any) -> None:
 
 def shown(folder: Path, name: str, spec: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
     """A control's rows and what it says of them; it can be written, and read again as it was."""
-    module = tables.load(name)
+    module = artefacts.load(name, Table)
     frame = module.build(Context(folder, folder, spec))
-    style.write(frame, style.sheet_of(module, frame), name, folder / "tables")
-    again = polars.read_csv(folder / "tables" / f"{name}.csv", schema=module.SCHEMA)
+    style.write(frame, module.sheet(frame), name, folder / "tables")
+    again = polars.read_csv(folder / "tables" / f"{name}.csv", schema=module.types)
     assert again.equals(frame, null_equal=True)
-    return frame.to_dicts(), module.said(frame)
+    return frame.to_dicts(), list(module.said(frame))
 
 
 def ratios(both: float, first: int, second: int) -> dict[str, float]:
@@ -188,9 +189,9 @@ def test_the_page_shows_controls_where_they_were_made(
     made_up: Any, results: Path, tmp_path: Path
 ) -> None:
     made = made_up.make(tmp_path / "mini")
-    module = tables.load("table_1_update_sparsity")
-    frame = module.build(Context(made, Path("workflow/published"), made_up.SPECS[module.NAME]))
-    style.write(frame, style.sheet_of(module, frame), module.NAME, made / "tables")
+    module = artefacts.load("table_1_update_sparsity", Table)
+    frame = module.build(Context(made, Path("workflow/published"), made_up.SPECS[module.name]))
+    style.write(frame, module.sheet(frame), module.name, made / "tables")
     assert CONTROLS_HEADING not in report.to_markdown(report.gather(made))
     write(made, "overlaps/seeds.json", overlap(36, 24, 30))
     entry = {"overlap": "seeds", "label": "A, B", "varied": "seed"}
@@ -318,8 +319,8 @@ def test_several_learning_rates_are_owned_up_to(tmp_path: Path) -> None:
 
 def test_the_learning_rate_is_drawn_with_what_it_moves(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from subnetworks import figures
-    from subnetworks.figures import style as house
+    from subnetworks.artefacts import Figure
+    from subnetworks.artefacts import style as house
 
     scored(tmp_path, "start", 57)
     updates = []
@@ -333,16 +334,16 @@ def test_the_learning_rate_is_drawn_with_what_it_moves(tmp_path: Path) -> None:
                 entry["full"] = name
             updates.append(entry)
     spec = {"benchmark": "math500", "start": {"full": "start"}, "updates": updates}
-    module = figures.load("control_learning_rate")
+    module = artefacts.load("control_learning_rate", Figure)
     with house.house_style():
         figure, drawn = module.draw(Context(tmp_path, tmp_path, spec))
-        house.write(figure, drawn, module.NAME, tmp_path)
+        house.write(figure, drawn, module.name, tmp_path)
     grpo = drawn.filter(algorithm="GRPO").to_dicts()
     assert [row["sparsity_pct"] for row in grpo] == [80, 40]
     assert [row["accuracy_pct"] for row in grpo] == [60, 90]
     assert drawn.filter(algorithm="SFT")["accuracy_pct"].null_count() == 2
-    again = polars.read_csv(tmp_path / "control_learning_rate.csv", schema=module.SCHEMA)
-    said = module.said(again)
+    again = polars.read_csv(tmp_path / "control_learning_rate.csv", schema=module.types)
+    said = list(module.said(again))
     assert said[0] == (
         "GRPO: from a learning rate of 1e-6 to 1e-5 sparsity goes from 80.0 to 40.0 %, accuracy "
         "from 60.0 to 90.0 % (best: 90.0 % at 1e-5, where 40.0 % are unchanged)."

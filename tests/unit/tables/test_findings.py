@@ -4,19 +4,22 @@ import pytest
 
 polars = pytest.importorskip("polars")
 pytest.importorskip("matplotlib")
+pytest.importorskip("jinja2")
 
-from subnetworks import figures, findings, tables  # noqa: E402
+from subnetworks import artefacts  # noqa: E402
+from subnetworks.artefacts import Figure, Table  # noqa: E402
+from subnetworks.report.contents import judged  # noqa: E402
 
 
 def write(results, name, *rows):
-    schema = tables.load(name).SCHEMA
+    schema = artefacts.load(name, Table).types
     rows = [dict.fromkeys(schema) | {"source": "here"} | row for row in rows]
     (results / "tables").mkdir(exist_ok=True, parents=True)
     polars.DataFrame(rows, schema=schema).write_csv(results / "tables" / f"{name}.csv")
 
 
 def verdict(results, beginning):
-    (found,) = [f for f in findings.collect(results) if f.claim.startswith(beginning)]
+    (found,) = [f for f in judged(results)[0] if f.claim.startswith(beginning)]
     return found.appears
 
 
@@ -109,7 +112,7 @@ def test_what_the_data_do_is_judged_at_one_learning_rate_too(tmp_path, foreign, 
 
 
 def draw(results, name, *rows):
-    schema = figures.load(name).SCHEMA
+    schema = artefacts.load(name, Figure).types
     rows = [dict.fromkeys(schema) | {"source": "here", "label": "GRPO"} | row for row in rows]
     (results / "figures").mkdir(exist_ok=True, parents=True)
     polars.DataFrame(rows, schema=schema).write_csv(results / "figures" / f"{name}.csv")
@@ -201,4 +204,4 @@ def test_batches_of_runs_whose_steps_are_not_told_are_compared_all_the_same(tmp_
     ]
     write(tmp_path, "section_6_ablations", *rows)
     assert verdict(tmp_path, "A larger batch leaves DPO sparser") == "yes"
-    assert not [f for f in findings.collect(tmp_path) if "fewer steps" in f.claim]
+    assert not [f for f in judged(tmp_path)[0] if "fewer steps" in f.claim]

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from subnetworks.tables import pairing
+from subnetworks.artefacts import pairing
 
 
 @pytest.mark.parametrize(("up", "down", "p"), [(0, 0, 1.0), (5, 0, 2 / 32), (1, 3, 10 / 16)])

@@ -14,14 +14,15 @@ pytest.importorskip("jinja2")
 
 import polars
 
-from subnetworks import controlled, report, tables
+from subnetworks import artefacts, report
+from subnetworks.artefacts import Table
 from subnetworks.cli.figure import figure
 from subnetworks.cli.table import table
 from subnetworks.cli.times import times as print_times
 from subnetworks.report import captions, origins, times
+from subnetworks.report.contents import judged
 
 ROOT = Path(__file__).resolve().parents[3]
-CAPTIONS = ROOT / "workflow" / "report"
 CHANCE = {
     "label": "GRPO, placebo",
     "varied": "reward",
@@ -100,7 +101,7 @@ def finished(made_up, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def gathered(finished):
-    return report.gather(finished, CAPTIONS)
+    return report.gather(finished)
 
 
 @pytest.fixture(scope="module")
@@ -157,16 +158,17 @@ def test_pictures_are_described_and_phones_told_their_width(page):
     assert "width=device-width, initial-scale=1" in page.values("meta", "content")
 
 
-def test_captions_are_those_of_the_workflow(page, finished):
+def test_captions_are_those_of_the_artefacts(page, finished):
     for name in drawn_in(finished):
-        words = captions.to_plain(captions.read_caption(CAPTIONS, name)).replace(" %", "\u00a0%")
+        caption = artefacts.every()[name].caption
+        words = captions.to_plain(captions.to_html(caption)).replace(" %", "\u00a0%")
         assert words in page.text
 
 
 def test_what_controls_say_stands_with_them_and_with_what_remains(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "mini")
     written(tmp_path / "mini", "control_chance", CHANCE)
-    gathered = report.gather(tmp_path / "mini", CAPTIONS)
+    gathered = report.gather(tmp_path / "mini")
     ((control, sentence),) = gathered.said
     assert (control.name, control.is_control) == ("control_chance", True)
     page = Page(report.to_html(gathered))
@@ -218,7 +220,7 @@ def test_the_gist_fits_the_terminal(gathered):
 
 
 def written(results, name, *rows):
-    schema = tables.load(name).SCHEMA
+    schema = artefacts.load(name, Table).types
     rows = [dict.fromkeys(schema) | {"source": "here"} | row for row in rows]
     (results / "tables").mkdir(exist_ok=True, parents=True)
     polars.DataFrame(rows, schema=schema).write_csv(results / "tables" / f"{name}.csv")
@@ -227,7 +229,7 @@ def written(results, name, *rows):
 def left(results, beginning, control):
     (found,) = [
         c
-        for c in controlled.collect(results)
+        for c in judged(results)[1]
         if c.effect.startswith(beginning) and c.control.startswith(control)
     ]
     return found.left, found.verdict

@@ -11,20 +11,26 @@ import pytest
 
 polars = pytest.importorskip("polars")
 
-from subnetworks import tables  # noqa: E402
+from subnetworks import artefacts  # noqa: E402
+from subnetworks.artefacts import Table, pairing  # noqa: E402
+from subnetworks.artefacts import sheet as style  # noqa: E402
 from subnetworks.errors import UserError  # noqa: E402
 from subnetworks.results import Context  # noqa: E402
-from subnetworks.tables import pairing, style  # noqa: E402
 
 PUBLISHED = Path(__file__).resolve().parents[3] / "workflow" / "published"
+NAMES = [table.name for table in artefacts.of_kind(Table) if not table.is_control]
 
 
 def build(context: Any, name: str, **changes: Any) -> list[dict[str, Any]]:
-    return tables.load(name).build(context(name, **changes)).to_dicts()
+    return artefacts.load(name, Table).build(context(name, **changes)).to_dicts()
 
 
 def build_from(results: Path, name: str, made_up: Any) -> list[dict[str, Any]]:
-    return tables.load(name).build(Context(results, PUBLISHED, made_up.SPECS[name])).to_dicts()
+    return (
+        artefacts.load(name, Table)
+        .build(Context(results, PUBLISHED, made_up.SPECS[name]))
+        .to_dicts()
+    )
 
 
 def test_table_3_says_what_was_skipped(results, made_up, tmp_path):
@@ -75,11 +81,11 @@ def test_tables_state_how_much_was_compared(context):
         "table_6_tolerance_sweep": 99.5,
     }
     for name, share in shares.items():
-        module = tables.load(name)
+        module = artefacts.load(name, Table)
         frame = module.build(context(name))
         found = {row["source"]: row["compared_share_pct"] for row in frame.to_dicts()}
         assert found == {"here": pytest.approx(share), "paper": None}, name
-        shown = style.to_markdown(style.sheet_of(module, frame))
+        shown = style.to_markdown(module.sheet(frame))
         assert "compared" in shown and "Compared: " in shown
 
 
@@ -181,7 +187,7 @@ def test_scores_without_answers_are_taken_as_independent(context, results, made_
     for path in copy.glob("evaluation/*/*.samples.parquet"):
         path.unlink()
     name = "table_3_subnetwork_accuracy"
-    frame = tables.load(name).build(Context(copy, PUBLISHED, made_up.SPECS[name]))
+    frame = artefacts.load(name, Table).build(Context(copy, PUBLISHED, made_up.SPECS[name]))
     row = frame.row(0, named=True)
     assert row["paired"] is False
     assert row["p"] is None
@@ -231,9 +237,9 @@ def test_table_3_says_which_differences_are_beyond_noise(context, results, made_
     assert average["difference_high"] == pytest.approx(average["difference"] + half, abs=1e-3)
     assert average["beyond_noise"] is None
     name = "table_3_subnetwork_accuracy"
-    module = tables.load(name)
+    module = artefacts.load(name, Table)
     frame = module.build(Context(copy, PUBLISHED, made_up.SPECS[name]))
-    shown = style.to_markdown(style.sheet(frame, module.TITLE, module.COLUMNS, module.NOTES))
+    shown = style.to_markdown(style.sheet(frame, module.title, module.columns, module.notes))
     line = next(line for line in shown.splitlines() if line.startswith("| GRPO | math500 |"))
     assert re.search(r"\| −\d+\.\d to −\d+\.\d \| <0\.001 \| yes \|", line), line
 
@@ -301,14 +307,14 @@ def test_conjecture_1_counts_weights_that_left_the_mask(context, results, made_u
     copy = made_up.make(tmp_path / "mini")
     made_up.overlap(copy, "dpo_within", ("dpo", "dpo_subnetwork"), (360_000, 350_000, 349_993))
     name = "conjecture_1_agreement"
-    frame = tables.load(name).build(Context(copy, PUBLISHED, made_up.SPECS[name]))
+    frame = artefacts.load(name, Table).build(Context(copy, PUBLISHED, made_up.SPECS[name]))
     moved = frame.filter(algorithm="DPO", compared="full and subnetwork")["outside_moved"]
     assert moved.to_list() == [7]
 
 
 def test_every_table_shows_only_the_paper_if_nothing_is_asked_for(tmp_path):
-    for name in tables.NAMES:
-        frame = tables.load(name).build(Context(tmp_path, PUBLISHED, {}))
+    for name in NAMES:
+        frame = artefacts.load(name, Table).build(Context(tmp_path, PUBLISHED, {}))
         assert set(frame["source"]) == {"paper"}
 
 
@@ -326,22 +332,22 @@ def test_a_result_of_another_version_is_refused(made_up, tmp_path):
 
 
 def test_a_specification_without_a_key_says_which(context):
-    with pytest.raises(UserError, match=r"updates\[0\]: missing key update"):
+    with pytest.raises(UserError, match=r"updates\.0: missing key 'update'"):
         build(context, "table_1_update_sparsity", updates=[{"label": "x"}])
 
 
 def test_an_unknown_table_lists_the_known():
     with pytest.raises(UserError, match=r"table_9.*table_1_update_sparsity"):
-        tables.load("table_9")
+        artefacts.load("table_9", Table)
 
 
 def latex(context: Any, name: str, **changes: Any) -> str:
-    module = tables.load(name)
+    module = artefacts.load(name, Table)
     frame = module.build(context(name, **changes))
-    return style.to_latex(style.sheet(frame, module.TITLE, module.COLUMNS, module.NOTES), name)
+    return style.to_latex(style.sheet(frame, module.title, module.columns, module.notes), name)
 
 
-@pytest.mark.parametrize("name", tables.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_latex_is_balanced(context, name):
     text = latex(context, name)
     opened = re.findall(r"\\begin\{(\w+)\}", text)
@@ -367,9 +373,9 @@ def test_latex_and_markdown_escape_what_they_must(context):
 
 
 def test_markdown_rows_have_equally_many_cells(context):
-    for name in tables.NAMES:
-        module = tables.load(name)
-        sheet = style.sheet(module.build(context(name)), module.TITLE, module.COLUMNS, module.NOTES)
+    for name in NAMES:
+        module = artefacts.load(name, Table)
+        sheet = style.sheet(module.build(context(name)), module.title, module.columns, module.notes)
         lines = [line for line in style.to_markdown(sheet).splitlines() if line.startswith("|")]
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
 

@@ -1,0 +1,291 @@
+"""What every artefact is: a table or a figure, what it is told, what it reads, shows and claims.
+
+An artefact is one module of this package. It ends with `ARTEFACT`, a `Table` or a `Figure`, and is
+found by that: there is no list of artefacts anywhere.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
+
+from pydantic import Field
+
+from subnetworks import provenance
+from subnetworks.artefacts import sheet as sheets
+from subnetworks.artefacts import style
+from subnetworks.artefacts.claims import Claim, Controlled
+from subnetworks.artefacts.lazy import polars
+from subnetworks.errors import UserError
+from subnetworks.results import Context
+from subnetworks.validation import Origin, Place, SettingsModel, parse
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+
+@dataclass(frozen=True)
+class Names:
+    """Marks a key under which an artefact names a thing of the experiment.
+
+    Attributes:
+        section: where the experiment has it, such as `updates`.
+        reads: its results that the artefact reads, relative to the experiment's folder; `{}` is the
+            thing's name.
+    """
+
+    section: str
+    reads: tuple[str, ...] = ()
+
+
+Update = Annotated[str, Names("updates", ("updates/{}.json",))]
+Overlap = Annotated[str, Names("overlaps", ("overlaps/{}.json",))]
+Agreement = Annotated[str, Names("agreements")]
+Scored = Annotated[str, Names("checkpoints", ("evaluation/{}/scores.json",))]
+Logged = Annotated[str, Names("checkpoints", ("runs/{}/log.csv",))]
+FOLLOWED = "runs with trajectory_every"
+Followed = Annotated[str, Names(FOLLOWED, ("trajectories/{}.json",))]
+Benchmark = Annotated[str, Names("benchmarks")]
+
+
+class Specification(SettingsModel):
+    """What an experiment says of an artefact, or of one of its rows.
+
+    Keys that are left out are filled in with what the experiment says of the thing that the row is
+    about, where it says anything: the first of `about` that the row has. Those in `needs` must then
+    be there.
+    """
+
+    about: ClassVar[tuple[str, ...]] = ("agreement", "update", "run")
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def named(self) -> Iterator[tuple[str, Names, str]]:
+        """Every (key, mark, name) of a thing of the experiment, nested rows' too."""
+        for key, value in self:
+            marks = _marks(type(self)).get(key, ())
+            for one in _values(value):
+                if isinstance(one, Specification):
+                    yield from one.named()
+                elif isinstance(one, str):
+                    yield from ((key, mark, one) for mark in marks)
+
+    def lacking(self, place: Place = ()) -> Iterator[tuple[Place, str]]:
+        """Where a key that is needed is neither given nor filled in."""
+        yield from ((place, key) for key in self.needs if getattr(self, key) is None)
+        for key, value in self:
+            for number, one in enumerate(_values(value)):
+                if isinstance(one, Specification):
+                    inner = (number,) if isinstance(value, list) else ()
+                    yield from one.lacking((*place, key, *inner))
+
+    def filled(self, facts: Callable[[str, str], Mapping[str, Any]]) -> Specification:
+        """The same with all that `facts(section, name)` says of the things that it is about."""
+
+        def inner(value: Any) -> Any:
+            if isinstance(value, list):
+                return [inner(one) for one in value]
+            return value.filled(facts) if isinstance(value, Specification) else value
+
+        changes = {key: inner(value) for key, value in self}
+        for key in self.about:
+            if name := getattr(self, key, None):
+                for mark in _marks(type(self))[key]:
+                    for fact, value in facts(mark.section, name).items():
+                        if fact in type(self).model_fields and getattr(self, fact) is None:
+                            changes[fact] = value
+                break
+        return self.model_copy(update=changes)
+
+
+def require_all(spec: Specification, origin: Origin, place: Place = ()) -> None:
+    """Raise `UserError` if a specification, at `place` of what it is from, lacks what it needs."""
+    for where, key in spec.lacking(place):
+        raise origin.error(where, f"missing key {key!r}: no run of the experiment says it")
+
+
+def _values(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, list) else (value,)
+
+
+@cache
+def _marks(specification: type[Specification]) -> dict[str, list[Names]]:
+    """The marks of each key."""
+
+    def within(annotation: Any) -> list[Names]:
+        own = [m for m in getattr(annotation, "__metadata__", ()) if isinstance(m, Names)]
+        return own + [mark for part in get_args(annotation) for mark in within(part)]
+
+    return {
+        key: [m for m in field.metadata if isinstance(m, Names)] + within(field.annotation)
+        for key, field in specification.model_fields.items()
+    }
+
+
+class UpdateShown(Specification):
+    """A row of an update."""
+
+    update: Update
+    label: str | None = None
+    algorithm: str | None = None
+
+
+class UpdatesShown(Specification):
+    """What is shown."""
+
+    updates: list[UpdateShown] = Field(min_length=1)
+
+
+def _nothing(frame: polars.DataFrame) -> Iterator[Any]:
+    yield from ()
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One table or figure.
+
+    Attributes:
+        module: the module that it is, `__name__`.
+        title, caption: its heading, and what it shows by which definitions (reStructuredText).
+        specification: what an experiment may and must say of it.
+        schema: the columns of its CSV.
+        label: what the paper calls it; empty for a control of ours.
+        said: what it reads from its own numbers, a sentence each.
+        place: its place in the paper's argument, by which claims are listed.
+        claims, controlled: what our numbers (a frame without the paper's rows) say of the paper's
+            claims, and what is left of its effects under something plainer.
+    """
+
+    module: str
+    _: KW_ONLY
+    title: str
+    caption: str
+    specification: type[Specification]
+    schema: Mapping[str, type]
+    label: str = ""
+    said: Callable[[polars.DataFrame], Iterable[str]] = _nothing
+    place: int = 0
+    claims: Callable[[polars.DataFrame], Iterable[Claim]] = _nothing
+    controlled: Callable[[polars.DataFrame], Iterable[Controlled]] = _nothing
+    kind: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]]
+    reported: ClassVar[str]
+
+    @property
+    def name(self) -> str:
+        """Its target, such as `table_4_overlap`."""
+        return self.module.rpartition(".")[2]
+
+    @property
+    def line(self) -> str:
+        """What it shows, in one line."""
+        return str(sys.modules[self.module].__doc__).splitlines()[0]
+
+    @property
+    def source(self) -> Path:
+        """Its file."""
+        return Path(str(sys.modules[self.module].__file__))
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is a control of ours, not one of the paper's."""
+        return not self.label
+
+    @property
+    def types(self) -> polars.Schema:
+        """The types of the columns of its CSV."""
+        return polars.Schema(self.schema)
+
+    def read(self, results: Path) -> polars.DataFrame | None:
+        """Its finished numbers at full precision, or None where they were not made.
+
+        Raises:
+            UserError: the CSV is none that this version wrote.
+        """
+        path = results / self.kind / f"{self.name}.csv"
+        if not path.exists():
+            return None
+        provenance.check(path)
+        try:
+            return polars.read_csv(path, schema=self.types)
+        except polars.exceptions.PolarsError as error:
+            raise UserError(
+                f"{path}: not a {self.kind[:-1]} as this version writes it ({error}); "
+                f"write it anew: snakemake --cores all --forcerun {self.name} {path}"
+            ) from error
+
+    def ours(self, results: Path) -> polars.DataFrame | None:
+        """The finished rows of this experiment alone, or None where there are none."""
+        frame = self.read(results)
+        if frame is not None and "source" in frame.columns:
+            frame = frame.filter(polars.col("source") == "here")
+        return None if frame is None or frame.is_empty() else frame
+
+    def told(self, context: Context) -> Context:
+        """The context with its specification checked.
+
+        Raises:
+            UserError: a key is unknown, missing or wrong.
+        """
+        origin = Origin("specification")
+        spec = parse(self.specification, dict(context.spec), origin)
+        require_all(spec, origin)
+        return replace(context, spec=spec.model_dump(exclude_none=True))
+
+
+@dataclass(frozen=True)
+class Table(Artefact):
+    """A table: `rows` gives its full numbers; `columns` and `notes` are how they are shown."""
+
+    _: KW_ONLY
+    columns: tuple[sheets.Column, ...]
+    notes: tuple[str, ...]
+    rows: Callable[[Context], polars.DataFrame]
+    kind: ClassVar[str] = "tables"
+    suffixes: ClassVar[tuple[str, ...]] = sheets.SUFFIXES
+    reported: ClassVar[str] = ".csv"
+
+    def build(self, context: Context) -> polars.DataFrame:
+        """The full numbers, which the `.csv` keeps; the paper's alone if nothing is asked for."""
+        return self.rows(self.told(context) if context.spec else context)
+
+    def sheet(self, frame: polars.DataFrame) -> sheets.Sheet:
+        """The table that is printed: what is read from the numbers stands above the notes."""
+        return sheets.sheet(frame, self.title, self.columns, [*self.said(frame), *self.notes])
+
+    def write(self, context: Context, folder: Path) -> list[Path]:
+        """Build it and write its files; returns them."""
+        frame = self.build(context)
+        return sheets.write(frame, self.sheet(frame), self.name, folder)
+
+
+@dataclass(frozen=True)
+class Figure(Artefact):
+    """A figure: `drawing` gives it and exactly what is drawn; `alt` says what it shows in words."""
+
+    _: KW_ONLY
+    alt: str
+    drawing: Callable[[Context], tuple[Drawing, polars.DataFrame]]
+    kind: ClassVar[str] = "figures"
+    suffixes: ClassVar[tuple[str, ...]] = style.SUFFIXES
+    reported: ClassVar[str] = ".png"
+
+    def draw(self, context: Context) -> tuple[Drawing, polars.DataFrame]:
+        """The figure, and the numbers that it shows."""
+        if not context.spec:
+            raise UserError(
+                f"specification: {self.name} needs at least one thing to draw; the experiment says "
+                f"which under figures.{self.name}"
+            )
+        return self.drawing(self.told(context))
+
+    def write(self, context: Context, folder: Path) -> list[Path]:
+        """Draw it and write its files; returns them."""
+        with style.house_style():
+            drawing, frame = self.draw(context)
+            return style.write(drawing, frame, self.name, folder)

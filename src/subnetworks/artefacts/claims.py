@@ -1,0 +1,123 @@
+"""Claims of the paper that artefacts test, and what is left of effects once something plainer is
+allowed for: in numbers and in plain words, each with its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from subnetworks.artefacts.lazy import polars
+from subnetworks.experiment.facts import PLACEBO as PLACEBO
+
+Verdict = Literal["yes", "unclear", "no"]
+SUPERVISED = ("SFT", "RFT", "RAFT")
+MARKS = {"yes": "✓", "unclear": "~", "no": "✗"}
+"""A sign for each verdict."""
+TWO_SIDED_95 = 1.96
+_STAYS, _VANISHES = 0.9, 0.1
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the paper, or one control of it, held against this experiment.
+
+    Attributes:
+        claim: the effect, as the paper states it.
+        appears: whether it appears here; `unclear` means within the noise or in part.
+        here: our numbers.
+        paper: the paper's.
+        brief: the claim and its numbers in half a line, for the terminal; empty for lesser ones.
+    """
+
+    claim: str
+    appears: Verdict
+    here: str
+    paper: str
+    brief: str = ""
+
+
+@dataclass(frozen=True)
+class Controlled:
+    """One effect before and after its control.
+
+    Attributes:
+        effect: what is claimed.
+        control: what is allowed for.
+        before, after: the effect in words and numbers, as it stands and under the control.
+        left: the share of it that is left, on average; None where it is not one number.
+        reading: what that means, in plain words.
+    """
+
+    effect: str
+    control: str
+    before: str
+    after: str
+    left: float | None
+    reading: str
+
+    @property
+    def verdict(self) -> str:
+        """`stays` (nine tenths or more), `vanishes` (a tenth or less), else `shrinks`."""
+        if self.left is None or self.left >= _STAYS:
+            return "stays"
+        return "vanishes" if self.left <= _VANISHES else "shrinks"
+
+    @property
+    def shown(self) -> str:
+        """The verdict, with the share that is left where it is told."""
+        if self.left is None or self.verdict != "shrinks":
+            return self.verdict
+        return f"shrinks to {100 * self.left:.0f} %"
+
+
+def all_hold(conditions: list[bool]) -> Verdict:
+    """Yes if all hold, no if none does, unclear if some do."""
+    return "yes" if all(conditions) else "unclear" if any(conditions) else "no"
+
+
+def graded(excesses: list[float], clear: float) -> Verdict:
+    """Yes if all exceed `clear` percentage points, no if none exceeds 0."""
+    if all(excess > clear for excess in excesses):
+        return "yes"
+    return "unclear" if any(excess > 0 for excess in excesses) else "no"
+
+
+def span(values: Iterable[float], digits: int = 1, sign: bool = False) -> str:
+    """`lowest–highest`, or the one number; with signs `lowest to highest`."""
+    numbers = list(values)
+    low, high = (f"{edge(numbers):{'+' if sign else ''}.{digits}f}" for edge in (min, max))
+    shown = low if low == high else f"{low} to {high}" if sign else f"{low}–{high}"
+    return shown.replace("-", "−")
+
+
+def listed(rows: list[dict[str, Any]], name: str, show: Callable[[dict[str, Any]], str]) -> str:
+    """What `show` gives of each row, behind the row's `name`."""
+    return ", ".join(f"{row[name]} {show(row)}" for row in rows)
+
+
+def by_label(drawn: polars.DataFrame) -> Iterator[tuple[str, polars.DataFrame]]:
+    """The rows of each label."""
+    for label in drawn["label"].unique(maintain_order=True):
+        yield label, drawn.filter(label=label)
+
+
+def unchanged(row: dict[str, Any]) -> str:
+    """A row's sparsity."""
+    return f"{row['sparsity_pct']:.1f} %"
+
+
+def average(values: Iterable[float]) -> float:
+    """The mean."""
+    numbers = list(values)
+    return sum(numbers) / len(numbers)
+
+
+def left(before: float, after: float) -> float | None:
+    """The share of an effect that is left; None where there was none."""
+    return max(after, 0.0) / before if before > 0 else None
+
+
+def is_supervised(row: dict[str, Any]) -> bool:
+    """Whether a row's algorithm imitates text."""
+    return (row["algorithm"] or "").upper().startswith(SUPERVISED)

@@ -1,0 +1,85 @@
+"""Figure 5: the longer a run trains, the fewer weights it leaves unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from subnetworks.artefacts import over_training
+from subnetworks.artefacts.base import Figure
+from subnetworks.artefacts.claims import Claim, all_hold, by_label, listed
+from subnetworks.artefacts.lazy import polars
+from subnetworks.results import Context
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+TITLE = "Figure 5. Sparsity against the init over training"
+CAPTION = (
+    "**Sparsity over training.** Share of the weights that still equal the init (at most 1e-5 "
+    "apart) at each saved step. On grey ground the paper's PRIME run, read off its plot "
+    "(±0.3): from 99.6 % at step 15 to 82.3 % at step 335, still falling."
+)
+ALT = (
+    "One line a run: the share of weights that still equal the init at each saved step, falling "
+    "from 100 %; ours at the left, the paper's PRIME run on grey ground at the right."
+)
+_VALUE = "sparsity_pct"
+SCHEMA = {**over_training.SCHEMA, _VALUE: float}
+
+
+def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
+    """Draw `spec["runs"]`, each with `run`, `algorithm` and maybe `label`.
+
+    Sparsity is the paper's, |Δ| ≤ 1e-5, between the init and each saved step. Source: Figure 5.
+    """
+    entries = over_training.runs(context)
+    ours = [over_training.steps(context, entry, sparsity_pct="sparsity") for entry in entries]
+    theirs = over_training.digitised(
+        context.paper("figure5_prime_sparsity_by_step_digitised"), "sparsity_pct", _VALUE
+    )
+    figure, frame = over_training.beside_the_paper(
+        polars.concat(ours), theirs, _VALUE, "weights left unchanged (%)"
+    )
+    lowest = float(frame[_VALUE].min() or 0)  # type: ignore[arg-type]
+    figure.axes[0].set_ylim(max(0, 10 * ((lowest - 1) // 10)), 101)
+    return figure, frame
+
+
+def claims(drawn: polars.DataFrame) -> Iterator[Claim]:
+    """What the numbers say of the paper's claims."""
+    runs: list[dict[str, Any]] = []
+    for label, rows in by_label(drawn.drop_nulls("sparsity_pct").sort("step")):
+        values = rows["sparsity_pct"].to_list()
+        middle = values[len(values) // 2]
+        early, late = values[0] - middle, middle - values[-1]
+        falls = all(a >= b for a, b in pairwise(values))
+        runs.append({"label": label, "falls": falls, "early": early, "late": late, "all": values})
+    yield Claim(
+        "Sparsity falls as training goes on",
+        all_hold([run["falls"] for run in runs]),
+        listed(runs, "label", lambda run: f"{run['all'][0]:.0f} → {run['all'][-1]:.1f} %"),
+        "99.6 → 82.3 % (PRIME, digitised)",
+    )
+    yield Claim(
+        "… and ever more slowly",
+        all_hold([run["early"] > run["late"] for run in runs]),
+        listed(runs, "label", lambda run: f"{run['early']:.1f}, then {run['late']:.1f} points")
+        + " in the halves of training",
+        "12.4, then 5.3 points (PRIME, digitised)",
+    )
+
+
+ARTEFACT = Figure(
+    __name__,
+    label="Figure 5",
+    title=TITLE,
+    caption=CAPTION,
+    specification=over_training.RunsShown,
+    schema=SCHEMA,
+    alt=ALT,
+    drawing=draw,
+    place=13,
+    claims=claims,
+)

@@ -1,0 +1,108 @@
+"""Small steps that several tables share: percentages, the paper's rows, their remarks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from subnetworks.artefacts.lazy import polars
+from subnetworks.artefacts.sheet import Column
+from subnetworks.errors import UserError
+from subnetworks.results import Context, compared_share_of
+
+COMPARED_COLUMN = Column("compared_share_pct", "compared")
+COMPARED_NOTE = "Compared: entries compared, of those that both checkpoints have together (%)."
+SPARSITY_COLUMNS = (
+    Column("sparsity_pct", "|Δ| ≤ 1e-5", "all weights", 2),
+    Column("bit_equal_pct", "bit-equal", "all weights", 2),
+    Column("sparsity_without_embeddings_pct", "|Δ| ≤ 1e-5", "without embeddings", 2),
+    Column("bit_equal_without_embeddings_pct", "bit-equal", "without embeddings", 2),
+)
+SPARSITY_SCHEMA = {
+    "n": int,
+    "compared_share_pct": float,
+    "changed": int,
+    "sparsity_pct": float,
+    "bit_equal_pct": float,
+    "sparsity_without_embeddings_pct": float,
+    "bit_equal_without_embeddings_pct": float,
+}
+"""What `sparsity_of` gives: n and changed in entries, shares in per cent."""
+
+
+def percent(count: float | None, whole: float = 1) -> float | None:
+    """`count` of `whole` in per cent; None stays None, and of nothing there is no share."""
+    if count is None or not whole:
+        return None
+    return 100 * count / whole
+
+
+def sparsity_of(context: Context, update: str) -> dict[str, Any]:
+    """How much of an update is zero, by the paper's rule (|Δ| ≤ 1e-5) and bit for bit.
+
+    Each also without embeddings, None where there is nothing else. Keys: `SPARSITY_SCHEMA`.
+    """
+    measured = context.update(update)
+    n, without = measured["n"], measured.get("without_embeddings") or {}
+    return {
+        "n": n,
+        "compared_share_pct": compared_share_of(measured),
+        "changed": n - measured["isclose_bf16"]["1e-5"],
+        "sparsity_pct": percent(measured["sparsity"]),
+        "bit_equal_pct": percent(measured["bit_equal"], n),
+        "sparsity_without_embeddings_pct": percent(without.get("sparsity")),
+        "bit_equal_without_embeddings_pct": percent(without.get("bit_equal"), without.get("n", 0)),
+    }
+
+
+def span(values: Iterable[float], digits: int = 1) -> str:
+    """Least and greatest of some numbers in words, `1.2 to 3.4`; one alone if they round alike."""
+    numbers = list(values)
+    low, high = f"{min(numbers):.{digits}f}", f"{max(numbers):.{digits}f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def difference(ours: float | None, theirs: float | None) -> float | None:
+    """Ours minus theirs, None where either is missing."""
+    return None if ours is None or theirs is None else ours - theirs
+
+
+def published_row(
+    paper: polars.DataFrame, key: str, entry: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The row of the paper that `entry` reproduces: the one whose `key` is `entry["published"]`.
+
+    Raises:
+        UserError: no row has that key; lists those there are.
+    """
+    wanted = entry.get("published")
+    if wanted is None:
+        return None
+    rows = paper.filter(polars.col(key) == wanted).to_dicts()
+    if not rows:
+        known = ", ".join(paper[key].cast(str).to_list())
+        raise UserError(f"specification: published: no {key} {wanted!r}; there are: {known}")
+    return rows[0]
+
+
+def published_range(
+    paper: polars.DataFrame, algorithm: str | None, value: str
+) -> tuple[float | None, float | None]:
+    """Smallest and largest published `value` of an algorithm, over models; None if it has none."""
+    wanted = (algorithm or "").upper()
+    values = paper.filter(polars.col("algorithm").str.to_uppercase() == wanted)[value].drop_nulls()
+    if values.is_empty():
+        return None, None
+    return float(values.min()), float(values.max())  # type: ignore[arg-type]
+
+
+def remark_on(context: Context, artefact: str, row: str) -> str | None:
+    """What must be said with a published value, if anything."""
+    return dict(context.remarks(artefact)).get(row)
+
+
+def frame(rows: list[dict[str, Any]], schema: dict[str, Any]) -> polars.DataFrame:
+    """Rows as a frame with exactly the columns of `schema`, absent values null."""
+    return polars.DataFrame(
+        [{key: row.get(key) for key in schema} for row in rows], schema=schema, orient="row"
+    )

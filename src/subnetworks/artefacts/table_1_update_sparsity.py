@@ -1,0 +1,256 @@
+"""Table 1: how much of each update is zero, by the paper's rule and bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import Field
+
+from subnetworks.artefacts.base import Specification, Table, UpdateShown
+from subnetworks.artefacts.claims import (
+    PLACEBO,
+    SUPERVISED,
+    Claim,
+    Controlled,
+    all_hold,
+    average,
+    graded,
+    left,
+    listed,
+    span,
+)
+from subnetworks.artefacts.lazy import polars
+from subnetworks.artefacts.shared import (
+    COMPARED_COLUMN,
+    COMPARED_NOTE,
+    SPARSITY_COLUMNS,
+    SPARSITY_SCHEMA,
+    difference,
+    frame,
+    published_range,
+    published_row,
+    remark_on,
+    sparsity_of,
+)
+from subnetworks.artefacts.sheet import Column, text
+from subnetworks.results import Context, label_of
+
+TITLE = "Table 1. Sparsity of the update: share of weights left unchanged (%)"
+CAPTION = (
+    "**Sparsity of the update.** Share of weights that training left unchanged: by the "
+    "paper's rule (two bf16 weights count as equal if they differ by at most 1e-5) and bit "
+    "for bit, with and without the token embedding and the output head. The paper finds 68.5 "
+    "to 96.0 % for ten checkpoints trained with reinforcement learning or on preferences, and "
+    "6 to 15 % for supervised finetuning (Figure 1). Its value for Llama-3-Instruct-8B-SimPO "
+    "contradicts its own Table 6. Learning rate, number of steps and bf16 rounding influence "
+    "sparsity strongly: compare like with like."
+)
+COLUMNS = (
+    text("label", "update"),
+    *SPARSITY_COLUMNS,
+    Column("published_low_pct", "paper", upper="published_high_pct"),
+    Column("difference_pct", "difference", signed=True),
+    Column("changed", "changed"),
+    Column("n", "of"),
+    COMPARED_COLUMN,
+    text("on_policy", "on-policy"),
+    text("kl", "KL"),
+    text("online", "online"),
+)
+NOTES = (
+    "|Δ| ≤ 1e-5 is the paper's rule: two bf16 weights count as equal if they differ by no more "
+    "than 1e-5 (the tolerance itself rounded to bf16). It forgives one bf16 step for weights "
+    "below 0.002 only, so bit-equality stands beside it.",
+    "Changed: weights with |Δ| > 1e-5. Embeddings: token embedding and output head, where rows of "
+    "unused tokens stay as they were.",
+    COMPARED_NOTE,
+    "Paper: the published value of the same update; for an update that the paper does not have, "
+    "the range of the algorithm's updates, of far larger models, without a difference.",
+)
+SCHEMA = {
+    "source": str,
+    "label": str,
+    "algorithm": str,
+    "update": str,
+    **SPARSITY_SCHEMA,
+    "published_low_pct": float,
+    "published_high_pct": float,
+    "difference_pct": float,
+    "on_policy": bool,
+    "kl": bool,
+    "online": bool,
+    "remark": str,
+}
+
+
+class Row(UpdateShown):
+    """An update."""
+
+    on_policy: bool | None = None
+    kl: bool | None = None
+    online: bool | None = None
+    published: str | None = None
+    """The paper's tuned checkpoint that the update reproduces."""
+
+
+class Shown(Specification):
+    """What is shown."""
+
+    updates: list[Row] = Field(min_length=1)
+
+
+def build(context: Context) -> polars.DataFrame:
+    """One row an update of `spec["updates"]`, then the paper's rows that none of them reproduces.
+
+    Each entry: `update`, `label`, `algorithm`, optionally `on_policy`, `kl`, `online` and
+    `published` (the paper's tuned checkpoint that the update reproduces). Source: Table 1.
+    """
+    paper = context.paper("table1_update_sparsity")
+    rows, reproduced = [], []
+    for entry in context.rows("updates"):
+        measured = sparsity_of(context, entry["update"])
+        theirs = published_row(paper, "tuned", entry)
+        if theirs:
+            reproduced.append(theirs["tuned"])
+            low = high = theirs["sparsity_pct"]
+        else:
+            low, high = published_range(paper, entry.get("algorithm"), "sparsity_pct")
+        rows.append(
+            {
+                "source": "here",
+                "label": label_of(entry),
+                "algorithm": entry.get("algorithm"),
+                "update": entry["update"],
+                **measured,
+                "published_low_pct": low,
+                "published_high_pct": high,
+                "difference_pct": difference(measured["sparsity_pct"], low) if theirs else None,
+                "on_policy": entry.get("on_policy"),
+                "kl": entry.get("kl"),
+                "online": entry.get("online"),
+                "remark": remark_on(context, ARTEFACT.name, theirs["tuned"]) if theirs else None,
+            }
+        )
+    for theirs in paper.filter(~polars.col("tuned").is_in(reproduced)).to_dicts():
+        rows.append(
+            {
+                "source": "paper",
+                "label": f"{theirs['algorithm']}, {theirs['tuned'].split('/')[-1]}",
+                "algorithm": theirs["algorithm"],
+                "published_low_pct": theirs["sparsity_pct"],
+                "published_high_pct": theirs["sparsity_pct"],
+                **{flag: theirs[flag] == "yes" for flag in ("on_policy", "kl", "online")},
+                "remark": remark_on(context, ARTEFACT.name, theirs["tuned"]),
+            }
+        )
+    return frame(rows, SCHEMA)
+
+
+def claims(ours: polars.DataFrame) -> Iterator[Claim]:
+    """What the numbers say of the paper's claims."""
+    rows = ours.to_dicts()
+    supervised = [r for r in rows if (r["algorithm"] or "").upper().startswith(SUPERVISED)]
+    controls = [r for r in rows if (r["algorithm"] or "") == PLACEBO]
+    reinforced = [r for r in rows if r not in supervised and r not in controls]
+    if not reinforced:
+        return
+    if supervised:
+        densest = max(r["sparsity_pct"] for r in supervised)
+        yield Claim(
+            "SFT changes nearly all weights, RL far fewer",
+            graded([r["sparsity_pct"] - densest for r in reinforced], clear=10),
+            listed([*supervised, *reinforced], "label", lambda r: f"{r['sparsity_pct']:.1f} %")
+            + " of the weights unchanged",
+            "SFT 6–15 %, RL 68–96 %",
+            f"SFT leaves {span(r['sparsity_pct'] for r in supervised)} % unchanged (6–15), "
+            f"RL {span(r['sparsity_pct'] for r in reinforced)} % (68–96)",
+        )
+    yield Claim(
+        "RL leaves most weights unchanged",
+        all_hold([r["sparsity_pct"] > 50 for r in reinforced]),
+        "between {:.1f} and {:.1f} %".format(
+            min(r["sparsity_pct"] for r in reinforced), max(r["sparsity_pct"] for r in reinforced)
+        ),
+        "68.5–96.0 %",
+    )
+    yield Claim(
+        "… and not by the tolerance of 1e-5 alone",
+        all_hold([r["bit_equal_pct"] > 0.9 * r["sparsity_pct"] for r in reinforced]),
+        listed(reinforced, "label", lambda r: f"{r['bit_equal_pct']:.1f} %") + " bit-equal",
+        "50.4–87.6 % at 1e-8",
+    )
+    if controls:
+        sampled = [r for r in reinforced if r["on_policy"]] or reinforced
+        least = min(r["sparsity_pct"] for r in controls)
+        yield Claim(
+            "Random rewards change fewer weights than real ones (a control of ours)",
+            all_hold([least > r["sparsity_pct"] for r in sampled]),
+            listed([*controls, *sampled], "label", lambda r: f"{r['sparsity_pct']:.1f} %")
+            + " of the weights unchanged",
+            "–",
+            f"random rewards leave {span(r['sparsity_pct'] for r in controls)} % unchanged, "
+            f"real ones {span(r['sparsity_pct'] for r in sampled)} %",
+        )
+
+
+def controlled(ours: polars.DataFrame) -> Iterator[Controlled]:
+    """What is left of the effects under something plainer."""
+    rows = ours.to_dicts()
+    placebos = [r for r in rows if r["algorithm"] == PLACEBO]
+    reinforced = [
+        r
+        for r in rows
+        if r not in placebos and not (r["algorithm"] or "").upper().startswith(SUPERVISED)
+    ]
+    if not reinforced:
+        return
+    raw = average(r["sparsity_pct"] for r in reinforced)
+    yield Controlled(
+        "RL leaves weights unchanged",
+        "bit equality instead of the tolerance of 1e-5",
+        f"{span(r['sparsity_pct'] for r in reinforced)} % unchanged",
+        f"{span(r['bit_equal_pct'] for r in reinforced)} %",
+        left(raw, average(r["bit_equal_pct"] for r in reinforced)),
+        "what the paper's tolerance adds to weights that are the same bit for bit",
+    )
+    if all(r["sparsity_without_embeddings_pct"] is not None for r in reinforced):
+        inner = [r["sparsity_without_embeddings_pct"] for r in reinforced]
+        yield Controlled(
+            "RL leaves weights unchanged",
+            "without embedding and output head",
+            f"{span(r['sparsity_pct'] for r in reinforced)} % unchanged",
+            f"{span(inner)} %",
+            left(raw, average(inner)),
+            "rows of tokens that training never meets stay as they were, whatever the algorithm",
+        )
+    rewarded = [r for r in reinforced if (r["algorithm"] or "").upper() == "GRPO"]
+    rewarded = rewarded or [r for r in reinforced if r["on_policy"]]
+    if placebos and rewarded:
+        real = average(100 - r["sparsity_pct"] for r in rewarded)
+        random = average(100 - r["sparsity_pct"] for r in placebos)
+        yield Controlled(
+            "RL changes a subnetwork because of what it is rewarded for",
+            "random rewards (placebo)",
+            f"{rewarded[0]['algorithm']} changes "
+            f"{span(100 - r['sparsity_pct'] for r in rewarded)} % of the weights",
+            f"{real - random:.1f} points more than the placebo's {random:.1f} %",
+            left(real, real - random),
+            f"rewards that mean nothing change {100 * random / real:.0f} % as many weights: so "
+            "many need no signal to change",
+        )
+
+
+ARTEFACT = Table(
+    __name__,
+    label="Table 1",
+    title=TITLE,
+    caption=CAPTION,
+    specification=Shown,
+    schema=SCHEMA,
+    columns=COLUMNS,
+    notes=NOTES,
+    rows=build,
+    place=1,
+    claims=claims,
+    controlled=controlled,
+)

@@ -1,0 +1,119 @@
+"""What each job reads: results of others, relative to the folder of the experiment's results."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from subnetworks.experiment import Experiment, mask_checkpoint, mask_sources
+from subnetworks.hub import locks
+from subnetworks.hub.client import Entry
+
+Files = dict[str, str | list[str]]
+"""By what a job calls them; what it does not need is an empty list."""
+
+
+def checkpoint(name: str) -> str:
+    """The file that says a checkpoint is complete."""
+    return f"checkpoints/{name}/manifest.json"
+
+
+def dataset(name: str) -> str:
+    """The file that says a data set is complete."""
+    return f"data/{name}/manifest.json"
+
+
+def trajectory(run: str) -> str:
+    """The file that says which steps of a run were kept."""
+    return f"runs/{run}/trajectory/manifest.json"
+
+
+def mask(name: str) -> str:
+    """A mask."""
+    return f"masks/{name}.safetensors"
+
+
+def of_dataset(experiment: Experiment, name: str) -> Files:
+    """The problems that are sampled, and the checkpoint that is."""
+    entry = experiment.datasets[name]
+    return {
+        "policy": checkpoint(entry["policy"]) if "policy" in entry else [],
+        "problems": dataset(entry["sample"]) if "sample" in entry else [],
+    }
+
+
+def of_run(experiment: Experiment, name: str) -> Files:
+    """What a run starts from, its data, and the mask it trains within, if it has one."""
+    run = experiment.runs[name]
+    return {
+        "init": checkpoint(run["init"]),
+        "data": dataset(run["data"]),
+        "mask": mask(run["mask"]) if "mask" in run else [],
+    }
+
+
+def of_trajectory(experiment: Experiment, run: str) -> Files:
+    """A run's kept steps, and what they are compared with."""
+    return {"init": checkpoint(experiment.runs[run]["init"]), "trajectory": trajectory(run)}
+
+
+def of_update(experiment: Experiment, name: str) -> Files:
+    """Both ends of an update."""
+    update = experiment.updates[name]
+    return {side: checkpoint(update[side]) for side in ("before", "after")}
+
+
+def of_mask(experiment: Experiment, name: str) -> Files:
+    """What a derived mask is made of: masks, a checkpoint, or a run's trajectory."""
+    entry = experiment.masks[name]
+    weights = mask_checkpoint(entry)
+    return {
+        "sources": [mask(source) for source in mask_sources(entry)],
+        "checkpoint": checkpoint(weights) if weights else [],
+        "trajectory": trajectory(entry["early"]["run"]) if "early" in entry else [],
+    }
+
+
+def of_overlap(experiment: Experiment, name: str) -> Files:
+    """Two masks, and the weights they are drawn on (for chance matched by magnitude)."""
+    first, second = experiment.overlaps[name]["masks"]
+    weights = checkpoint(experiment.before_of_mask(first))
+    return {"first": mask(first), "second": mask(second), "weights": weights}
+
+
+def of_evaluation(experiment: Experiment, name: str) -> Files:
+    """A checkpoint, and the rows of its benchmarks as far as they are made here."""
+    benchmarks = experiment.evaluation[name]["benchmarks"]
+    made = [one for one in benchmarks if "make" in experiment.benchmarks[one]]
+    rows = [f"benchmarks/{one}/manifest.json" for one in made]
+    return {"checkpoint": checkpoint(name), "rows": rows}
+
+
+def measured(experiment: Experiment, *, controls: bool = False) -> list[str]:
+    """All measurements and scores that the experiment asks for, or its controls alone do."""
+    patterns = {
+        "updates": "updates/{}.json",
+        "overlaps": "overlaps/{}.json",
+        "evaluation": "evaluation/{}/scores.json",
+    }
+    return [
+        pattern.format(name)
+        for section, pattern in patterns.items()
+        for name in experiment.named(section, controls=controls)
+    ]
+
+
+def planned(entry: Entry | None, manifest: Path, within: Sequence[str] = ()) -> str:
+    """Digest of what the lock holds a source to, as far as it decides whether to fetch it again.
+
+    What was fetched before it was locked, or as the lock has it, stays as it is: the digest it was
+    planned with then stands in its manifest (under the keys `within`).
+    """
+    try:
+        fetched = json.loads(manifest.read_text(encoding="utf-8"))
+        for key in within:
+            fetched = fetched[key]
+        if entry is None or fetched["locked"] == entry.digest:
+            return str(fetched["planned"])
+    except (OSError, ValueError, LookupError, TypeError):
+        pass
+    return entry.digest if entry else locks.NEW

@@ -1,0 +1,74 @@
+"""What each job is told: the options and settings that the experiment gives its command."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from subnetworks.experiment import Experiment
+from subnetworks.files import canonical_json
+from subnetworks.training import trajectory
+
+# Keys of a benchmark that say how its rows are made; the others say how they are asked.
+_MADE_KEYS = ("rows", "seed")
+
+
+def settings(entry: Mapping[str, Any], *without: str) -> str:
+    """An entry's settings as canonical JSON, so that the order of keys reruns nothing."""
+    return canonical_json({key: value for key, value in entry.items() if key not in without})
+
+
+def trust(entry: Mapping[str, Any]) -> str:
+    """The option that lets a checkpoint's own code run, if the experiment says so."""
+    return "--trust-remote-code" if entry.get("trust_remote_code") else ""
+
+
+def of_update(update: Mapping[str, Any], *keys: str) -> str:
+    """How much of an update is measured, and in what and at which tolerances, for those `keys`."""
+    options = [
+        f"--{key.replace('_', '-')}" for key in ("common_rows", "allow_partial") if update.get(key)
+    ]
+    options += [
+        f"--{key} {update[key] if key == 'cast' else ','.join(update[key])}"
+        for key in keys
+        if key in update
+    ]
+    return " ".join(options)
+
+
+def of_mask(entry: Mapping[str, Any], files: Mapping[str, Any]) -> str:
+    """The operation that derives a mask, and what it is made of, as the command line takes them.
+
+    Args:
+        entry: the mask, as the experiment has it.
+        files: where `sources`, `checkpoint` and `trajectory` lie, as far as it needs them.
+    """
+    operation = next(key for key in entry if key != "seed")
+    given = entry[operation]
+    sources = " ".join(files["sources"])
+    if operation in ("magnitude", "principal"):
+        size = f"--like {sources}" if "like" in given else f"--density {given['density']}"
+        rank = f" --rank {given['rank']}" if "rank" in given else ""
+        return f"{operation} {Path(files['checkpoint']).parent} {size}{rank}"
+    if operation == "early":
+        return f"early {trajectory.file_of(Path(files['trajectory']).parent, given['steps'])}"
+    return f"{operation} {sources}"
+
+
+def of_made_rows(entry: Mapping[str, Any]) -> str:
+    """How the rows of a benchmark are made."""
+    return canonical_json({key: value for key, value in entry.items() if key in _MADE_KEYS})
+
+
+def of_benchmark(experiment: Experiment, name: str, results: str) -> dict[str, Any]:
+    """How a benchmark is asked, with the folder of its rows within `results` if they are made."""
+    entry = dict(experiment.benchmarks[name])
+    if "make" in entry:
+        entry = {key: value for key, value in entry.items() if key not in ("make", *_MADE_KEYS)}
+        entry["data"] = f"{results}/benchmarks/{name}"
+    return entry
+
+
+def of_evaluation(experiment: Experiment, checkpoint: str, results: str) -> str:
+    """Settings by benchmark of a checkpoint's evaluation."""
+    benchmarks = experiment.evaluation[checkpoint]["benchmarks"]
+    return canonical_json({name: of_benchmark(experiment, name, results) for name in benchmarks})
