@@ -5,6 +5,7 @@ src/subnetworks/artefacts/; the experiment says of which runs and updates.
 """
 
 CAPTIONS = Path(".snakemake", "captions").resolve()
+PUBLISHED = Published(ROOT / "workflow" / "published")
 
 
 def relative(paths):
@@ -16,7 +17,7 @@ def shown(wish):
     """An artefact's files; the one that Snakemake's own report shows among them, with its caption."""
     made, files = wish.artefact, within_results(wish.files)
     caption = CAPTIONS / f"{made.name}.rst"
-    write_changed(caption, made.caption)
+    write_changed(caption, made.captioned(PUBLISHED))
     kind = "control" if made.is_control else made.kind.removesuffix("s")
     suffix = made.reported.removeprefix(".")
     files[suffix] = report(

@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT / "src"))
 from subnetworks import experiment as experiments
 from subnetworks.artefacts import code
 from subnetworks.artefacts.asking import asked
+from subnetworks.artefacts.published import Published
 from subnetworks.errors import UserError
 from subnetworks.evaluation.settings import parse as parse_benchmark
 from subnetworks.experiment import inputs, options

@@ -3,7 +3,7 @@
 # It shows the controls that there are, so that `controls` writes it again when it has made them.
 REPORT = (
     "in_stage figures python -m subnetworks report --results {params.results}"
-    " --output {params.results}/report.html --output {params.results}/report.md"
+    " --published workflow/published --output {params.results}/report.html --output {params.results}/report.md"
 )
 
 

@@ -20,6 +20,7 @@ from subnetworks.artefacts import sheet as sheets
 from subnetworks.artefacts import style
 from subnetworks.artefacts.claims import Claim, Controlled
 from subnetworks.artefacts.lazy import polars
+from subnetworks.artefacts.published import Published, Quotes
 from subnetworks.errors import UserError
 from subnetworks.results import Context
 from subnetworks.validation import Origin, Place, SettingsModel, parse
@@ -145,13 +146,19 @@ def _nothing(frame: polars.DataFrame) -> Iterator[Any]:
     yield from ()
 
 
+def _no_quotes(paper: Published) -> Quotes:
+    return {}
+
+
 @dataclass(frozen=True)
 class Artefact:
     """One table or figure.
 
     Attributes:
         module: the module that it is, `__name__`.
-        title, caption: its heading, and what it shows by which definitions (reStructuredText).
+        title, caption: its heading, and what it shows by which definitions (reStructuredText, with
+            a `{name}` in place of each of the paper's numbers).
+        quoted: the paper's numbers, for the caption and the claims.
         specification: what an experiment may and must say of it.
         schema: the columns of its CSV.
         label: what the paper calls it; empty for a control of ours.
@@ -166,6 +173,7 @@ class Artefact:
     title: str
     caption: str
     specification: type[Specification]
+    quoted: Callable[[Published], Quotes] = _no_quotes
     schema: Mapping[str, type]
     label: str = ""
     said: Callable[[polars.DataFrame], Iterable[str]] = _nothing
@@ -225,6 +233,17 @@ class Artefact:
         if frame is not None and "source" in frame.columns:
             frame = frame.filter(polars.col("source") == "here")
         return None if frame is None or frame.is_empty() else frame
+
+    def captioned(self, paper: Published) -> str:
+        """The caption with the paper's numbers in it."""
+        return self.caption.format(**self.quoted(paper))
+
+    def claimed(self, ours: polars.DataFrame, paper: Published) -> Iterator[Claim]:
+        """The claims with the paper's numbers in them."""
+        quotes = self.quoted(paper)
+        for claim in self.claims(ours):
+            printed, brief = (text.format(**quotes) for text in (claim.paper, claim.brief))
+            yield replace(claim, paper=printed, brief=brief)
 
     def told(self, context: Context) -> Context:
         """The context with its specification checked.

@@ -26,7 +26,7 @@ class Claim:
         claim: the effect, as the paper states it.
         appears: whether it appears here; `unclear` means within the noise or in part.
         here: our numbers.
-        paper: the paper's.
+        paper: the paper's; with `{name}` for what the artefact quotes of it, as in `brief`.
         brief: the claim and its numbers in half a line, for the terminal; empty for lesser ones.
     """
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from subnetworks.artefacts.base import Agreement, Overlap, Specification, Table, Update
 from subnetworks.artefacts.claims import Claim, Controlled, all_hold, average, left, listed, span
 from subnetworks.artefacts.lazy import polars
+from subnetworks.artefacts.published import Published, Quotes, ends
 from subnetworks.artefacts.shared import difference, frame, percent
 from subnetworks.artefacts.sheet import Column, text
 from subnetworks.results import Context
@@ -18,9 +19,9 @@ TITLE = "Conjecture 1. Weights on which full training and training within the su
 CAPTION = (
     "**Conjecture 1: the same end.** Share of weights on which full training and training "
     "within its subnetwork agree, at tolerances of 1e-5 and 1e-4, beside what agrees without "
-    "any mask: the full run with its own start and with another seed. The paper finds 94.0 % "
-    "(DPO) and 90.5 % (PRIME) at 1e-5, and 100 % at 1e-4. The last column but the paper's "
-    "counts weights outside the mask that moved all the same; it must be 0."
+    "any mask: the full run with its own start and with another seed. The paper finds {dpo} % "
+    "(DPO) and {prime} % (PRIME) at 1e-5, and {coarse} % at 1e-4. The last column but the "
+    "paper's counts weights outside the mask that moved all the same; it must be 0."
 )
 COLUMNS = (
     text("algorithm", "algorithm"),
@@ -139,6 +140,22 @@ def _published(paper: polars.DataFrame, algorithm: str) -> dict[str, float]:
     return {f"published_{row['tolerance']}_pct": row["equal_pct"] for row in rows.to_dicts()}
 
 
+def quoted(paper: Published) -> Quotes:
+    """What the paper prints."""
+
+    def at(tolerance: str, **where: str) -> list[float]:
+        return paper.values(
+            "conjecture1_value_agreement", "equal_pct", tolerance=tolerance, **where
+        )
+
+    return {
+        "dpo": f"{at('1e-5', algorithm='DPO')[0]:.1f}",
+        "prime": f"{at('1e-5', algorithm='PRIME')[0]:.1f}",
+        "coarse": f"{min(at('1e-4')):.0f}",
+        **ends("fine", at("1e-5")),
+    }
+
+
 def claims(ours: polars.DataFrame) -> Iterator[Claim]:
     """What the numbers say of the paper's claims."""
     pairs = ours.filter(polars.col("compared") == "full and subnetwork").to_dicts()
@@ -163,9 +180,9 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
         "Masked training ends where full training ends (more than trivially)",
         all_hold(beaten) if beaten else "unclear",
         "; ".join(parts),
-        "DPO 94.0, PRIME 90.5 % at 1e-5; 100 % at 1e-4",
+        "DPO {dpo}, PRIME {prime} % at 1e-5; {coarse} % at 1e-4",
         f"masked and full training agree on {span(r['equal_1e-5_pct'] for r in pairs)} % "
-        "(90.5–94.0)" + (f"; init, other seeds {span(trivial)}" if trivial else ""),
+        "({fine_low}–{fine_high})" + (f"; init, other seeds {span(trivial)}" if trivial else ""),
     )
     if moved := [r for r in pairs if r["outside_moved"] is not None]:
         yield Claim(
@@ -224,6 +241,7 @@ ARTEFACT = Table(
     label="Conjecture 1",
     title=TITLE,
     caption=CAPTION,
+    quoted=quoted,
     specification=Shown,
     schema=SCHEMA,
     columns=COLUMNS,

@@ -10,6 +10,7 @@ from pydantic import Field
 from subnetworks.artefacts import style
 from subnetworks.artefacts.base import Figure, Specification, Update
 from subnetworks.artefacts.lazy import matplotlib, polars
+from subnetworks.artefacts.published import Published, Quotes, ends
 from subnetworks.results import Context, compared_share_of
 
 if TYPE_CHECKING:
@@ -20,9 +21,9 @@ TITLE = "Figure 1. Sparsity of the update: SFT against RL"
 CAPTION = (
     "**SFT against RL.** Share of weights left exactly unchanged (bars; ticks: at most 1e-5 "
     "apart) by supervised finetuning and by the reinforcement learning or preference training "
-    "that follows it. On grey ground the paper's six families: 6 to 15 % for SFT, 68 to 88 % "
-    "for RL. The runs differ in learning rate as well, which by itself makes an update "
-    "sparser or denser."
+    "that follows it. On grey ground the paper's six families: {sft_low} to {sft_high} % for "
+    "SFT, {rl_low} to {rl_high} % for RL. The runs differ in learning rate as well, which by "
+    "itself makes an update sparser or denser."
 )
 ALT = (
     "Pairs of bars, one pair a model family: the share of weights that supervised finetuning "
@@ -198,11 +199,20 @@ def _patch(algorithm: str, label: str) -> matplotlib.patches.Patch:
     )
 
 
+def quoted(paper: Published) -> Quotes:
+    """What the paper prints."""
+    return {
+        **ends("sft", paper.values("figure1_sft_vs_rl", "sft_sparsity_pct"), 0),
+        **ends("rl", paper.values("figure1_sft_vs_rl", "rl_sparsity_pct"), 0),
+    }
+
+
 ARTEFACT = Figure(
     __name__,
     label="Figure 1",
     title=TITLE,
     caption=CAPTION,
+    quoted=quoted,
     specification=Shown,
     schema=SCHEMA,
     alt=ALT,

@@ -9,6 +9,7 @@ from subnetworks.artefacts import over_training, style
 from subnetworks.artefacts.base import Figure
 from subnetworks.artefacts.claims import Claim, all_hold, by_label, listed
 from subnetworks.artefacts.lazy import matplotlib, polars
+from subnetworks.artefacts.published import Published, Quotes
 from subnetworks.results import Context, compared_share_of
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ CAPTION = (
     "then cancelled out), and that the last one shows changed (final subnetwork), all as Δ ≠ "
     "0 against the init. An update undone between two saved steps is not seen: the first "
     "share is an upper bound, the second a lower one. On grey ground the paper's PRIME run: "
-    "72, 8 and 20 %."
+    "{never}, {cancelled} and {final} %."
 )
 ALT = (
     "One horizontal bar a run, parted into weights never updated, weights updated whose updates "
@@ -151,6 +152,19 @@ def _bars(axes: Axes, rows: list[dict[str, Any]], title: str) -> None:
     axes.set_title(title)
 
 
+def quoted(paper: Published) -> Quotes:
+    """What the paper prints."""
+    shares = {
+        "never": "never updated",
+        "cancelled": "updated, then cancelled out",
+        "final": "subnetwork",
+    }
+    return {
+        name: f"{paper.value('figure2_prime_gradients', 'pct', share=share):.0f}"
+        for name, share in shares.items()
+    }
+
+
 def claims(drawn: polars.DataFrame) -> Iterator[Claim]:
     """What the numbers say of the paper's claims."""
     runs: list[dict[str, Any]] = [
@@ -161,13 +175,13 @@ def claims(drawn: polars.DataFrame) -> Iterator[Claim]:
         "Most weights are never updated",
         all_hold([run["never"] > 50 for run in runs]),
         listed(runs, "label", lambda run: f"{run['never']:.1f} %"),
-        "72 % (PRIME)",
+        "{never} % (PRIME)",
     )
     yield Claim(
         "… and few were updated and cancelled out",
         all_hold([run["cancelled"] <= 10 for run in runs]),
         listed(runs, "label", lambda run: f"{run['cancelled']:.2f} %") + " seen between saves",
-        "8 % (PRIME)",
+        "{cancelled} % (PRIME)",
     )
 
 
@@ -176,6 +190,7 @@ ARTEFACT = Figure(
     label="Figure 2",
     title=TITLE,
     caption=CAPTION,
+    quoted=quoted,
     specification=over_training.RunsShown,
     schema=SCHEMA,
     alt=ALT,

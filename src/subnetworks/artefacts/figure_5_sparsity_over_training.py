@@ -10,6 +10,7 @@ from subnetworks.artefacts import over_training
 from subnetworks.artefacts.base import Figure
 from subnetworks.artefacts.claims import Claim, all_hold, by_label, listed
 from subnetworks.artefacts.lazy import polars
+from subnetworks.artefacts.published import Published, Quotes
 from subnetworks.results import Context
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ TITLE = "Figure 5. Sparsity against the init over training"
 CAPTION = (
     "**Sparsity over training.** Share of the weights that still equal the init (at most 1e-5 "
     "apart) at each saved step. On grey ground the paper's PRIME run, read off its plot "
-    "(±0.3): from 99.6 % at step 15 to 82.3 % at step 335, still falling."
+    "(±0.3): from {first} % at step {first_step} to {last} % at step {last_step}, still "
+    "falling."
 )
 ALT = (
     "One line a run: the share of weights that still equal the init at each saved step, falling "
@@ -47,6 +49,21 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
     return figure, frame
 
 
+def quoted(paper: Published) -> Quotes:
+    """What the paper prints."""
+    steps, values = (
+        paper.values("figure5_prime_sparsity_by_step_digitised", column)
+        for column in ("step", "sparsity_pct")
+    )
+    middle = values[len(values) // 2]
+    return {
+        **{"first": f"{values[0]:.1f}", "first_step": f"{steps[0]:.0f}"},
+        **{"last": f"{values[-1]:.1f}", "last_step": f"{steps[-1]:.0f}"},
+        # From the init, of which all is equal, as ours.
+        **{"early": f"{100 - middle:.1f}", "late": f"{middle - values[-1]:.1f}"},
+    }
+
+
 def claims(drawn: polars.DataFrame) -> Iterator[Claim]:
     """What the numbers say of the paper's claims."""
     runs: list[dict[str, Any]] = []
@@ -60,14 +77,14 @@ def claims(drawn: polars.DataFrame) -> Iterator[Claim]:
         "Sparsity falls as training goes on",
         all_hold([run["falls"] for run in runs]),
         listed(runs, "label", lambda run: f"{run['all'][0]:.0f} → {run['all'][-1]:.1f} %"),
-        "99.6 → 82.3 % (PRIME, digitised)",
+        "{first} → {last} % (PRIME, digitised)",
     )
     yield Claim(
         "… and ever more slowly",
         all_hold([run["early"] > run["late"] for run in runs]),
         listed(runs, "label", lambda run: f"{run['early']:.1f}, then {run['late']:.1f} points")
         + " in the halves of training",
-        "12.4, then 5.3 points (PRIME, digitised)",
+        "{early}, then {late} points (PRIME, digitised)",
     )
 
 
@@ -76,6 +93,7 @@ ARTEFACT = Figure(
     label="Figure 5",
     title=TITLE,
     caption=CAPTION,
+    quoted=quoted,
     specification=over_training.RunsShown,
     schema=SCHEMA,
     alt=ALT,

@@ -20,6 +20,7 @@ from subnetworks.artefacts.claims import (
     span,
 )
 from subnetworks.artefacts.lazy import polars
+from subnetworks.artefacts.published import Published, Quotes, ends
 from subnetworks.artefacts.shared import (
     COMPARED_COLUMN,
     COMPARED_NOTE,
@@ -39,11 +40,11 @@ TITLE = "Table 1. Sparsity of the update: share of weights left unchanged (%)"
 CAPTION = (
     "**Sparsity of the update.** Share of weights that training left unchanged: by the "
     "paper's rule (two bf16 weights count as equal if they differ by at most 1e-5) and bit "
-    "for bit, with and without the token embedding and the output head. The paper finds 68.5 "
-    "to 96.0 % for ten checkpoints trained with reinforcement learning or on preferences, and "
-    "6 to 15 % for supervised finetuning (Figure 1). Its value for Llama-3-Instruct-8B-SimPO "
-    "contradicts its own Table 6. Learning rate, number of steps and bf16 rounding influence "
-    "sparsity strongly: compare like with like."
+    "for bit, with and without the token embedding and the output head. The paper finds "
+    "{rl_low} to {rl_high} % for ten checkpoints trained with reinforcement learning or on "
+    "preferences, and {sft_low} to {sft_high} % for supervised finetuning (Figure 1). Its "
+    "value for Llama-3-Instruct-8B-SimPO contradicts its own Table 6. Learning rate, number "
+    "of steps and bf16 rounding influence sparsity strongly: compare like with like."
 )
 COLUMNS = (
     text("label", "update"),
@@ -146,6 +147,17 @@ def build(context: Context) -> polars.DataFrame:
     return frame(rows, SCHEMA)
 
 
+def quoted(paper: Published) -> Quotes:
+    """What the paper prints."""
+    sparsity = paper.values("table1_update_sparsity", "sparsity_pct")
+    return {
+        **ends("rl", sparsity),
+        **ends("whole_rl", sparsity, 0),
+        **ends("sft", paper.values("figure1_sft_vs_rl", "sft_sparsity_pct"), 0),
+        **ends("fine", paper.values("table6_tolerance_sweep", "tol_1e-8")),
+    }
+
+
 def claims(ours: polars.DataFrame) -> Iterator[Claim]:
     """What the numbers say of the paper's claims."""
     rows = ours.to_dicts()
@@ -161,9 +173,11 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
             graded([r["sparsity_pct"] - densest for r in reinforced], clear=10),
             listed([*supervised, *reinforced], "label", lambda r: f"{r['sparsity_pct']:.1f} %")
             + " of the weights unchanged",
-            "SFT 6–15 %, RL 68–96 %",
-            f"SFT leaves {span(r['sparsity_pct'] for r in supervised)} % unchanged (6–15), "
-            f"RL {span(r['sparsity_pct'] for r in reinforced)} % (68–96)",
+            "SFT {sft_low}–{sft_high} %, RL {whole_rl_low}–{whole_rl_high} %",
+            f"SFT leaves {span(r['sparsity_pct'] for r in supervised)} % unchanged "
+            "({sft_low}–{sft_high}), "
+            f"RL {span(r['sparsity_pct'] for r in reinforced)} % "
+            "({whole_rl_low}–{whole_rl_high})",
         )
     yield Claim(
         "RL leaves most weights unchanged",
@@ -171,13 +185,13 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
         "between {:.1f} and {:.1f} %".format(
             min(r["sparsity_pct"] for r in reinforced), max(r["sparsity_pct"] for r in reinforced)
         ),
-        "68.5–96.0 %",
+        "{rl_low}–{rl_high} %",
     )
     yield Claim(
         "… and not by the tolerance of 1e-5 alone",
         all_hold([r["bit_equal_pct"] > 0.9 * r["sparsity_pct"] for r in reinforced]),
         listed(reinforced, "label", lambda r: f"{r['bit_equal_pct']:.1f} %") + " bit-equal",
-        "50.4–87.6 % at 1e-8",
+        "{fine_low}–{fine_high} % at 1e-8",
     )
     if controls:
         sampled = [r for r in reinforced if r["on_policy"]] or reinforced
@@ -245,6 +259,7 @@ ARTEFACT = Table(
     label="Table 1",
     title=TITLE,
     caption=CAPTION,
+    quoted=quoted,
     specification=Shown,
     schema=SCHEMA,
     columns=COLUMNS,

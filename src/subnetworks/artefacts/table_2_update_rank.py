@@ -10,6 +10,7 @@ from pydantic import Field
 from subnetworks.artefacts.base import Names, Specification, Table, UpdateShown
 from subnetworks.artefacts.claims import Claim, Controlled, average, left, listed, span
 from subnetworks.artefacts.lazy import polars
+from subnetworks.artefacts.published import Published, Quotes, ends
 from subnetworks.artefacts.shared import (
     COMPARED_COLUMN,
     difference,
@@ -25,9 +26,9 @@ TITLE = "Table 2. Rank of the update's matrices as a share of full rank (%)"
 CAPTION = (
     "**Rank of the update.** Mean over all weight matrices (embedding and output head "
     "included, norms not) of the rank of the difference, as a share of full rank. The paper "
-    "finds 99.2 to 99.8 %: updates are sparse, yet not low-rank. Full rank by the numerical "
-    "threshold does not exclude that few directions dominate; stable, effective and 99 "
-    "%-energy rank stand beside it."
+    "finds {rank_low} to {rank_high} %: updates are sparse, yet not low-rank. Full rank by "
+    "the numerical threshold does not exclude that few directions dominate; stable, effective "
+    "and 99 %-energy rank stand beside it."
 )
 COLUMNS = (
     text("label", "update"),
@@ -150,6 +151,11 @@ def _other_ranks(matrices: polars.DataFrame | None) -> dict[str, float | None]:
     return found
 
 
+def quoted(paper: Published) -> Quotes:
+    """What the paper prints."""
+    return ends("rank", paper.values("table2_update_rank", "mean_rank_pct"))
+
+
 def claims(ours: polars.DataFrame) -> Iterator[Claim]:
     """What the numbers say of the paper's claims."""
     rows = ours.drop_nulls("mean_rank_pct").to_dicts()
@@ -166,8 +172,9 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
         "Updates are of nearly full rank",
         "yes" if lowest >= 99 else "unclear" if lowest >= 95 else "no",
         "mean rank " + listed(rows, "label", shown),
-        "99.2–99.8 %",
-        f"updates have {span(r['mean_rank_pct'] for r in rows)} % of full rank (99.2–99.8)",
+        "{rank_low}–{rank_high} %",
+        f"updates have {span(r['mean_rank_pct'] for r in rows)} % of full rank "
+        "({rank_low}–{rank_high})",
     )
 
 
@@ -195,6 +202,7 @@ ARTEFACT = Table(
     label="Table 2",
     title=TITLE,
     caption=CAPTION,
+    quoted=quoted,
     specification=Shown,
     schema=SCHEMA,
     columns=COLUMNS,

@@ -11,6 +11,7 @@ from pydantic import Field
 from subnetworks.artefacts.base import Overlap, Specification, Table
 from subnetworks.artefacts.claims import Claim, Controlled, average, graded, left, listed, span
 from subnetworks.artefacts.lazy import polars
+from subnetworks.artefacts.published import Published, Quotes
 from subnetworks.artefacts.shared import COMPARED_COLUMN, difference, frame, percent, published_row
 from subnetworks.artefacts.sheet import Column, text
 from subnetworks.results import Context, compared_share_of
@@ -20,9 +21,9 @@ CAPTION = (
     "**Overlap of subnetworks.** Share of the weights changed by one run that the other run "
     "changed, too, against three notions of chance: changed weights placed anywhere (the "
     "paper's), within their tensor, and within their tensor and power-of-two bin of the "
-    "initial magnitude. The paper finds 60.5 % over seeds where uniform chance gives 36.7 %. "
-    "Because bf16 rounding makes small weights change more easily than large ones, only "
-    "overlap beyond the magnitude-matched chance shows a shared subnetwork."
+    "initial magnitude. The paper finds {seed} % over seeds where uniform chance gives "
+    "{chance} %. Because bf16 rounding makes small weights change more easily than large "
+    "ones, only overlap beyond the magnitude-matched chance shows a shared subnetwork."
 )
 _CHANCES = {
     "chance": ("uniform", "uniform chance"),
@@ -148,6 +149,14 @@ def _published(theirs: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def quoted(paper: Published) -> Quotes:
+    """What the paper prints."""
+    return {
+        "seed": f"{paper.value('table4_overlap', 'o1_pct', varied='seed'):.1f}",
+        "chance": f"{paper.value('table4_overlap', 'random_o1_pct', varied='seed'):.1f}",
+    }
+
+
 def claims(ours: polars.DataFrame) -> Iterator[Claim]:
     """What the numbers say of the paper's claims."""
     rows = ours.to_dicts()
@@ -174,14 +183,15 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
                 partial(_against, f"{chance}_o1_pct"),
             )
             + f" ({words})",
-            "seed 60.5 against 36.7 %" if chance == "uniform" else "not tested",
+            "seed {seed} against {chance} %" if chance == "uniform" else "not tested",
             "" if chance == "uniform" and magnitude else _brief_overlap(known, magnitude),
         )
 
 
 def _brief_overlap(rows: list[dict[str, Any]], magnitude: bool) -> str:
     words = f"masks overlap by {span(r['o1_pct'] for r in rows)} %, "
-    words += f"chance {span(r['uniform_o1_pct'] for r in rows)} (60.5, 36.7)"
+    words += f"chance {span(r['uniform_o1_pct'] for r in rows)} "
+    words += "({seed}, {chance})"
     if magnitude:
         words += f", matched by magnitude {span(r['by_magnitude_o1_pct'] for r in rows)}"
     return words
@@ -228,6 +238,7 @@ ARTEFACT = Table(
     label="Table 4",
     title=TITLE,
     caption=CAPTION,
+    quoted=quoted,
     specification=Shown,
     schema=SCHEMA,
     columns=COLUMNS,

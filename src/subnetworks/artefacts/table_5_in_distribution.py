@@ -21,6 +21,7 @@ from subnetworks.artefacts.claims import (
     unchanged,
 )
 from subnetworks.artefacts.lazy import polars
+from subnetworks.artefacts.published import Published, Quotes, ends
 from subnetworks.artefacts.shared import (
     COMPARED_COLUMN,
     COMPARED_NOTE,
@@ -39,9 +40,9 @@ TITLE = "Table 5. Sparsity by in- and out-of-distribution data: share of weights
 CAPTION = (
     "**In- and out-of-distribution data.** Sparsity of updates by data that are likely under "
     "the model they train (its own verified answers, or pairs of its own answers), and by "
-    "data that others wrote. The paper finds 69 to 91 % in distribution and 7 to 8 % out of "
-    "it, and reads this as the reason for sparsity. Its rows differ in learning rate and "
-    "length of training, too: compare rows of one learning rate."
+    "data that others wrote. The paper finds {in_low} to {in_high} % in distribution and "
+    "{out_low} to {out_high} % out of it, and reads this as the reason for sparsity. Its rows "
+    "differ in learning rate and length of training, too: compare rows of one learning rate."
 )
 COLUMNS = (
     text("label", "update"),
@@ -157,6 +158,18 @@ def _updates(entry: dict[str, Any]) -> int | None:
     return None if steps is None else steps * int(entry.get("updates_per_step", 1))
 
 
+def quoted(paper: Published) -> Quotes:
+    """What the paper prints."""
+    return {
+        **ends("in", _printed(paper, "yes"), 0),
+        **ends("out", _printed(paper, "no"), 0),
+    }
+
+
+def _printed(paper: Published, own: str) -> list[float]:
+    return paper.values("table5_in_distribution", "sparsity_pct", in_distribution=own)
+
+
 def claims(ours: polars.DataFrame) -> Iterator[Claim]:
     """What the numbers say of the paper's claims."""
 
@@ -174,7 +187,8 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
                 + "; out: "
                 + listed([r for r in rows if not r["in_distribution"]], "label", unchanged),
                 paper,
-                f"own data leave {span(own)} % unchanged, others' {span(others)} % (69–91, 7–8)"
+                f"own data leave {span(own)} % unchanged, others' {span(others)} % "
+                "({in_low}–{in_high}, {out_low}–{out_high})"
                 if brief
                 else "",
             )
@@ -183,7 +197,7 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
     yield from judged(
         "In-distribution data leave updates sparse, out-of-distribution data dense",
         rows,
-        "in 69–91 %, out 7–8 %",
+        "in {in_low}–{in_high} %, out {out_low}–{out_high} %",
         brief=True,
     )
     rates = Counter(row["learning_rate"] for row in rows if row["learning_rate"] is not None)
@@ -238,6 +252,7 @@ ARTEFACT = Table(
     label="Table 5",
     title=TITLE,
     caption=CAPTION,
+    quoted=quoted,
     specification=Shown,
     schema=SCHEMA,
     columns=COLUMNS,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from subnetworks.cli.table import Published
 from subnetworks.errors import UserError
 
 
@@ -16,6 +17,7 @@ def report(
             help="Write the report here, as .md or as one self-contained .html; repeatable."
         ),
     ] = None,
+    published: Published = Path("workflow/published"),
     text: Annotated[bool, typer.Option("--text", help="Print a line a finding.")] = False,
     brief: Annotated[bool, typer.Option("--brief", help="Print the gist in ten lines.")] = False,
 ) -> None:
@@ -39,10 +41,10 @@ def report(
             raise UserError(f"{path}: --output ends in {' or '.join(writers)}")
     outputs = claim(
         "report",
-        reads=stages(results, "logs"),
+        reads=[*stages(results, "logs"), published],
         files=[("--output", path) for path in output or ()],
     )
-    gathered = pages.gather(results)
+    gathered = pages.gather(results, published)
     if outputs:
         with recorded(*outputs, settings={"results": str(results)}):
             for path in output or ():

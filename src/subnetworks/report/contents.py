@@ -7,6 +7,8 @@ from pathlib import Path
 from subnetworks import artefacts
 from subnetworks.artefacts import sheet
 from subnetworks.artefacts.claims import Claim, Controlled
+from subnetworks.artefacts.lazy import polars
+from subnetworks.artefacts.published import FOLDER, Published
 from subnetworks.errors import UserError
 from subnetworks.report.captions import Caption, to_html
 from subnetworks.report.origins import Origins, read_origins
@@ -89,26 +91,27 @@ class Report:
         return sum(finding.appears == verdict for finding in self.found)
 
 
-def gather(results: Path) -> Report:
-    """Read a finished experiment, `results/<experiment>`.
+def gather(results: Path, published: Path = FOLDER) -> Report:
+    """Read a finished experiment, `results/<experiment>`, and the paper's numbers.
 
     Raises:
         UserError: there is no table at all, or one that this version did not write.
     """
-    found, controlled = judged(results)
+    paper = Published(published)
+    found, controlled = judged(results, paper)
     return Report(
         results,
         found,
         controlled,
-        list(_drawings(results)),
-        list(_tables(results)),
+        list(_drawings(results, paper)),
+        list(_tables(results, paper)),
         read_settings(results),
         read_origins(results),
         read_times(results),
     )
 
 
-def judged(results: Path) -> tuple[list[Claim], list[Controlled]]:
+def judged(results: Path, paper: Published) -> tuple[list[Claim], list[Controlled]]:
     """What all finished artefacts say of the paper's claims, and what controls leave of them.
 
     Raises:
@@ -124,31 +127,32 @@ def judged(results: Path) -> tuple[list[Claim], list[Controlled]]:
     for made in sorted(artefacts.every().values(), key=lambda made: made.place):
         ours = made.ours(results) if made.place else None
         if ours is not None:
-            claims += made.claims(ours)
+            claims += made.claimed(ours, paper)
             controlled += made.controlled(ours)
     return claims, controlled
 
 
-def _tables(results: Path) -> Iterator[Table]:
+def _tables(results: Path, paper: Published) -> Iterator[Table]:
     for made in artefacts.of_kind(artefacts.Table):
         frame = made.read(results)
         if frame is not None:
             printed = sheet.sheet(frame, made.title, made.columns, made.notes)
-            yield Table(*_shown(results, made, tuple(made.said(frame))), printed)
+            yield Table(*_shown(results, made, frame, paper), printed)
 
 
-def _drawings(results: Path) -> Iterator[Drawing]:
+def _drawings(results: Path, paper: Published) -> Iterator[Drawing]:
     for made in artefacts.of_kind(artefacts.Figure):
         picture = results / "figures" / f"{made.name}.png"
         frame = made.read(results)
         if frame is not None and picture.exists():
-            yield Drawing(*_shown(results, made, tuple(made.said(frame))), picture, made.alt)
+            yield Drawing(*_shown(results, made, frame, paper), picture, made.alt)
 
 
 def _shown(
-    results: Path, made: artefacts.Artefact, said: tuple[str, ...]
+    results: Path, made: artefacts.Artefact, frame: polars.DataFrame, paper: Published
 ) -> tuple[str, bool, str, Caption, tuple[Path, ...], tuple[str, ...]]:
     """What tables and figures have in common, in the order of `Artefact`."""
     files = (Path(made.kind) / f"{made.name}{suffix}" for suffix in made.suffixes)
     there = tuple(path for path in files if (results / path).exists() and path.suffix != ".png")
-    return (made.name, made.is_control, made.title, to_html(made.caption), there, said)
+    caption, said = to_html(made.captioned(paper)), tuple(made.said(frame))
+    return (made.name, made.is_control, made.title, caption, there, said)

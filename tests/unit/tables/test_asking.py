@@ -10,9 +10,11 @@ pytest.importorskip("pydantic")
 
 from subnetworks import artefacts
 from subnetworks.artefacts.asking import asked
+from subnetworks.artefacts.published import Published
 from subnetworks.errors import UserError
 from subnetworks.experiment import Experiment
 
+PUBLISHED = Path(__file__).resolve().parents[3] / "workflow" / "published"
 RUN = {"init": "base", "data": "problems", "steps": 3, "learning_rate": 1e-6}
 SECTIONS: dict[str, Any] = {
     **{section: {} for section in ("masks", "benchmarks", "evaluation", "overlaps")},
@@ -122,6 +124,19 @@ def test_mistakes_are_one_line_that_names_the_key(
     assert "\n" not in message
 
 
+def test_captions_quote_the_papers_tables(tmp_path: Path) -> None:
+    """Another number in the table is another number in the caption."""
+    made = artefacts.every()["table_4_overlap"]
+    assert "60.5 % over seeds where uniform chance gives 36.7 %" in made.captioned(
+        Published(PUBLISHED)
+    )
+    text = (PUBLISHED / "table4_overlap.csv").read_text()
+    (tmp_path / "table4_overlap.csv").write_text(text.replace(",60.5,", ",12.3,"))
+    assert "12.3 % over seeds" in made.captioned(Published(tmp_path))
+    with pytest.raises(UserError, match=r"table1_update_sparsity\.csv: no such file"):
+        artefacts.every()["table_1_update_sparsity"].captioned(Published(tmp_path))
+
+
 def test_every_artefact_is_whole() -> None:
     every = artefacts.every()
     assert len(every) > 20
@@ -130,5 +145,6 @@ def test_every_artefact_is_whole() -> None:
         assert len(made.line) > 20, name
         assert made.source.stem == name
         assert made.is_control == name.startswith("control_")
+        assert "{" not in made.captioned(Published(PUBLISHED)), name
     papers = [name for name, made in every.items() if not made.is_control]
     assert list(every)[: len(papers)] == papers

@@ -16,6 +16,7 @@ import polars
 
 from subnetworks import artefacts, report
 from subnetworks.artefacts import Table
+from subnetworks.artefacts.published import Published
 from subnetworks.cli.figure import figure
 from subnetworks.cli.table import table
 from subnetworks.cli.times import times as print_times
@@ -23,6 +24,7 @@ from subnetworks.report import captions, origins, times
 from subnetworks.report.contents import judged
 
 ROOT = Path(__file__).resolve().parents[3]
+PAPER = Published(ROOT / "workflow" / "published")
 CHANCE = {
     "label": "GRPO, placebo",
     "varied": "reward",
@@ -160,7 +162,7 @@ def test_pictures_are_described_and_phones_told_their_width(page):
 
 def test_captions_are_those_of_the_artefacts(page, finished):
     for name in drawn_in(finished):
-        caption = artefacts.every()[name].caption
+        caption = artefacts.every()[name].captioned(PAPER)
         words = captions.to_plain(captions.to_html(caption)).replace(" %", "\u00a0%")
         assert words in page.text
 
@@ -229,7 +231,7 @@ def written(results, name, *rows):
 def left(results, beginning, control):
     (found,) = [
         c
-        for c in judged(results)[1]
+        for c in judged(results, PAPER)[1]
         if c.effect.startswith(beginning) and c.control.startswith(control)
     ]
     return found.left, found.verdict
