@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from subnetworks import provenance
 from subnetworks.artefacts import sheet as sheets
@@ -136,10 +136,14 @@ class UpdateShown(Specification):
     algorithm: str | None = None
 
 
-class UpdatesShown(Specification):
-    """What is shown."""
-
-    updates: list[UpdateShown] = Field(min_length=1)
+def rows_of(key: str, row: type[Specification]) -> type[Specification]:
+    """The specification that is nothing but rows, at least one, under a key."""
+    return create_model(
+        "Shown",
+        __base__=Specification,
+        __module__=row.__module__,
+        **{key: (list[row], Field(min_length=1))},  # type: ignore[call-overload,valid-type]
+    )
 
 
 def _nothing(frame: polars.DataFrame) -> Iterator[Any]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from pydantic import Field
-
-from subnetworks.artefacts.base import Agreement, Overlap, Specification, Table, Update
+from subnetworks.artefacts.base import Agreement, Overlap, Specification, Table, Update, rows_of
 from subnetworks.artefacts.claims import Claim, Controlled, all_hold, average, left, listed, span
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.published import Published, Quotes, ends
@@ -77,19 +75,10 @@ class Row(Specification):
     """The paper's algorithm, if it goes by another name there."""
 
 
-class Shown(Specification):
-    """What is shown."""
-
-    agreements: list[Row] = Field(min_length=1)
-
-
 def build(context: Context) -> polars.DataFrame:
     """For each of `spec["agreements"]`: full and subnetwork, then its trivial baselines.
 
-    Each entry: `algorithm`; `update`, the update from the full run's end to the masked run's;
-    optionally `baselines` (label: update from the full run's end to something else), `within` (the
-    overlap of the full and the masked run's masks, in this order) and `published` (the paper's
-    algorithm; without it an algorithm of the same name). Source: Section 5, Conjecture 1.
+    Source: Section 5, Conjecture 1.
     """
     paper = context.paper("conjecture1_value_agreement")
     rows, shown = [], []
@@ -242,7 +231,7 @@ ARTEFACT = Table(
     title=TITLE,
     caption=CAPTION,
     quoted=quoted,
-    specification=Shown,
+    specification=rows_of("agreements", Row),
     schema=SCHEMA,
     columns=COLUMNS,
     notes=NOTES,

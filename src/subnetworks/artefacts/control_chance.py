@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
-
-from subnetworks.artefacts.base import Overlap, Specification, Table
+from subnetworks.artefacts.base import Overlap, Specification, Table, rows_of
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.shared import frame, percent, span
 from subnetworks.artefacts.sheet import Column, text
@@ -71,12 +69,6 @@ class Row(Specification):
     """What the two runs differ in."""
 
 
-class Shown(Specification):
-    """What is shown."""
-
-    overlaps: list[Row] = Field(min_length=1)
-
-
 def said(frame: polars.DataFrame) -> list[str]:
     """How much of each kind of overlap is left beyond chance matched by magnitude."""
     lines = []
@@ -104,7 +96,7 @@ def _verdict(rests: list[float]) -> str:
 
 
 def build(context: Context) -> polars.DataFrame:
-    """One row an overlap of `spec["overlaps"]`: `overlap`, `label`, optionally `varied`."""
+    """One row an overlap of `spec["overlaps"]`."""
     rows = []
     for entry in context.rows("overlaps"):
         measured = context.overlap(entry["overlap"])
@@ -147,7 +139,7 @@ ARTEFACT = Table(
     __name__,
     title=TITLE,
     caption=CAPTION,
-    specification=Shown,
+    specification=rows_of("overlaps", Row),
     schema=SCHEMA,
     columns=COLUMNS,
     notes=NOTES,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from subnetworks.artefacts import over_training, style
-from subnetworks.artefacts.base import Figure, Overlap, Specification
+from subnetworks.artefacts.base import Figure, Overlap, Specification, rows_of
 from subnetworks.artefacts.lazy import matplotlib, polars
 from subnetworks.results import Context
 
@@ -45,7 +45,7 @@ SCHEMA = {
 
 
 class Step(Specification):
-    """The overlap of the mask at a step and the final one."""
+    """The overlap of the mask at a step and the final one, in this order."""
 
     overlap: Overlap
     step: int
@@ -57,17 +57,8 @@ class Row(over_training.RunShown):
     overlaps: list[Step] = Field(default=[])
 
 
-class Shown(Specification):
-    """What is shown."""
-
-    runs: list[Row] = Field(min_length=1)
-
-
 def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
-    """Draw `spec["runs"]`, each with `run`, `algorithm` and `overlaps`.
-
-    `overlaps` lists overlaps of the mask at a `step` with the final one, in this order.
-    """
+    """Draw `spec["runs"]`."""
     entries = over_training.runs(context)
     rows = [row for entry in entries for row in _steps(context, entry)]
     frame = polars.DataFrame(rows, schema=SCHEMA, orient="row")
@@ -164,7 +155,7 @@ ARTEFACT = Figure(
     __name__,
     title=TITLE,
     caption=CAPTION,
-    specification=Shown,
+    specification=rows_of("runs", Row),
     schema=SCHEMA,
     alt=ALT,
     drawing=draw,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
-
-from subnetworks.artefacts.base import Specification, Table, UpdateShown
+from subnetworks.artefacts.base import Table, UpdateShown, rows_of
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.shared import SPARSITY_COLUMNS, SPARSITY_SCHEMA, frame, span, sparsity_of
 from subnetworks.artefacts.sheet import Column, text
@@ -57,18 +55,8 @@ class Row(UpdateShown):
     updates_per_step: int | None = None
 
 
-class Shown(Specification):
-    """What is shown."""
-
-    updates: list[Row] = Field(min_length=1)
-
-
 def build(context: Context) -> polars.DataFrame:
-    """One row an entry of `spec["updates"]`, densest first.
-
-    Each entry: `update`, `algorithm`, `kind` (SFT, RL, null), `in_distribution`, optionally
-    `label`, `learning_rate`, `steps` and `updates_per_step`.
-    """
+    """One row an entry of `spec["updates"]`, densest first."""
     rows: list[dict[str, Any]] = []
     for entry in context.rows("updates"):
         keys = ("algorithm", "kind", "update", "in_distribution", "learning_rate")
@@ -131,7 +119,7 @@ ARTEFACT = Table(
     __name__,
     title=TITLE,
     caption=CAPTION,
-    specification=Shown,
+    specification=rows_of("updates", Row),
     schema=SCHEMA,
     columns=COLUMNS,
     notes=NOTES,

@@ -68,11 +68,7 @@ class Shown(Specification):
 
 
 def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
-    """Draw `spec["updates"]`, each with `update`, `algorithm`, `learning_rate`, `steps`, and maybe
-    `full` (the scored checkpoint), on `spec["benchmark"]`; `spec["start"]` has `full`, too.
-
-    Sparsity is the paper's, |Δ| ≤ 1e-5.
-    """
+    """Draw `spec["updates"]`; sparsity is the paper's, |Δ| ≤ 1e-5."""
     benchmark, start = context.spec["benchmark"], context.spec["start"]["full"]
     begin = context.score(start, benchmark)["score"]
     rows = []

@@ -86,13 +86,7 @@ class Shown(Specification):
 
 
 def build(context: Context) -> polars.DataFrame:
-    """One row an entry of `spec["masks"]`; of each algorithm the first is full training.
-
-    Each entry: `algorithm`, `label`, `full` (the scored checkpoint), and `kind`: `start`, `full`,
-    `own` or what else chooses the mask; optionally `update` (from the end of full training to the
-    entry's), `overlap` (the own mask, then the entry's). `spec["benchmark"]` is what they are
-    scored on.
-    """
+    """One row an entry of `spec["masks"]`; of each algorithm the first is full training."""
     benchmark = context.spec["benchmark"]
     entries = context.rows("masks")
     rows = []

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
-
-from subnetworks.artefacts.base import Names, Overlap, Specification, Table, UpdateShown
+from subnetworks.artefacts.base import Names, Overlap, Table, UpdateShown, rows_of
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.shared import frame, percent, span
 from subnetworks.artefacts.sheet import Column, text
@@ -75,14 +73,8 @@ class Row(UpdateShown):
     """Of its mask and that of the smallest weights."""
 
 
-class Shown(Specification):
-    """What is shown."""
-
-    updates: list[Row] = Field(min_length=1)
-
-
 def build(context: Context) -> polars.DataFrame:
-    """One row an update of `spec["updates"]`: `update`, the overlaps `principal`, `smallest`."""
+    """One row an update of `spec["updates"]`."""
     rows = []
     for entry in context.rows("updates"):
         measured = context.update(entry["update"])
@@ -145,7 +137,7 @@ ARTEFACT = Table(
     __name__,
     title=TITLE,
     caption=CAPTION,
-    specification=Shown,
+    specification=rows_of("updates", Row),
     schema=SCHEMA,
     columns=COLUMNS,
     notes=NOTES,

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
-
-from subnetworks.artefacts.base import Specification, Table, UpdateShown
+from subnetworks.artefacts.base import Table, UpdateShown, rows_of
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.shared import frame, percent
 from subnetworks.artefacts.sheet import Column, text
@@ -55,14 +53,8 @@ class Row(UpdateShown):
     """What both ends are rounded to."""
 
 
-class Shown(Specification):
-    """What is shown."""
-
-    updates: list[Row] = Field(min_length=1)
-
-
 def build(context: Context) -> polars.DataFrame:
-    """One row an update of `spec["updates"]`: `update`, `stored_as`, optionally `label`.
+    """One row an update of `spec["updates"]`.
 
     Raises:
         UserError: an update was not compared in what the entry says, or not at a tolerance.
@@ -117,7 +109,7 @@ ARTEFACT = Table(
     __name__,
     title=TITLE,
     caption=CAPTION,
-    specification=Shown,
+    specification=rows_of("updates", Row),
     schema=SCHEMA,
     columns=COLUMNS,
     notes=NOTES,

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
-
-from subnetworks.artefacts.base import Names, Specification, Table, UpdateShown
+from subnetworks.artefacts.base import Names, Table, UpdateShown, rows_of
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.shared import frame, percent, span
 from subnetworks.artefacts.sheet import Column, text
@@ -70,14 +68,8 @@ class Row(UpdateShown):
     ]
 
 
-class Shown(Specification):
-    """What is shown."""
-
-    updates: list[Row] = Field(min_length=1)
-
-
 def build(context: Context) -> polars.DataFrame:
-    """One row an update of `spec["updates"]`: `update`, `algorithm`, optionally `label`."""
+    """One row an update of `spec["updates"]`."""
     rows = []
     for entry in context.rows("updates"):
         measured = context.update(entry["update"])
@@ -133,7 +125,7 @@ ARTEFACT = Table(
     __name__,
     title=TITLE,
     caption=CAPTION,
-    specification=Shown,
+    specification=rows_of("updates", Row),
     schema=SCHEMA,
     columns=COLUMNS,
     notes=NOTES,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from subnetworks.artefacts import style
-from subnetworks.artefacts.base import Figure, UpdatesShown
+from subnetworks.artefacts.base import Figure, UpdateShown, rows_of
 from subnetworks.artefacts.lazy import matplotlib, polars
 from subnetworks.results import Context, label_of
 
@@ -55,7 +55,7 @@ SCHEMA = {
 
 
 def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
-    """Draw `spec["updates"]`, each with `update`, optionally `label` and `algorithm`."""
+    """Draw `spec["updates"]`."""
     entries = context.rows("updates")
     rows = [row for entry in entries for row in _counted(context, entry)]
     frame = polars.DataFrame(
@@ -198,7 +198,7 @@ ARTEFACT = Figure(
     __name__,
     title=TITLE,
     caption=CAPTION,
-    specification=UpdatesShown,
+    specification=rows_of("updates", UpdateShown),
     schema=SCHEMA,
     alt=ALT,
     drawing=draw,

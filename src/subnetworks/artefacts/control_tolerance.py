@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from subnetworks.artefacts.base import Table, UpdatesShown
+from subnetworks.artefacts.base import Table, UpdateShown, rows_of
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.shared import frame, percent
 from subnetworks.artefacts.sheet import Column, text
@@ -49,7 +49,7 @@ SCHEMA = {
 
 
 def build(context: Context) -> polars.DataFrame:
-    """One row an update of `spec["updates"]`: `update`, `algorithm`, optionally `label`.
+    """One row an update of `spec["updates"]`.
 
     Raises:
         UserError: an update was not measured at all of these tolerances.
@@ -101,7 +101,7 @@ ARTEFACT = Table(
     __name__,
     title=TITLE,
     caption=CAPTION,
-    specification=UpdatesShown,
+    specification=rows_of("updates", UpdateShown),
     schema=SCHEMA,
     columns=COLUMNS,
     notes=NOTES,

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
-
 from subnetworks.artefacts import style
-from subnetworks.artefacts.base import Figure, Names, Specification, UpdateShown
+from subnetworks.artefacts.base import Figure, Names, UpdateShown, rows_of
 from subnetworks.artefacts.lazy import polars
 from subnetworks.errors import UserError
 from subnetworks.results import Context, label_of
@@ -53,14 +51,8 @@ class Row(UpdateShown):
     update: Annotated[str, Names("updates", ("transfers/{}.json",))]
 
 
-class Shown(Specification):
-    """What is shown."""
-
-    updates: list[Row] = Field(min_length=1)
-
-
 def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
-    """Draw `spec["updates"]`, each with `update`, `algorithm`, optionally `label`, all in all."""
+    """Draw `spec["updates"]`, each within the subnetworks of all."""
     entries = context.rows("updates")
     labels = {entry["update"]: label_of(entry) for entry in entries}
     rows = [row for name in labels for row in _held(context, name, labels)]
@@ -159,7 +151,7 @@ ARTEFACT = Figure(
     __name__,
     title=TITLE,
     caption=CAPTION,
-    specification=Shown,
+    specification=rows_of("updates", Row),
     schema=SCHEMA,
     alt=ALT,
     drawing=draw,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from subnetworks.artefacts import over_training, style
-from subnetworks.artefacts.base import Figure
+from subnetworks.artefacts.base import Figure, rows_of
 from subnetworks.artefacts.claims import Claim, all_hold, by_label, listed
 from subnetworks.artefacts.lazy import matplotlib, polars
 from subnetworks.artefacts.published import Published, Quotes
@@ -49,7 +49,7 @@ SCHEMA = {
 
 
 def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
-    """Draw `spec["runs"]`, each with `run`, `algorithm` and maybe `label`.
+    """Draw `spec["runs"]`.
 
     The parts are those of `subnetworks.trajectories`: an update undone between two saved steps is
     not seen, so ours bound `never` from above and `cancelled` from below. Source: Figure 2.
@@ -191,7 +191,7 @@ ARTEFACT = Figure(
     title=TITLE,
     caption=CAPTION,
     quoted=quoted,
-    specification=over_training.RunsShown,
+    specification=rows_of("runs", over_training.RunShown),
     schema=SCHEMA,
     alt=ALT,
     drawing=draw,

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
-
 from subnetworks.artefacts import style
-from subnetworks.artefacts.base import Figure, Names, Specification, UpdateShown
+from subnetworks.artefacts.base import Figure, Names, UpdateShown, rows_of
 from subnetworks.artefacts.lazy import matplotlib, polars
 from subnetworks.errors import UserError
 from subnetworks.results import Context, label_of
@@ -66,14 +64,8 @@ class Row(UpdateShown):
     published: str | None = None
 
 
-class Shown(Specification):
-    """What is shown."""
-
-    updates: list[Row] = Field(min_length=1)
-
-
 def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
-    """Draw `spec["updates"]`, each with `update`, optionally `label` and `algorithm`.
+    """Draw `spec["updates"]`.
 
     Sparsity by the paper's rule (|Δ| ≤ 1e-5). The paper's mean is over tensors, not weights: a
     norm of 128 weights counts as much as a matrix. Source: Figure 3.
@@ -208,7 +200,7 @@ ARTEFACT = Figure(
     label="Figure 3",
     title=TITLE,
     caption=CAPTION,
-    specification=Shown,
+    specification=rows_of("updates", Row),
     schema=SCHEMA,
     alt=ALT,
     drawing=draw,

@@ -6,10 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
-
 from subnetworks.artefacts import style
-from subnetworks.artefacts.base import Figure, Logged, Specification
+from subnetworks.artefacts.base import Figure, Logged, Specification, rows_of
 from subnetworks.artefacts.claims import TWO_SIDED_95, Claim
 from subnetworks.artefacts.lazy import polars
 from subnetworks.errors import UserError
@@ -58,17 +56,9 @@ class Row(Specification):
     """A column of the log, instead of the loss or the reward."""
 
 
-class Shown(Specification):
-    """What is shown."""
-
-    pairs: list[Row] = Field(min_length=1)
-
-
 def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
-    """Draw `spec["pairs"]`, each with `algorithm` and the runs `full` and `subnetwork`.
-
-    A pair's `measure` is `loss` for preference training and `reward` for online algorithms, whose
-    loss says nothing, unless it names a column of the log. Source: Figure 4.
+    """Draw `spec["pairs"]`: the loss of preference training, the reward of online algorithms, whose
+    loss says nothing. Source: Figure 4.
     """
     pairs = context.rows("pairs")
     panels = [_joined(context, pair) for pair in pairs]
@@ -180,7 +170,7 @@ ARTEFACT = Figure(
     label="Figure 4",
     title=TITLE,
     caption=CAPTION,
-    specification=Shown,
+    specification=rows_of("pairs", Row),
     schema=SCHEMA,
     alt=ALT,
     drawing=draw,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from subnetworks.artefacts import over_training
-from subnetworks.artefacts.base import Figure
+from subnetworks.artefacts.base import Figure, rows_of
 from subnetworks.artefacts.claims import Claim, all_hold, by_label, listed
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.published import Published, Quotes
@@ -31,7 +31,7 @@ SCHEMA = {**over_training.SCHEMA, _VALUE: float}
 
 
 def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
-    """Draw `spec["runs"]`, each with `run`, `algorithm` and maybe `label`.
+    """Draw `spec["runs"]`.
 
     Share of all weights with Δ ≠ 0 between the init and a step, but not between the init and the
     last. Source: Figure 6.
@@ -82,7 +82,7 @@ ARTEFACT = Figure(
     title=TITLE,
     caption=CAPTION,
     quoted=quoted,
-    specification=over_training.RunsShown,
+    specification=rows_of("runs", over_training.RunShown),
     schema=SCHEMA,
     alt=ALT,
     drawing=draw,

@@ -6,10 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
-
 from subnetworks.artefacts import over_training, style
-from subnetworks.artefacts.base import FOLLOWED, Figure, Names, Specification
+from subnetworks.artefacts.base import FOLLOWED, Figure, Names, rows_of
 from subnetworks.artefacts.claims import TWO_SIDED_95, Claim, all_hold, by_label, listed
 from subnetworks.artefacts.lazy import matplotlib, polars
 from subnetworks.errors import UserError
@@ -51,14 +49,8 @@ class Row(over_training.RunShown):
     run: Annotated[str, Names(FOLLOWED, ("trajectories/{}.json", "runs/{}/log.csv"))]
 
 
-class Shown(Specification):
-    """What is shown."""
-
-    runs: list[Row] = Field(min_length=1)
-
-
 def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
-    """Draw `spec["runs"]`, each with `run`, `algorithm` and maybe `label`.
+    """Draw `spec["runs"]`.
 
     Sparsity is the paper's, |Δ| ≤ 1e-5. Accuracy is the log's, on the batch of each step before it
     is learnt from: right answers among those sampled, or for preference training pairs whose chosen
@@ -190,7 +182,7 @@ ARTEFACT = Figure(
     label="Figure 7",
     title=TITLE,
     caption=CAPTION,
-    specification=Shown,
+    specification=rows_of("runs", Row),
     schema=SCHEMA,
     alt=ALT,
     drawing=draw,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
-
 from subnetworks.artefacts import style
 from subnetworks.artefacts.base import Followed, Specification
 from subnetworks.artefacts.lazy import matplotlib, polars
@@ -35,12 +33,6 @@ class RunShown(Specification):
     run: Followed
     label: str | None = None
     algorithm: str | None = None
-
-
-class RunsShown(Specification):
-    """What is shown."""
-
-    runs: list[RunShown] = Field(min_length=1)
 
 
 def runs(context: Context) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from subnetworks.artefacts.base import FOLLOWED, Names, Specification, Table
+from subnetworks.artefacts.base import FOLLOWED, Names, Specification, Table, rows_of
 from subnetworks.artefacts.claims import TWO_SIDED_95, Claim, graded
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.published import Published, Quotes
@@ -103,19 +103,10 @@ class Row(Specification):
     """The paper's setting that it stands beside."""
 
 
-class Shown(Specification):
-    """What is shown."""
-
-    ablations: list[Row] = Field(min_length=1)
-
-
 def build(context: Context) -> polars.DataFrame:
     """One row an entry of `spec["ablations"]`, then the paper's rows that none stands beside.
 
-    Each entry: `ablation` (what the block varies), `setting`, `of` (runs that differ in their seed
-    alone: each an `update`, or a `run` at a saved `step`), optionally `algorithm`, `regularised`
-    (whether the regulariser that the block is about is on), `published` (the paper's setting) and,
-    with each of `of`, the run's `batch_size` and `steps`. Source: Section 6.
+    Source: Section 6.
     """
     paper = context.paper("section6_ablations")
     rows: list[dict[str, Any]] = []
@@ -290,7 +281,7 @@ ARTEFACT = Table(
     title=TITLE,
     caption=CAPTION,
     quoted=quoted,
-    specification=Shown,
+    specification=rows_of("ablations", Row),
     schema=SCHEMA,
     columns=COLUMNS,
     notes=NOTES,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pydantic import Field
-
-from subnetworks.artefacts.base import Specification, Table, UpdateShown
+from subnetworks.artefacts.base import Table, UpdateShown, rows_of
 from subnetworks.artefacts.claims import (
     PLACEBO,
     SUPERVISED,
@@ -94,17 +92,10 @@ class Row(UpdateShown):
     """The paper's tuned checkpoint that the update reproduces."""
 
 
-class Shown(Specification):
-    """What is shown."""
-
-    updates: list[Row] = Field(min_length=1)
-
-
 def build(context: Context) -> polars.DataFrame:
     """One row an update of `spec["updates"]`, then the paper's rows that none of them reproduces.
 
-    Each entry: `update`, `label`, `algorithm`, optionally `on_policy`, `kl`, `online` and
-    `published` (the paper's tuned checkpoint that the update reproduces). Source: Table 1.
+    Source: Table 1.
     """
     paper = context.paper("table1_update_sparsity")
     rows, reproduced = [], []
@@ -260,7 +251,7 @@ ARTEFACT = Table(
     title=TITLE,
     caption=CAPTION,
     quoted=quoted,
-    specification=Shown,
+    specification=rows_of("updates", Row),
     schema=SCHEMA,
     columns=COLUMNS,
     notes=NOTES,

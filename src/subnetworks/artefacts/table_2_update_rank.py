@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import Field
-
-from subnetworks.artefacts.base import Names, Specification, Table, UpdateShown
+from subnetworks.artefacts.base import Names, Table, UpdateShown, rows_of
 from subnetworks.artefacts.claims import Claim, Controlled, average, left, listed, span
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.published import Published, Quotes, ends
@@ -84,16 +82,9 @@ class Row(UpdateShown):
     """The paper's model that the update reproduces."""
 
 
-class Shown(Specification):
-    """What is shown."""
-
-    updates: list[Row] = Field(min_length=1)
-
-
 def build(context: Context) -> polars.DataFrame:
     """One row an update of `spec["updates"]`, then the paper's rows that none of them reproduces.
 
-    Each entry: `update`, `label`, `algorithm`, optionally `published` (the paper's model name).
     Source: Table 2.
     """
     paper = context.paper("table2_update_rank")
@@ -203,7 +194,7 @@ ARTEFACT = Table(
     title=TITLE,
     caption=CAPTION,
     quoted=quoted,
-    specification=Shown,
+    specification=rows_of("updates", Row),
     schema=SCHEMA,
     columns=COLUMNS,
     notes=NOTES,

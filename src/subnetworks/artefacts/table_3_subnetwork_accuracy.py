@@ -103,9 +103,7 @@ class Shown(Specification):
 def build(context: Context) -> polars.DataFrame:
     """One row a benchmark and group of each of `spec["pairs"]`, an average, the paper's other rows.
 
-    Each pair: `algorithm`; the checkpoints `full` and `subnetwork`, optionally `init`;
-    optionally `published` (the paper's algorithm). `spec["benchmarks"]` names the benchmarks,
-    `spec["labels"]` optionally their names in the paper. Source: Table 3.
+    Source: Table 3.
     """
     paper = context.paper("table3_subnetwork_accuracy")
     benchmarks: Sequence[str] = context.spec.get("benchmarks", [])

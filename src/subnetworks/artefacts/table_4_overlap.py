@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from pydantic import Field
-
-from subnetworks.artefacts.base import Overlap, Specification, Table
+from subnetworks.artefacts.base import Overlap, Specification, Table, rows_of
 from subnetworks.artefacts.claims import Claim, Controlled, average, graded, left, listed, span
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.published import Published, Quotes
@@ -84,17 +82,10 @@ class Row(Specification):
     """What the paper varied."""
 
 
-class Shown(Specification):
-    """What is shown."""
-
-    overlaps: list[Row] = Field(min_length=1)
-
-
 def build(context: Context) -> polars.DataFrame:
     """One row an overlap of `spec["overlaps"]`, then the paper's rows that none reproduces.
 
-    Each entry: `overlap`, `label`, optionally `published` (what the paper varied: `seed`, `data`,
-    `seed, data and algorithm`). Source: Table 4.
+    Source: Table 4.
     """
     paper = context.paper("table4_overlap")
     rows, reproduced = [], []
@@ -239,7 +230,7 @@ ARTEFACT = Table(
     title=TITLE,
     caption=CAPTION,
     quoted=quoted,
-    specification=Shown,
+    specification=rows_of("overlaps", Row),
     schema=SCHEMA,
     columns=COLUMNS,
     notes=NOTES,

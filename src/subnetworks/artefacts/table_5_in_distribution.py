@@ -6,9 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import Field
-
-from subnetworks.artefacts.base import Specification, Table, UpdateShown
+from subnetworks.artefacts.base import Table, UpdateShown, rows_of
 from subnetworks.artefacts.claims import (
     Claim,
     Controlled,
@@ -94,18 +92,10 @@ class Row(UpdateShown):
     """The row of the paper's table: model, method."""
 
 
-class Shown(Specification):
-    """What is shown."""
-
-    updates: list[Row] = Field(min_length=1)
-
-
 def build(context: Context) -> polars.DataFrame:
     """One row an update of `spec["updates"]`, then the paper's rows that none of them reproduces.
 
-    Each entry: `update`, `algorithm`, `in_distribution`, optionally `label`, `learning_rate`,
-    `steps`, `updates_per_step` and `published` (the paper's model and method, such as
-    `Zephyr-7b-Beta, DPO`). Source: Table 5.
+    Source: Table 5.
     """
     paper = context.paper("table5_in_distribution").with_columns(
         (polars.col("model") + ", " + polars.col("method")).alias("row"),
@@ -253,7 +243,7 @@ ARTEFACT = Table(
     title=TITLE,
     caption=CAPTION,
     quoted=quoted,
-    specification=Shown,
+    specification=rows_of("updates", Row),
     schema=SCHEMA,
     columns=COLUMNS,
     notes=NOTES,

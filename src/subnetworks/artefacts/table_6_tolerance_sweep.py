@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import Field
-
-from subnetworks.artefacts.base import Specification, Table, UpdateShown
+from subnetworks.artefacts.base import Table, UpdateShown, rows_of
 from subnetworks.artefacts.claims import Claim, all_hold, listed
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.published import Published, Quotes, ends
@@ -68,17 +66,10 @@ class Row(UpdateShown):
     """The paper's tuned checkpoint that the update reproduces."""
 
 
-class Shown(Specification):
-    """What is shown."""
-
-    updates: list[Row] = Field(min_length=1)
-
-
 def build(context: Context) -> polars.DataFrame:
     """One row an update of `spec["updates"]`, then the paper's rows that none of them reproduces.
 
-    Each entry: `update`, `algorithm`, optionally `label` and `published` (the paper's tuned
-    checkpoint that the update reproduces). Source: Table 6.
+    Source: Table 6.
     """
     paper = context.paper("table6_tolerance_sweep")
     rows, reproduced = [], []
@@ -160,7 +151,7 @@ ARTEFACT = Table(
     title=TITLE,
     caption=CAPTION,
     quoted=quoted,
-    specification=Shown,
+    specification=rows_of("updates", Row),
     schema=SCHEMA,
     columns=COLUMNS,
     notes=NOTES,
