@@ -171,6 +171,10 @@ class Writer:
             done = os.pwrite(self._descriptor, view, offset)
             view, offset = view[done:], offset + done
 
+    def flush(self) -> None:
+        """Have the disk write what there is, so that the end need not wait for all of it."""
+        os.fsync(self._descriptor)
+
     def finish(self, metadata: Mapping[str, str]) -> None:
         """Write the header; `metadata` may differ from the one announced in its digits only."""
         header = self._header(metadata)

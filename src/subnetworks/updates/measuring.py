@@ -435,6 +435,8 @@ def _run(
                 while thread.is_alive():
                     thread.join(0.2)
                     progress.update(done)
+                    if writer is not None:
+                        writer.flush()
         except BaseException as error:
             failures.append(error)
             for thread in pool:
