@@ -34,7 +34,8 @@ from subnetworks import processor  # noqa: E402
 SHAPES = ((1024, 4096), (2048, 2048), (4096, 4096), (4096, 14336))
 SHAPES_TINY = ((24, 64), (64, 32))
 # Has the kernels compiled for a processor without AVX-512.
-AVX2_ONLY = ("env", "NUMBA_CPU_NAME=haswell", "NUMBA_CPU_FEATURES=+avx2,+popcnt,+bmi,+bmi2,+fma")
+FEATURES = "+avx2,+popcnt,+bmi,+bmi2,+fma,+f16c"
+AVX2_ONLY = ("env", "NUMBA_CPU_NAME=haswell", f"NUMBA_CPU_FEATURES={FEATURES}")
 # The matrices of Llama-3.1-8B, either way around, but embedding and head of 128256 x 4096.
 LLAMA_8B = (((4096, 4096), 64), ((1024, 4096), 64), ((4096, 14336), 96))
 

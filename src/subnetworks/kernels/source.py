@@ -491,8 +491,7 @@ def _count_bf16(a, b, rule, mask, masked, results, scratch, hashing):
                         y_moved[to + np.uint64(j)] = y[from_ + np.uint64(j)]
                     filled += LANES
                 elif here:
-                    _gather(x, at + LANES * i, word, x_moved, filled)
-                    _gather(y, at + LANES * i, word, y_moved, filled)
+                    _gather(x, y, at + LANES * i, word, x_moved, y_moved, filled)
                     filled += here
                 waiting += here
             if select == SELECT_BITS:

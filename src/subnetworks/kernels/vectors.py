@@ -328,27 +328,78 @@ def _compress(_typing, x, i, half, out, to):
     return types.void(x, i, types.uint32, out, to), generate
 
 
-@numba.njit(nogil=True, error_model="numpy", boundscheck=False)
-def _gather_at_once(x, i, word, out, to):
+_jit = numba.njit(nogil=True, error_model="numpy", boundscheck=False)
+
+
+@_jit
+def _gather_at_once(x, y, i, word, x_out, y_out, to):
     low = np.uint32(word & np.uint64(0xFFFFFFFF))
-    _compress(x, i, low, out, to)
+    high = np.uint32(word >> np.uint64(32))
+    _compress(x, i, low, x_out, to)
+    _compress(y, i, low, y_out, to)
     to += np.int64(population(np.uint64(low)))
-    _compress(x, i + 32, np.uint32(word >> np.uint64(32)), out, to)
+    _compress(x, i + 32, high, x_out, to)
+    _compress(y, i + 32, high, y_out, to)
 
 
-@numba.njit(nogil=True, error_model="numpy", boundscheck=False)
-def _gather_one_by_one(x, i, word, out, to):
+def _orders():
+    """For every byte of bits, which bytes of eight uint16 come first: those of the set bits."""
+    orders = np.zeros((256, 16), np.uint8)
+    for bits in range(256):
+        chosen = [2 * k + half for k in range(8) if bits >> k & 1 for half in range(2)]
+        orders[bits, : len(chosen)] = chosen
+    return orders.reshape(-1)
+
+
+_ORDERS = _orders()
+
+
+@intrinsic
+def _reorder(_typing, x, i, orders, bits, out, to):
+    """Write 8 uint16, those of the set bits first, to `out`."""
+
+    def generate(context, builder, signature, arguments):
+        array, at, table, chosen, target, start = arguments
+        byte = ir.VectorType(ir.IntType(8), 16)
+        value = _load(context, builder, signature.args[0], array, at, 8)
+        place = builder.shl(chosen, ir.Constant(_WORD, 4))
+        order = _load(context, builder, signature.args[2], table, place, 16)
+        shuffle = _external(
+            builder, ir.FunctionType(byte, [byte] * 2), "llvm.x86.ssse3.pshuf.b.128"
+        )
+        packed = builder.call(shuffle, [builder.bitcast(value, byte), order])
+        place = _place(context, builder, signature.args[4], target, start)
+        builder.store(packed, builder.bitcast(place, byte.as_pointer()), align=2)
+        return context.get_dummy_value()
+
+    return types.void(x, i, orders, types.uint64, out, to), generate
+
+
+@_jit
+def _gather_by_table(x, y, i, word, x_out, y_out, to):
+    for k in range(8):
+        bits = (word >> np.uint64(8 * k)) & np.uint64(0xFF)
+        _reorder(x, i + 8 * k, _ORDERS, bits, x_out, to)
+        _reorder(y, i + 8 * k, _ORDERS, bits, y_out, to)
+        to += np.int64(population(bits))
+
+
+@_jit
+def _gather_one_by_one(x, y, i, word, x_out, y_out, to):
     while word:
-        out[to] = x[i + np.int64(lowest(word))]
+        at = i + np.int64(lowest(word))
+        x_out[to] = x[at]
+        y_out[to] = y[at]
         to += 1
         word &= word - np.uint64(1)
 
 
 def gather():
-    """The function `(x, i, word, out, to)` for this processor.
+    """The function `(x, y, i, word, x_out, y_out, to)` for this processor.
 
-    It writes the entries of the uint16 array `x` from `i` on, those of the set bits of `word`, to
-    the array `out` from `to` on, and may overwrite `OVERHANG` entries behind them.
+    It writes the entries of the uint16 arrays `x` and `y` from `i` on, those of the set bits of
+    `word`, to `x_out` and `y_out` from `to` on, and may overwrite `OVERHANG` entries behind them.
     """
-    able = "+avx512vbmi2" in processor.features(llvm).split(",")
-    return _gather_at_once if able else _gather_one_by_one
+    if "+avx512vbmi2" in _FEATURES:
+        return _gather_at_once
+    return _gather_by_table if "+avx2" in _FEATURES else _gather_one_by_one
