@@ -27,7 +27,8 @@ def evaluate(
 ) -> None:
     """Score a checkpoint on benchmarks: one JSON a score, with its standard error.
 
-    Every benchmark also leaves its answers, one row a question, in <benchmark>.samples.parquet. An
+    Every benchmark also leaves its answers, one row a question, in <benchmark>.samples.parquet. cut
+    counts the answers that were cut off at max_tokens and are wrong for that. An
     evaluation that was stopped goes on where it was.
 
     Example:
@@ -55,7 +56,7 @@ def evaluate(
         low, high = score["interval_95"]
         typer.echo(
             f"{name}: {score['score']:.4f} ± {score['stderr']:.4f} "
-            f"[{low:.4f}, {high:.4f}], n = {score['n']}"
+            f"[{low:.4f}, {high:.4f}], n = {score['n']}, cut = {score['cut']}"
         )
     for name in found["skipped"]:
         typer.echo(f"{name}: skipped, no access")

@@ -33,12 +33,13 @@ from subnetworks.evaluation.checkpoint import Checkpoint
 from subnetworks.evaluation.machine import Machine
 from subnetworks.evaluation.preparing import NoAccess, prepare, seed_all
 from subnetworks.evaluation.settings import Settings
-from subnetworks.evaluation.statistics import estimate
 from subnetworks.evaluation.tasks import rows
 from subnetworks.files import canonical_json, locked, write_json
+from subnetworks.grading import grader
 from subnetworks.provenance import recorded, versions
 
 ROOM_FOR_PROMPTS = 4096
+_SHOWN = ("metric", "score", "stderr", "interval_95", "n", "cut")
 
 
 def evaluate(
@@ -106,10 +107,7 @@ def evaluate(
         index = {
             "checkpoint": checkpoint.resolve().name,
             "checkpoint_digest": inspected.digest,
-            "scores": {
-                name: {key: score[key] for key in ("metric", "score", "stderr", "interval_95", "n")}
-                for name, score in found.items()
-            },
+            "scores": {name: {key: score[key] for key in _SHOWN} for name, score in found.items()},
             "skipped": skipped,
             "seconds": {
                 "all": round(time.monotonic() - started, 1),
@@ -163,6 +161,7 @@ def _benchmark(
         "kind": machine.kind,
         "backend": machine.backend,
         "seed": seed,
+        "grader": grader.VERSION,
         "versions": versions(["lm_eval", "math-verify", "transformers", "vllm"]),
     }
     fingerprint = hashlib.sha256(canonical_json(depends).encode()).hexdigest()
@@ -310,7 +309,6 @@ def _run(
         finally:
             answers.close()
         items = scores.items_of(benchmark, results["samples"])
-        total = estimate([item["correct"] for item in items])
         scores.check_against(benchmark, results, items)
         scores.write_samples(items, _samples(benchmark, output))
         result = {
@@ -318,7 +316,7 @@ def _run(
             "checkpoint_digest": checkpoint.digest,
             "benchmark": benchmark.name,
             "metric": f"avg@{settings.samples}" if settings.samples > 1 else task.metric,
-            **scores.numbers(total),
+            **scores.of_items(items),
             "groups": scores.by_group(items),
             "other_metrics": scores.other_metrics(items, settings),
             "settings": settings.as_dict(),
@@ -327,6 +325,7 @@ def _run(
                 "name": task.name,
                 "version": next(iter(benchmark.tasks.values())).VERSION,
                 "definition": "ours" if task.definitions[0][1].startswith("./") else "lm_eval",
+                "grader": grader.VERSION,
                 **versions(["lm_eval", "math-verify"]),
             },
             "backend": machine.backend,

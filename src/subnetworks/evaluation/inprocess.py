@@ -6,7 +6,7 @@ from typing import Any
 
 from subnetworks.checkpoints.manifest import trusts
 from subnetworks.evaluation import engine
-from subnetworks.evaluation.keeping import Keeping
+from subnetworks.evaluation.keeping import Generated, Keeping
 from subnetworks.evaluation.machine import Machine
 
 
@@ -16,6 +16,13 @@ def vllm_model(checkpoint: Path, machine: Machine, context: int) -> Any:
 
     class EngineModel(Keeping, VLLM):
         chunk = 4 * machine.sequences
+
+        def _model_generate(self, *arguments: Any, **settings: Any) -> Any:
+            outputs = super()._model_generate(*arguments, **settings)
+            for output in outputs if settings.get("generate") else ():
+                answer = output.outputs[0]
+                answer.text = Generated(answer.text, answer.finish_reason == "length")
+            return outputs
 
     # With a batch of its own choosing lm-eval has vLLM draw a bar that cannot be turned off.
     return EngineModel(
@@ -41,6 +48,7 @@ def hf_model(checkpoint: Path, machine: Machine, context: int) -> Any:
 
     class TransformersModel(Keeping, HFLM):
         chunk = 16 * batch
+        room = 0  # tokens of the longest answer
 
         def _model_generate(self, context: Any, *arguments: Any, **settings: Any) -> Any:
             seed = settings.pop("seed", None)
@@ -52,7 +60,16 @@ def hf_model(checkpoint: Path, machine: Machine, context: int) -> Any:
                 # transformers draws a batch from one generator: seeded by what is asked.
                 asked = hashlib.sha256(f"{seed} {context.tolist()}".encode()).digest()
                 torch.manual_seed(int.from_bytes(asked[:8], "big", signed=True))
+            self.room = settings["max_length"] - context.shape[1]
             return super()._model_generate(context, *arguments, **settings)
+
+        def tok_decode(self, tokens: Any, *arguments: Any, **settings: Any) -> str:
+            text = super().tok_decode(tokens, *arguments, **settings)
+            if not isinstance(tokens, list) or not tokens:
+                return text
+            ends = self.model.generation_config.eos_token_id
+            ends = {self.tokenizer.pad_token_id, *(ends if isinstance(ends, list) else [ends])}
+            return Generated(text, len(tokens) >= self.room and tokens[-1] not in ends)
 
     model = TransformersModel(
         pretrained=str(checkpoint),

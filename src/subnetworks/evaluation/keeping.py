@@ -7,6 +7,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 
 from subnetworks.evaluation.answers import Answers
+from subnetworks.grading.boxes import spoken
 
 
 def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
@@ -29,6 +30,42 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
             for i, tokens in zip(chosen, encoded, strict=True):
                 found[i] = tokens
     return found
+
+
+class Generated(str):
+    """A generated text, and whether it was cut off at its longest."""
+
+    cut: bool
+
+    def __new__(cls, text: str, cut: bool = False) -> "Generated":
+        """A text that was cut off or not."""
+        made = super().__new__(cls, text)
+        made.cut = cut
+        return made
+
+    def split(self, *arguments: Any, **settings: Any) -> list[str]:  # type: ignore[override]
+        """As of any text: lm-eval ends an answer so where a stop sequence is, which is no cut."""
+        parts = super().split(*arguments, **settings)
+        return [Generated(part, self.cut and len(parts) == 1) for part in parts]
+
+
+class Reply(str):
+    """What of an answer is graded: nothing if it was cut off or is still inside `<think>`.
+
+    Attributes:
+        text: all that was generated.
+        cut: whether it was cut off.
+    """
+
+    text: str
+    cut: bool
+
+    def __new__(cls, text: str, cut: bool, prompt: str) -> "Reply":
+        """An answer to `prompt`, which may have opened `<think>` itself."""
+        said = None if cut else spoken(text, prompt.rstrip().endswith("<think>"))
+        made = super().__new__(cls, said or "")
+        made.text, made.cut = text, cut
+        return made
 
 
 class Keeping:
@@ -62,7 +99,7 @@ class Keeping:
     def keep(self, key: str, answer: Any) -> None:
         """Note an answer that has just come."""
         assert self._answers is not None
-        self._answers.add(key, answer)
+        self._answers.add(key, _kept(answer))
         self._done(1)
 
     def _ask(
@@ -81,16 +118,21 @@ class Keeping:
         for start in range(0, len(waiting), step):
             part = waiting[start : start + step]
             for key, answer in zip(part, ask([asked[key] for key in part]), strict=True):
-                kept[key] = answer
+                kept[key] = _kept(answer)
                 if self._answers.get(key) is None:
                     self.keep(key, answer)
         self._done(sum(key in asked for key in keys) - len(asked))
         return [kept[key] for key in keys]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Answers to prompts; those kept from before are not asked for again."""
+        """Answers to prompts, each a `Reply`; those kept from before are not asked for again."""
         ask = partial(super().generate_until, disable_tqdm=True)  # type: ignore[misc]
-        return self._ask("generate_until", requests, ask)
+        return [
+            Reply(answer["text"], answer["cut"], str(request.args[0]))
+            for answer, request in zip(
+                self._ask("generate_until", requests, ask), requests, strict=True
+            )
+        ]
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
@@ -101,3 +143,10 @@ class Keeping:
             (float(value), bool(greedy))
             for value, greedy in self._ask("loglikelihood", requests, ask)
         ]
+
+
+def _kept(answer: Any) -> Any:
+    """An answer as it is kept: a text with whether it was cut off, or log-likelihoods."""
+    if not isinstance(answer, str):
+        return answer
+    return {"text": str(answer), "cut": isinstance(answer, Generated) and answer.cut}

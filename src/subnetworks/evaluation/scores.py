@@ -30,6 +30,7 @@ def items_of(
                     "group": str(sample["doc"][task.groups]) if task.groups else "",
                     "prompt": sample["arguments"][0][0],
                     "answers": [],
+                    "cut": [],
                     "gold": _gold(sample),
                     "scores": [],
                     "others": {other: [] for other in task.others},
@@ -37,6 +38,7 @@ def items_of(
             )
             if sample["filter"] == graded_by:
                 item["answers"].append(_answer(sample, task.chooses))
+                item["cut"].append(not task.chooses and bool(sample["resps"][0][0].cut))
                 item["scores"].append(float(sample[metric]))
                 item["log_likelihoods"] = (
                     [float(answer[0][0]) for answer in sample["resps"]] if task.chooses else []
@@ -73,7 +75,7 @@ def _gold(sample: Mapping[str, Any]) -> str:
 def _answer(sample: Mapping[str, Any], chooses: bool) -> str:
     """The text that was generated, or the number of the choice with the highest likelihood."""
     if not chooses:
-        return str(sample["resps"][0][0])
+        return str(sample["resps"][0][0].text)
     values = [answer[0][0] for answer in sample["resps"]]
     return str(values.index(max(values)))
 
@@ -105,13 +107,18 @@ def numbers(found: Estimate) -> dict[str, Any]:
     }
 
 
+def of_items(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The score of questions; `cut` counts answers that ended for want of tokens, and are wrong."""
+    return {
+        **numbers(estimate([item["correct"] for item in items])),
+        "cut": sum(sum(item["cut"]) for item in items),
+    }
+
+
 def by_group(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Scores by level or category; empty where the benchmark has none."""
     names = sorted({item["group"] for item in items} - {""})
-    return {
-        name: numbers(estimate([item["correct"] for item in items if item["group"] == name]))
-        for name in names
-    }
+    return {name: of_items([i for i in items if i["group"] == name]) for name in names}
 
 
 def other_metrics(items: Sequence[Mapping[str, Any]], settings: Settings) -> dict[str, Any]:
@@ -168,6 +175,7 @@ def write_samples(items: Sequence[Mapping[str, Any]], path: Path) -> None:
             "answer": column([item["answers"][0] for item in items], text),
             "correct": column([item["correct"] for item in items], number),
             "answers": column([item["answers"] for item in items], pyarrow.list_(text)),
+            "cut": column([item["cut"] for item in items], pyarrow.list_(pyarrow.bool_())),
             "scores": column([item["scores"] for item in items], pyarrow.list_(number)),
             "log_likelihoods": column(
                 [item["log_likelihoods"] for item in items], pyarrow.list_(number)

@@ -8,7 +8,7 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from subnetworks.checkpoints.manifest import trusts
 from subnetworks.evaluation.answers import Answers
-from subnetworks.evaluation.keeping import Keeping, encode
+from subnetworks.evaluation.keeping import Generated, Keeping, encode
 from subnetworks.evaluation.server import Server
 
 REQUEST_TIMEOUT_S = 6 * 3600
@@ -67,6 +67,15 @@ class ServedModel(Keeping, LocalCompletionsAPI):
         super().begin(answers, longest, done)
         self._batch_size = BATCH if longest <= LONG_ANSWER else 1
         self._concurrent = max(2, self._sequences // self._batch_size)
+
+    @staticmethod
+    def parse_generations(outputs: Any, **_: object) -> list[str]:
+        """The server's texts, with whether they ended for want of tokens."""
+        found: list[str] = []
+        for output in outputs if isinstance(outputs, list) else [outputs]:
+            for choice in sorted(output["choices"], key=lambda choice: int(choice["index"])):
+                found.append(Generated(choice["text"], choice.get("finish_reason") == "length"))
+        return found
 
     def tok_encode(self, string: Any, *_: object, **__: object) -> Any:
         """One text, or several, as tokens; see `encode`."""

@@ -19,6 +19,7 @@ from subnetworks.grading.verifier import shared
 
 _T = TypeVar("_T")
 
+VERSION = 2  # of the rules and of what is graded; raised where a grade may change
 LONGEST = 1000  # characters of an answer that is read; a longer one is only compared as text
 MOST_ITEMS = 30
 SECONDS = 3.0  # of math-verify's processor time an answer

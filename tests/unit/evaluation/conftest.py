@@ -113,11 +113,13 @@ class Rule:
     """What the stand-in answers, and what it was asked.
 
     `answer` turns a prompt and the request into text, `value` a text into the log-likelihood of
-    each of its tokens. After `breaks_after` prompts it is dead; if it `refuses`, it lives.
+    each of its tokens, `finish` a prompt into why its answer ended. After `breaks_after` prompts it
+    is dead; if it `refuses`, it lives.
     """
 
     answer: Callable[[str, dict[str, Any]], str] = lambda prompt, request: ""
     value: Callable[[str], float] = lambda text: -1.0
+    finish: Callable[[str], str] = lambda prompt: "stop"
     breaks_after: int | None = None
     refuses: bool = False
     asked: list[str] = field(default_factory=list)
@@ -197,7 +199,8 @@ def stand_in(rule: Rule) -> type:
                     logprobs = {"token_logprobs": values, "top_logprobs": tops}
                     choices.append({"index": index, "text": text, "logprobs": logprobs})
                 else:
-                    choices.append({"index": index, "text": rule.answer(text, request)})
+                    answer, reason = rule.answer(text, request), rule.finish(text)
+                    choices.append({"index": index, "text": answer, "finish_reason": reason})
             content = json.dumps({"choices": choices}).encode()
             handler.send_response(200)
             handler.send_header("Content-Type", "application/json")

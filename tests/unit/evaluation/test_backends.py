@@ -206,8 +206,16 @@ def assert_alike(evaluated: Evaluated, output: Path) -> None:
         [row["answer"].rstrip("\N{REPLACEMENT CHARACTER}") for row in samples(folder, "open")]
         for folder in (evaluated.output, output)
     ]
-    equal = sum(a == b for a, b in zip(*texts, strict=True))
-    assert equal >= 0.9 * len(texts[0])
+    equal = [a == b for a, b in zip(*texts, strict=True)]
+    assert sum(equal) >= 0.9 * len(equal)
+    # A random model writes on until it is cut off, unless it happens to end before.
+    cuts = [
+        [row["cut"] for row in samples(folder, "open")] for folder in (evaluated.output, output)
+    ]
+    assert [a for a, same in zip(cuts[0], equal, strict=True) if same] == [
+        b for b, same in zip(cuts[1], equal, strict=True) if same
+    ]
+    assert sum(cut for (cut,) in cuts[1]) == score(output, "open")["cut"] > 0
 
 
 def test_transformers_score_alike(evaluated: Evaluated, tmp_path: Path) -> None:

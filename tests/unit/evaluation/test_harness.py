@@ -403,3 +403,61 @@ def test_a_request_that_the_server_refuses_is_no_score(
         ".tasks",
         "scores.json.meta.json",  # says that an evaluation has begun here
     ]
+
+
+def test_answers_that_were_cut_or_still_thinking_are_wrong_and_counted(
+    checkpoint: Path, rule: Rule, tmp_path: Path
+) -> None:
+    data = write_rows(tmp_path / "m" / "test.jsonl", problems(20))
+
+    def answer(prompt: str, _: Any) -> str:
+        right = rf"\boxed{{{2 * number(prompt)}}}"
+        return {0: right, 1: right, 2: f"<think>{right}", 3: f"<think> … </think>{right}"}[
+            number(prompt) % 4
+        ]
+
+    rule.answer = answer
+    rule.finish = lambda prompt: "length" if number(prompt) % 4 == 1 else "stop"
+    entry = {"task": "math500", "data": str(data.parent), "instruction": ""}
+    index = harness.evaluate(checkpoint, {"mine": entry}, tmp_path / "out", CPU)
+    found = score(tmp_path / "out", "mine")
+    assert (found["score"], found["cut"], found["n"]) == (0.5, 5, 20)
+    assert index["scores"]["mine"]["cut"] == 5
+    # Level i % 5 + 1: every fourth question of each was cut.
+    assert {group["cut"] for group in found["groups"].values()} == {1}
+    assert found["other_metrics"]["boxed,none"]["score"] == 0.5
+    kept = samples(tmp_path / "out", "mine")
+    assert [row["correct"] for row in kept] == [float(i % 4 in (0, 3)) for i in range(20)]
+    assert [row["cut"] for row in kept] == [[i % 4 == 1] for i in range(20)]
+    assert kept[2]["answer"] == r"<think>\boxed{4}"  # all that was written
+
+
+def test_a_cut_answer_is_wrong_whatever_the_benchmark_reads(
+    checkpoint: Path, rule: Rule, tmp_path: Path
+) -> None:
+    rows = [{"question": f"{i}+{i}=", "answer": f"so #### {2 * i}"} for i in range(8)]
+    data = write_rows(tmp_path / "g" / "test.jsonl", rows)
+    rule.answer = lambda prompt, _: f"#### {2 * number(prompt)}"
+    rule.finish = lambda prompt: "length" if number(prompt) < 2 else "stop"
+    entry = {"task": "gsm8k", "data": str(data.parent), "shots": 0}
+    harness.evaluate(checkpoint, {"g": entry}, tmp_path / "out", CPU)
+    found = score(tmp_path / "out", "g")
+    assert (found["score"], found["cut"], found["n"]) == (0.75, 2, 8)
+
+
+def test_cut_answers_stay_cut_when_an_evaluation_goes_on(
+    checkpoint: Path, rule: Rule, tmp_path: Path
+) -> None:
+    data = write_rows(tmp_path / "m" / "test.jsonl", problems(40))
+    rule.answer = lambda prompt, _: rf"\boxed{{{2 * number(prompt)}}}"
+    rule.finish = lambda prompt: "length"
+    rule.breaks_after = 12
+    benchmarks = {"mine": {"task": "math500", "data": str(data.parent), "instruction": ""}}
+    with contextlib.suppress(UserError):
+        harness.evaluate(checkpoint, benchmarks, tmp_path / "out", CPU)
+    rule.finish = lambda prompt: "stop"
+    rule.breaks_after = None
+    harness.evaluate(checkpoint, benchmarks, tmp_path / "out", CPU)
+    found = score(tmp_path / "out", "mine")
+    assert found["cut"] == found["requests_resumed"] > 0
+    assert found["score"] == 1 - found["cut"] / 40
