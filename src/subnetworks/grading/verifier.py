@@ -60,11 +60,7 @@ class Verifier:
         if self._owner != os.getpid():  # a fork has its parent's, which it must not use
             self._process, self._owner = None, os.getpid()
         if self._process is None or self._process.poll() is not None:
-            if importlib.util.find_spec("math_verify") is None:
-                raise UserError(
-                    f"math-verify is not installed for {sys.executable}: answers cannot be graded "
-                    "by meaning; build the environment anew (`python envs/build.py`)"
-                )
+            require()
             # Isolated: neither the user's PYTHON* variables nor the current folder matter.
             self._process = subprocess.Popen(
                 [sys.executable, "-I", str(_PROGRAM)],
@@ -107,6 +103,15 @@ class Verifier:
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
                     pipe.close()
+
+
+def require() -> None:
+    """Raise `UserError` where math-verify is not installed."""
+    if importlib.util.find_spec("math_verify") is None:
+        raise UserError(
+            f"math-verify is not installed for {sys.executable}: answers cannot be graded by "
+            "meaning; build the environment anew (`python envs/build.py`)"
+        )
 
 
 shared = Verifier()

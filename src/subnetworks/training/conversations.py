@@ -1,5 +1,6 @@
 """From chat messages to tokens, and which of them the model is to learn."""
 
+import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +10,7 @@ from subnetworks.checkpoints.manifest import trusts
 from subnetworks.errors import UserError
 
 Message = Mapping[str, str]
+OPENED = "<think>"
 
 
 def spans(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
@@ -128,3 +130,20 @@ def load_tokenizer(folder: str | Path) -> Any:
     return AutoTokenizer.from_pretrained(
         folder, local_files_only=True, trust_remote_code=trusts(folder)
     )
+
+
+def end_tokens(tokenizer: Any, folder: str | Path) -> frozenset[int]:
+    """The tokens that end an answer: the tokenizer's, and those of the checkpoint's generation
+    settings, as vLLM takes them."""
+    try:
+        told = json.loads((Path(folder) / "generation_config.json").read_text(encoding="utf-8"))
+        more = told.get("eos_token_id")
+    except (OSError, ValueError, AttributeError):
+        more = None
+    found = [tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])]
+    return frozenset(token for token in found if token is not None)
+
+
+def opens_thinking(tokenizer: Any, prompt: Sequence[int]) -> bool:
+    """Whether a prompt itself ends with `<think>`, so that the answer begins inside it."""
+    return bool(tokenizer.decode(prompt[-8:]).rstrip().endswith(OPENED))

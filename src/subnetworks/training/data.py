@@ -144,7 +144,7 @@ def check_reward(folder: Path, settings: OnlineSettings) -> None:
 
     rows = pyarrow.parquet.ParquetFile(folder / "train.parquet").iter_batches(1)
     truth = str(next(rows).to_pylist()[0]["reward_model"]["ground_truth"])
-    value = rewards.checked(rewards.load(settings.reward), truth, truth)
+    (value,), _ = rewards.score(settings.reward, [truth], [truth], settings.seed, 0)
     if settings.algorithm == "prime" and not 0 <= value <= 1:
         raise UserError(
             f"settings: reward {settings.reward!r} gives {value:g}; prime needs scores in [0, 1]"

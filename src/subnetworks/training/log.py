@@ -11,9 +11,10 @@ from typing import Any
 from subnetworks.files import atomic_path
 
 COLUMNS = ("step", "loss", "reward", "accuracy", "learning_rate", "grad_norm", "seconds")
-# Columns of the runs that have a model beside the policy, or a distance from the init; elsewhere
-# they are absent.
+# Columns of the runs that sample answers (the share that was cut off), that have a model beside the
+# policy, or a distance from the init; elsewhere they are absent.
 MORE_COLUMNS = (
+    "cut",
     "kl",
     "critic_loss",
     "reward_model_loss",
@@ -27,6 +28,7 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "loss": ("actor/loss", "actor/pg_loss", "train/loss", "loss"),
     "reward": ("critic/score/mean", "margin"),
     "accuracy": ("accuracy",),
+    "cut": ("cut",),
     "learning_rate": ("actor/lr", "train/lr", "lr"),
     "grad_norm": ("actor/grad_norm", "train/grad_norm", "grad_norm"),
     "seconds": ("timing_s/step", "perf/time_per_step", "seconds"),

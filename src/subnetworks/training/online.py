@@ -4,6 +4,7 @@ import sys
 
 from subnetworks.checkpoints.manifest import trusts
 from subnetworks.training.job import START, Command, Job, environment, override
+from subnetworks.training.rewards import written
 from subnetworks.training.settings import OnlineSettings, PpoSettings, PrimeSettings
 from subnetworks.training.sft import optimiser, resume
 
@@ -66,7 +67,7 @@ def command(job: Job) -> Command:
             if on_cpu
             else "subnetworks.training.rollout.WorkerExtension"
         ),
-        "+subnetworks.reward": settings.reward,
+        "+subnetworks.reward": written(settings.reward),
         "+subnetworks.updates_per_step": settings.updates_per_step,
         "trainer.device": machine.kind,
         "trainer.nnodes": machine.nodes,

@@ -29,10 +29,17 @@ from verl.workers.utils.losses import value_loss
 from verl.workers.utils.padding import response_from_nested, response_to_nested
 
 from subnetworks.files import write_text
-from subnetworks.training.conversations import epochs, load_tokenizer
+from subnetworks.training import rewards
+from subnetworks.training.conversations import (
+    OPENED,
+    end_tokens,
+    epochs,
+    load_tokenizer,
+    opens_thinking,
+)
 from subnetworks.training.data import read_problems
 from subnetworks.training.online_workers import CriticWorker
-from subnetworks.training.sampling import requests, score
+from subnetworks.training.sampling import endings, requests
 from subnetworks.training.stopping import Stop
 
 Metrics = dict[str, Any]
@@ -58,6 +65,8 @@ class Trainer(PPOTrainerSync):
         self.tokenizer = load_tokenizer(config.actor_rollout_ref.model.path)
         data = config.data
         self.problems = read_problems(data.train_files, self.tokenizer, data.max_prompt_length)
+        self.ends = end_tokens(self.tokenizer, config.actor_rollout_ref.model.path)
+        self.thinking = opens_thinking(self.tokenizer, self.problems[0][0])
         self.steps = config.trainer.total_training_steps
         self.order = epochs(len(self.problems), config.data.train_batch_size, self.steps, self.seed)
         self._init_resource_pool_mgr()
@@ -140,9 +149,14 @@ class Trainer(PPOTrainerSync):
         answers = self.place.answers(asked, rollout.temperature)
         texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
         truths = [truth for _, truth in problems for _ in range(self.samples)]
-        scores, right = score(own.reward, texts, truths, self.seed, self.global_steps)
+        if self.thinking:
+            texts = [OPENED + text for text in texts]
+        ends = endings(answers, self.ends, rollout.response_length)
+        reward = rewards.read(own.reward)
+        scores, right = rewards.score(reward, texts, truths, self.seed, self.global_steps, ends)
         metrics["critic/score/mean"] = float(numpy.mean(scores))
         metrics["accuracy"] = float(numpy.mean(right))
+        metrics["cut"] = float(numpy.mean([end.cut for end in ends]))
         metrics["response_length/mean"] = float(numpy.mean([len(ids) for ids in answers]))
         batch = as_batch([request.prompt for request in asked], answers, scores, self.samples)
         return self._balanced(batch)

@@ -32,7 +32,7 @@ class RejectionSettings:
 
     `problems` bounds how many problems are asked, `answers_per_problem` how many different right
     answers of one are kept; without them there is no bound. `reward` is the one that on-policy runs
-    take: an answer counts as right if it is rewarded with 1.
+    take: an answer counts as right if it is rewarded with 1. One that was cut off is dropped.
     """
 
     seed: int = 0
@@ -92,17 +92,20 @@ def sample(
         "problems": state.digest(problems),
     }
     with recorded(output / "manifest.json", seed=settings.seed, **facts) as meta:
-        answers = generate(prompts, policy, tokenizer, settings, machine)
-        kept, right = verified(rows, answers, reward, settings)
+        answers, cut = generate(prompts, policy, tokenizer, settings, machine)
+        kept, right = verified(rows, answers, reward, settings, cut)
         meta["products"] = of_serving(machine.kind, machine.bfloat16)
-        meta |= {"sampled": len(answers), "right": right, "kept": len(kept)}
+        meta |= {"sampled": len(answers), "cut": sum(cut), "right": right, "kept": len(kept)}
         if not kept:
             raise UserError(
                 f"{policy}: not one of {len(answers)} answers to the {len(rows)} problems in "
-                f"{problems} is right by the reward {settings.reward!r}: nothing to imitate; "
-                "sample more, or from a better policy"
+                f"{problems} is right by the reward {settings.reward!r} ({sum(cut)} were cut off "
+                "at max_response_length): nothing to imitate; sample more, or from a better policy"
             )
-        print(f"{len(answers)} answers sampled, {right} right, {len(kept)} different ones kept")
+        print(
+            f"{len(answers)} answers sampled, {sum(cut)} cut off at max_response_length and "
+            f"dropped, {right} right, {len(kept)} different ones kept"
+        )
         with outputs.folder(output, "sample") as folder:
             datasets.write(
                 {"train": kept},
@@ -118,6 +121,7 @@ def verified(
     answers: Sequence[str],
     reward: rewards.Reward,
     settings: RejectionSettings,
+    cut: Sequence[bool] = (),
 ) -> tuple[list[Row], int]:
     """The conversations to imitate, and how many answers were right.
 
@@ -126,10 +130,13 @@ def verified(
     Args:
         problems: rows with `prompt` and `reward_model.ground_truth`.
         answers: `settings.samples` for each problem, one problem's side by side.
+        cut: whether each was cut off; those are not asked about. By default none was.
     """
     kept: dict[str, dict[str, Row]] = {}
     right = 0
     for index, answer in enumerate(answers):
+        if cut and cut[index]:
+            continue
         problem = problems[index // settings.samples]
         truth = str(problem["reward_model"]["ground_truth"])
         if rewards.checked(reward, answer, truth) != 1:
@@ -148,8 +155,8 @@ def generate(
     tokenizer: Any,
     settings: RejectionSettings,
     machine: Accelerator,
-) -> list[str]:
-    """`settings.samples` answers to each prompt, one prompt's side by side.
+) -> tuple[list[str], list[bool]]:
+    """`settings.samples` answers to each prompt, one prompt's side by side, and which were cut off.
 
     By vLLM; special tokens are left out. On a CPU the same seed gives the same answers: the
     engine is in this process, and has all prompts before its first step. (A seed for every draw
@@ -185,8 +192,11 @@ def generate(
         ),
         use_tqdm=sys.stderr.isatty(),
     )
-    answers = [list(answer.token_ids) for output in outputs for answer in output.outputs]
-    return tokenizer.batch_decode(answers, skip_special_tokens=True)
+    answers = [answer for output in outputs for answer in output.outputs]
+    texts = tokenizer.batch_decode(
+        [list(answer.token_ids) for answer in answers], skip_special_tokens=True
+    )
+    return texts, [answer.finish_reason == "length" for answer in answers]
 
 
 _QUIET = {

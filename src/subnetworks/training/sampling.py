@@ -1,7 +1,7 @@
 """What is sampled in one step of an on-policy run, and from which seeds."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from subnetworks.training import rewards
@@ -30,18 +30,12 @@ def requests(prompts: Sequence[list[int]], samples: int, seed: int, step: int) -
     ]
 
 
-def score(
-    name: str, answers: Sequence[str], truths: Sequence[str], seed: int, step: int
-) -> tuple[list[float], list[float]]:
-    """What each answer is rewarded with, and whether it is right.
-
-    The two differ only for the reward "random". Raises `UserError` as `rewards.checked` does.
-    """
-    function = rewards.load(name)
-    right = [
-        rewards.checked(function, answer, truth)
-        for answer, truth in zip(answers, truths, strict=True)
+def endings(
+    answers: Sequence[Sequence[int]], ends: Collection[int], longest: int
+) -> list[rewards.Ending]:
+    """How each answer ended, from its tokens: cut off if it has all that were allowed and the last
+    is not among `ends`."""
+    return [
+        rewards.Ending(len(ids) >= longest and ids[-1] not in ends, len(ids) / longest)
+        for ids in answers
     ]
-    if name == "random":
-        return [rewards.coin(seed, step, index) for index in range(len(answers))], right
-    return right, right

@@ -109,16 +109,19 @@ class SftSettings(Settings):
         at_least(self, 2, "max_length")
 
 
-REWARDS = ("boxed", "random")
+REWARDS = ("math", "boxed", "random", "format", "length")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineSettings(Settings):
     """What the on-policy algorithms share; `batch_size` counts prompts.
 
-    `reward` is "boxed" (the last boxed answer is the right one), "random" (a fair coin, whatever
-    the answer: the placebo) or "package.module:function", a function from an answer's text and the
-    truth to a number. `kl` says where the distance from the init enters, times
+    `reward` is "math" (the last boxed answer is right by the evaluation's grader), "boxed" (it is
+    the very text of the right one), "random" (a fair coin, whatever the answer: the placebo) or
+    "package.module:function", a function from an answer's text and the truth to a number; or
+    several with weights, "format" (there is a boxed answer) and "length" (the answer's, as a share
+    of max_response_length) among them. An answer that was cut off gets nothing from "math",
+    "boxed" and "format". `kl` says where the distance from the init enters, times
     `kl_coefficient`: added to the `loss` (Schulman's k3 estimate) or taken from each token's
     `reward` (k1); with "none" there is no reference policy. A step's answers may be parted, in
     order, into `updates_per_step` mini-batches: from the second on the policy is no longer the one
@@ -134,7 +137,7 @@ class OnlineSettings(Settings):
     temperature: float = 1.0
     max_prompt_length: int = 512
     max_response_length: int = 512
-    reward: str = "boxed"
+    reward: str | dict[str, float] = "boxed"
     updates_per_step: int = 1
 
     @property
@@ -168,11 +171,14 @@ class OnlineSettings(Settings):
                 f"settings: batch_size ({self.batch_size}) must be a multiple of updates_per_step "
                 f"({self.updates_per_step})"
             )
-        if ":" not in self.reward and self.reward not in REWARDS:
-            raise UserError(
-                f"settings: reward: {self.reward!r} is not allowed{hint(self.reward, REWARDS)}; "
-                f"allowed: {', '.join(REWARDS)}, package.module:function"
-            )
+        for name in [self.reward] if isinstance(self.reward, str) else self.reward:
+            if ":" not in name and name not in REWARDS:
+                raise UserError(
+                    f"settings: reward: {name!r} is not allowed{hint(name, REWARDS)}; "
+                    f"allowed: {', '.join(REWARDS)}, package.module:function"
+                )
+        if not self.reward:
+            raise UserError("settings: reward: no part is named")
         if (self.kl == "none") != (self.kl_coefficient == 0):
             raise UserError(
                 f"settings: kl {self.kl!r} contradicts kl_coefficient {self.kl_coefficient}: "
@@ -278,6 +284,12 @@ class PrimeSettings(OnlineSettings):
         at_least(self, 0, "reward_learning_rate", "reward_weight_decay", "reward_clip_gradient")
         if self.beta <= 0:
             raise UserError(f"settings: beta must be above 0, got {self.beta}")
+        weights = [1.0] if isinstance(self.reward, str) else list(self.reward.values())
+        if min(weights) < 0 or sum(weights) > 1:
+            raise UserError(
+                f"settings: reward: weights {weights}: prime needs scores in [0, 1]: give weights "
+                "of at least 0 that sum to 1 at most"
+            )
         if self.kl == "reward":
             raise UserError(
                 "settings: kl: 'reward' is not allowed in prime, whose tokens' rewards are its "
@@ -568,6 +580,8 @@ def _convert(kind: Any, value: Any, where: str, key: str) -> Any:
         options = get_args(kind)
         if value is None and NoneType in options:
             return None
+        if isinstance(value, Mapping):
+            options = tuple(option for option in options if get_origin(option) is dict) or options
         return _convert(next(o for o in options if o is not NoneType), value, where, key)
     if origin is Literal:
         if value in get_args(kind):
@@ -588,7 +602,12 @@ def _convert(kind: Any, value: Any, where: str, key: str) -> Any:
     if kind is str and isinstance(value, str):
         return value
     if origin is dict and isinstance(value, Mapping):
-        return {str(name): str(text) for name, text in value.items()}
+        to = get_args(kind)[1]
+        if to is str:
+            return {str(name): str(text) for name, text in value.items()}
+        return {
+            str(name): _convert(to, item, where, f"{key}: {name}") for name, item in value.items()
+        }
     if origin is dict:
         raise UserError(f"{where}: {key}: expected names and texts, got {value!r}")
     names = {float: "a number", str: "a text", int: "a whole number", bool: "true or false"}

@@ -203,3 +203,14 @@ def test_grpo_on_two_devices_trains_both_shards_within_the_mask(folder):
         if before.dim() == 2 and "embed" not in tensor:
             assert changed[inside].float().mean() > 0.9, tensor
         assert torch.equal(end[tensor], policy[tensor].bfloat16()), tensor
+
+
+def test_grpo_is_paid_by_the_grader_by_format_and_by_length(folder):
+    pytest.importorskip("math_verify")
+    paid = {"math": 1.0, "format": 0.5, "length": -0.25}
+    run(folder, "paid", {**GRPO, "save_every": 1, "reward": paid})
+    for row in log(folder, "paid"):
+        assert float(row["accuracy"]) == 0 <= float(row["cut"]) <= 1
+        # The tiny model boxes nothing, so only the length counts: all of it where it was cut off.
+        assert -0.25 <= float(row["reward"]) <= -0.25 * float(row["cut"])
+        assert float(row["reward"]) < 0

@@ -50,6 +50,19 @@ def test_each_right_answer_is_kept_once():
     assert (asked["content"], reply["role"]) == ("1+1=", "assistant")
 
 
+def test_an_answer_that_was_cut_off_is_dropped():
+    cut = [True, False, False, *[False] * 6]
+    rows, right = verified(
+        PROBLEMS, ANSWERS, rewards.load("boxed"), RejectionSettings(samples=3), cut
+    )
+    assert [row["messages"][-1]["content"] for row in rows] == [
+        "so \\boxed{2}",
+        "\\boxed{2}",
+        "\\boxed{ 2 }",
+    ]
+    assert right == 3
+
+
 def test_at_most_so_many_of_a_problem():
     assert kept(answers_per_problem=1)[0] == ["\\boxed{2}"]
 
@@ -86,7 +99,7 @@ def folder(tmp_path_factory):
 
 
 def sample(folder: Path, output: Path, reward: str) -> subprocess.CompletedProcess[str]:
-    settings = '{"samples": 4, "max_prompt_length": 16, "max_response_length": 8, "reward": "%s"}'
+    settings = '{"samples": 4, "max_prompt_length": 16, "max_response_length": 48, "reward": "%s"}'
     return subprocess.run(
         [
             *(sys.executable, "-m", "subnetworks", "sample", "--problems", folder / "problems"),

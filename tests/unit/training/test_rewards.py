@@ -1,8 +1,9 @@
 import pytest
 
 from subnetworks.errors import UserError
-from subnetworks.training.rewards import boxed, checked, last_boxed, load
-from subnetworks.training.sampling import request_seed, requests, score
+from subnetworks.grading.boxes import last_boxed
+from subnetworks.training.rewards import Ending, boxed, checked, load, read, score, written
+from subnetworks.training.sampling import endings, request_seed, requests
 
 
 @pytest.mark.parametrize(
@@ -88,3 +89,65 @@ def test_every_draw_has_a_seed_of_its_own_that_depends_on_nothing_else():
     alone = requests([[1]], samples=1, seed=7, step=5)
     assert alone[0] == first[0]
     assert request_seed(1, 23) != request_seed(12, 3)
+
+
+def test_math_is_the_evaluations_grader():
+    pytest.importorskip("math_verify")
+    from subnetworks.grading.grader import grade
+
+    pairs = [
+        (r"\boxed{0.5}", r"\frac{1}{2}"),
+        (r"\boxed{\dfrac12}", "0.5"),
+        (r"\boxed{2x+2}", "2(x+1)"),
+        (r"\boxed{12}", "1 2"),
+        (r"\boxed{(-2,1)}", "1,-2"),
+        (r"\boxed{5} \boxed{6", "5"),
+        (r"<think> \boxed{5}", "5"),
+        ("5", "5"),
+    ]
+    answers, truths = zip(*pairs, strict=True)
+    paid, right = score("math", answers, truths, seed=0, step=1)
+    assert paid == right == [1, 1, 1, 0, 0, 0, 0, 0]
+    assert paid == [float(grade(*pair).correct) for pair in pairs]
+    # As text none is right, but where only white space differs.
+    assert score("boxed", answers, truths, seed=0, step=1)[0] == [0, 0, 0, 1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("reward", ["boxed", "math", "format"])
+def test_an_answer_that_was_cut_off_is_paid_nothing(reward):
+    if reward == "math":
+        pytest.importorskip("math_verify")
+    answers, ends = [r"\boxed{5}"] * 2, [Ending(cut=False), Ending(cut=True, share=1.0)]
+    paid, right = score(reward, answers, ["5"] * 2, seed=0, step=1, endings=ends)
+    assert paid == right == [1.0, 0.0]
+
+
+def test_rewards_are_weighted():
+    answers = [r"\boxed{5}", r"\boxed{6}", "5", r"\boxed{5}"]
+    ends = [Ending(share=0.5), Ending(share=0.25), Ending(share=0.125), Ending(True, 1.0)]
+    told = {"length": -1.0, "boxed": 2.0, "format": 0.5}
+    paid, right = score(read(written(told)), answers, ["5"] * 4, seed=0, step=1, endings=ends)
+    assert paid == [2.0, 0.25, -0.125, -1.0]
+    assert right == [1.0, 0.0, 0.0, 0.0]
+    assert read(written("a.b:c")) == {"a.b:c": 1.0}
+
+
+def test_without_a_part_that_knows_the_truth_accuracy_is_that_of_boxed():
+    paid, right = score({"format": 0.5}, [r"\boxed{5}", r"\boxed{6}"], ["5"] * 2, seed=0, step=1)
+    assert (paid, right) == ([0.5, 0.5], [1.0, 0.0])
+
+
+def test_a_misspelt_reward_is_not_taken_for_another():
+    for name in ("boxd", "format", "length"):
+        with pytest.raises(UserError, match=name):
+            load(name)
+
+
+def test_an_answer_is_cut_off_if_it_has_all_tokens_and_no_end():
+    answers = [[1, 2, 9], [1, 2, 3], [1, 9], [1, 2, 8]]
+    assert endings(answers, {8, 9}, 3) == [
+        Ending(False, 1.0),
+        Ending(True, 1.0),
+        Ending(False, 2 / 3),
+        Ending(False, 1.0),
+    ]
