@@ -29,7 +29,7 @@ _RELATION = re.compile(r"\\le(?![a-zA-Z])|\\ge(?![a-zA-Z])|<|>")
 _VARIABLE = re.compile(r"[A-Za-z]")
 _MEMBER = re.compile(r"([A-Za-z])\s*\\in(?![a-zA-Z])\s*")
 _LEFT_SIDE = re.compile(
-    r"([A-Za-z](?:_\{?\w+\}?)?(?:\([a-z]\))?|[A-Z]{2,3}|\\text\s*\{[^{}]*\}|)\s*=\s*"
+    r"([A-Za-z](?:_\{?\w+\}?)?(?:\([a-z]\))?|(?:\\angle\s*)?[A-Z]{1,3}|\\text\s*\{[^{}]*\}|)\s*=\s*"
 )
 
 

@@ -37,7 +37,9 @@ _MONEY = re.compile(r"(?P<sign>-?)\s*(?:US\s*)?(?P<unit>[$€])\s*(?P<body>[-\d.
 _FUNCTIONS = re.compile(
     r"^(?:sin|cos|tan|cot|sec|csc|arc\w+|log|ln|lg|exp|sqrt|frac|pi|mod|max|min|lim|det)(?![a-z])"
 )
-_WORDS = re.compile(r"[A-Za-z][A-Za-z .,'-]*")
+_WORDS = re.compile(r"[A-Za-z][A-Za-z0-9 .,'-]*")
+_VARIABLES = re.compile(r"[A-Za-z]")
+_CONSTANTS = {"e", "i", "C", "P"}  # the latter count combinations and permutations
 _ARTICLE = re.compile(r"^(?:the|an|a) ")
 _ANGLE = re.compile(
     r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\s*\{?\s*-?\d+\s*\}?)?)\s*[({]?\s*([\d.]+)\s*°\s*[)}]?"
@@ -143,6 +145,8 @@ def _choices(gold: str, answer: str, case: _Case) -> bool | None:
     picked, behind = forms.chosen(answer) or ("", "")
     if letter := forms.choice(gold):
         return picked == letter
+    if picked and plain(gold) == picked:
+        return True
     if picked and behind and _same(gold, behind, case.deeper()):
         return True
     return None
@@ -201,6 +205,10 @@ def _several(gold: str, answer: str, case: _Case) -> bool | None:
         return None
     first = first or forms.Items("", (gold,))
     second = second or forms.Items("", (answer,))
+    if first.brackets == "{}" and len(first.items) == 1:
+        return _same(first.items[0], answer, case.deeper())
+    if second.brackets == "{}" and len(second.items) == 1:
+        return _same(gold, second.items[0], case.deeper())
     if max(len(first.items), len(second.items)) > MOST_ITEMS:
         return False
     ordered = first.brackets not in ("", "{}")
@@ -252,9 +260,11 @@ def _symbolic(text: str) -> bool:
 
 def _quantities(gold: str, answer: str, case: _Case) -> bool | None:
     (body, beside), (given, other) = _measured(gold), _measured(answer)
+    if len(beside.name) == 1 and given.endswith(beside.name) and number(given[:-1]):
+        given, other = given[:-1], beside  # the reference's unit, as letters
     first, second = number(body), number(given)
     qualified = beside.qualified or other.qualified
-    if qualified and beside.name != other.name:
+    if beside.name != other.name and (qualified or beside.name.casefold() == other.name.casefold()):
         return False
     if first and second:
         first = Number(first.value * beside.times, first.places)
@@ -320,13 +330,18 @@ def _algebra(gold: str, answer: str, case: _Case) -> bool:
     """What math-verify says, unless something that it does not see tells the two apart."""
     if forms.relational(gold) != forms.relational(answer):
         return False
-    letters = [set(re.sub(r"\\[A-Za-z]+", "", text)) for text in (gold, answer)]
-    names = [{letter for letter in found if letter.isalpha()} for found in letters]
-    if names[0] != names[1]:
-        folded = [{letter.casefold() for letter in found} for found in names]
-        if folded[0] == folded[1]:
-            return False
+    names, others = _variables(gold), _variables(answer)
+    if names != others and {n.casefold() for n in names} == {n.casefold() for n in others}:
+        return False
+    # math-verify takes the letter behind a number for a unit: 5 for 5m.
+    if (number(gold) and others - _CONSTANTS) or (number(answer) and names - _CONSTANTS):
+        return False
     return case.limit.equal(*(_in_radians(text) for text in (gold, answer)))
+
+
+def _variables(text: str) -> set[str]:
+    r"""Letters outside commands and `\text{…}`."""
+    return set(_VARIABLES.findall(re.sub(r"\\text\s*\{[^{}]*\}|\\[A-Za-z]+", "", text)))
 
 
 def _in_radians(text: str) -> str:

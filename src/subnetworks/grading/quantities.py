@@ -219,6 +219,8 @@ def unit(text: str) -> Unit:
 
 
 def _name(word: str) -> str:
+    if len(word) == 1:
+        return _NAMES.get(word, word)
     return _NAMES.get(word) or _NAMES.get(word.lower()) or word.lower()
 
 

@@ -42,7 +42,9 @@ RULES = {
     "units": [
         (r"864 \mbox{ inches}^2", ["864", "864 square inches", r"864\text{ in}^2", "6 square feet"], [r"864\text{ cm}^2", r"864\text{ inches}", r"5\text{ square feet}", "846"]),
         (r"6\text{ ft}", ["6", "6 feet", r"72\text{ inches}", "2 yards"], [r"6\text{ inches}", r"72", r"6\text{ ft}^2"]),
-        ("42", [r"42\text{ cm}", r"42\,\mathrm{cm}"], [r"43\text{ cm}"]),
+        ("42", [r"42\text{ cm}", r"42\,\mathrm{cm}"], [r"43\text{ cm}", "42m", "42x"]),
+        (r"5\text{ m}", ["5", "5m", "5 meters", "500 cm"], ["5s", r"5\text{ M}", r"5\text{ cm}"]),
+        ("2k", ["2k"], ["2"]),
         (r"60 \text{ mph}", ["60", r"60\text{ miles per hour}"], [r"60\text{ km/h}"]),
         (r"12\pi", [r"12\pi\text{ cm}", r"12 \pi \text{ square units}"], [r"12\text{ cm}"]),
     ],
@@ -80,12 +82,14 @@ RULES = {
     ],
     "choices": [
         (r"\text{(C)}", ["C", "(C)", r"\text{C}", "(C) 42", r"\text{(C)}\ 42", "C. 42", r"\textbf{(C) } 42", "C: x=3"], ["B", "(B) 42", r"\text{(B)}\ 42", "42", "D", r"\text{cat}"]),
+        ("A", ["A", "A. 5", "(A)"], ["B", "B. C"]),
         ("42", [r"\text{(C)}\ 42", "(C) 42", r"\textbf{(C) } 42"], ["(C)", "(C) 43"]),
     ],
     "words": [
         (r"\text{Evelyn}", ["Evelyn", "evelyn", r"\textbf{Evelyn}"], ["Angela", "Eve", r"\text{Evelyn and Angela}"]),
         (r"\text{ellipse}", ["an ellipse", "Ellipse.", r"\text{an ellipse}"], ["circle", r"\text{hyperbola}"]),
         (r"\text{even}", ["even", "Even"], ["odd", r"\text{neither}"]),
+        (r"\text{June 20}", ["June 20", "june 20"], ["June 21", "20"]),
     ],
     "letter case": [
         ("x", ["x"], ["X", "y"]),
@@ -102,7 +106,8 @@ RULES = {
         ("1,-2", ["-2, 1", r"\{1, -2\}", r"-2 \text{ or } 1"], ["(1,-2)", "(-2,1)", "1,2", "1"]),
         (r"\{1\pm\sqrt{5},-2\}", [r"-2, 1+\sqrt5, 1-\sqrt5", r"\{-2, 1 \pm \sqrt{5}\}"], [r"-2, 1+\sqrt5", r"\{1\pm\sqrt{5},2\}"]),
         (r"1 \pm \sqrt{19}", [r"1+\sqrt{19}, 1-\sqrt{19}"], [r"1+\sqrt{19}", r"1 \mp 19"]),
-        ("5", ["5", "x=5"], ["5, 6", "5 or 6", r"\{5,6\}"]),
+        ("5", ["5", "x=5", r"\{5\}"], ["5, 6", "5 or 6", r"\{5,6\}", "[5]"]),
+        (r"\{(1,2)\}", ["(1,2)", r"\{(1, 2)\}"], [r"\{1,2\}", "(2,1)"]),
     ],
     "tuples": [
         ("(-2,1)", [r"(-2, 1.0)", r"\left(-2,1\right)", "-2,1"], ["(1,-2)", "1,-2", r"\{-2,1\}", "[-2,1]", "(-2,1]", "(-2,1,0)"]),
@@ -118,6 +123,7 @@ RULES = {
     ],
     "equations": [
         ("x=5", ["5", "x = 5.0"], ["y=5", "x=6"]),
+        (r"\angle A = 30^\circ", ["30", "30°"], ["60"]),
         ("y = 2x + 3", ["y=3+2x", "2x+3"], ["y=2x+4", "y=2X+3"]),
         ("5x - 7y + 11z + 4 = 0", ["-5x+7y-11z-4=0"], ["5x-7y+11z-4=0"]),
     ],
