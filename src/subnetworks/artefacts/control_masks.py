@@ -31,6 +31,7 @@ COLUMNS = (
     Column("density_pct", "trained", "weights (%)"),
     Column("shared_pct", "of the own mask", "weights (%)"),
     Column("accuracy_pct", "accuracy (%)", error="accuracy_stderr_pct"),
+    Column("cut", "cut off"),
     Column("difference_pct", "against full", signed=True, error="difference_stderr_pct"),
     Column("gain_kept_pct", "of the gain (%)", digits=0),
     Column("agreement_pct", "agree with full (%)"),
@@ -38,8 +39,9 @@ COLUMNS = (
 NOTES = (
     "The own mask: what full training changed. Trained: share of all weights that the mask lets "
     "train; of the own mask: how many of its weights are among them.",
-    "Accuracy: greedy answers to held-out questions, ± standard error; the difference is paired by "
-    "question. Of the gain: what full training adds to the start model's accuracy is 100.",
+    "Accuracy: greedy answers to held-out questions, ± standard error; those cut off at max_tokens "
+    "are wrong. The difference is paired by question. Of the gain: what full training adds to the "
+    "start model's accuracy is 100.",
     "Agree with full: share of all weights within 1e-5 of where full training ends, in bf16; the "
     "start model's row says how many do without any training. A mask that leaves out weights of "
     "the own one cannot agree on them.",
@@ -53,6 +55,7 @@ SCHEMA = {
     "benchmark": str,
     "n": int,
     **{column.key: float for column in COLUMNS if not column.is_text},
+    "cut": int,
     "accuracy_stderr_pct": float,
     "difference_stderr_pct": float,
 }
@@ -104,6 +107,7 @@ def build(context: Context) -> polars.DataFrame:
                 "n": score["n"],
                 "accuracy_pct": percent(score["score"]),
                 "accuracy_stderr_pct": percent(score["stderr"]),
+                "cut": score.get("cut"),
             }
             if entry["full"] != full:
                 row |= _against(context, entry["full"], full, benchmark)

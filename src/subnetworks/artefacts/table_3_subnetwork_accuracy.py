@@ -36,6 +36,9 @@ COLUMNS = (
     Column("init", "start", error="init_stderr"),
     Column("full", "full", error="full_stderr"),
     Column("subnetwork", "subnetwork", error="subnetwork_stderr"),
+    Column("init_cut", "start", "cut off"),
+    Column("full_cut", "full", "cut off"),
+    Column("subnetwork_cut", "subnetwork", "cut off"),
     Column("gain", "full − start", error="gain_stderr", signed=True),
     Column("difference", "subnetwork − full", error="difference_stderr", signed=True),
     Column("difference_low", "95 % interval", upper="difference_high", signed=True),
@@ -54,8 +57,10 @@ NOTES = (
     "right (McNemar); for answers that count by share, its randomisation form.",
     "Beyond noise: p below 0.05 after Holm's correction for the number of benchmarks in the table, "
     "or of levels and categories. Average: unweighted, over the benchmarks.",
+    "Cut off: answers that had not ended at the benchmark's max_tokens, and are wrong for that.",
 )
-_MEASURES = ("init", "full", "subnetwork", "gain", "difference")
+_ROLES = ("init", "full", "subnetwork")
+_MEASURES = (*_ROLES, "gain", "difference")
 SCHEMA = {
     "source": str,
     "algorithm": str,
@@ -64,6 +69,7 @@ SCHEMA = {
     "group": str,
     "n": int,
     **{f"{m}{suffix}": float for m in _MEASURES for suffix in ("", "_stderr")},
+    **{f"{role}_cut": int for role in _ROLES},
     "difference_low": float,
     "difference_high": float,
     "p": float,
@@ -153,7 +159,7 @@ def _published(context: Context, theirs: dict[str, Any]) -> dict[str, Any]:
 
 def _benchmark(context: Context, pair: dict[str, Any], benchmark: str) -> Iterator[dict[str, Any]]:
     """The rows of one benchmark: all questions, then each group (level, category) if several."""
-    roles: list[str] = [role for role in ("init", "full", "subnetwork") if role in pair]
+    roles = [role for role in _ROLES if role in pair]
     label = (context.spec.get("labels") or {}).get(benchmark, benchmark)
     common = {"source": "here", "algorithm": pair["algorithm"], "task": benchmark}
     if reasons := [why for role in roles if (why := context.skipped(pair[role], benchmark))]:
@@ -201,6 +207,7 @@ def _scores(scores: dict[str, dict[str, Any]]) -> dict[str, float | None]:
     for role, score in scores.items():
         row[role] = percent(score["score"])
         row[f"{role}_stderr"] = percent(score.get("stderr"))
+        row[f"{role}_cut"] = score.get("cut")
     return row
 
 
@@ -215,6 +222,9 @@ def _average(pair: dict[str, Any], wholes: list[dict[str, Any]]) -> dict[str, An
             row[measure] = sum(values) / len(values)
         if None not in errors:
             row[f"{measure}_stderr"] = math.hypot(*errors) / len(errors)
+    for role in _ROLES:
+        cut: list[Any] = [whole.get(f"{role}_cut") for whole in wholes]
+        row[f"{role}_cut"] = None if None in cut else sum(cut)
     if "difference" in row and "difference_stderr" in row:
         half = Z_95 * row["difference_stderr"]
         row["difference_low"] = row["difference"] - half

@@ -165,7 +165,9 @@ def score(results: Path, checkpoint: str, benchmark: str, gain: float, n: int = 
 
     def summary(values: np.ndarray) -> dict[str, float]:
         stderr = values.std(ddof=1) / np.sqrt(len(values))
-        return {"score": float(values.mean()), "stderr": float(stderr), "n": len(values)}
+        cut = int(np.sum(values == 0)) // 3
+        mean = float(values.mean())
+        return {"score": mean, "stderr": float(stderr), "n": len(values), "cut": cut}
 
     levels = {str(k + 1): summary(answers[k::5]) for k in range(5)}
     write_json(

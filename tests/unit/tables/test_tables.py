@@ -154,6 +154,8 @@ def test_table_3_pairs_the_differences_by_question(context, results):
         assert row[key] == pytest.approx(100 * mean)
         assert row[f"{key}_stderr"] == pytest.approx(100 * error)
     assert row["paired"] is True
+    assert row["full_cut"] == sum(answer == 0 for answer in full) // 3
+    assert row["init_cut"] == sum(answer == 0 for answer in init) // 3
 
 
 def test_table_3_averages_over_benchmarks(context):
