@@ -20,21 +20,21 @@ def spans(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, list[tuple[
         The text, and (begin, end) in characters of every assistant message, from behind the prompt
         that asks for it to the end of what the template closes it with.
 
+    Where a prompt opens `<think>` and the template writes answers without their reasoning, the
+    assistant speaks from before it.
+
     Raises:
-        UserError: the template does not write conversations from left to right, so that no part of
-            the text belongs to one message.
+        UserError: there is no template, it refuses the conversation, or it does not write from left
+            to right, so that no part of the text belongs to one message.
     """
-
-    def write(upto: int, ask: bool) -> str:
-        return tokenizer.apply_chat_template(
-            list(messages[:upto]), tokenize=False, add_generation_prompt=ask
-        )
-
-    text = write(len(messages), False)
+    text = templated(tokenizer, messages)
     found = []
     for index, message in enumerate(messages):
         if message["role"] == "assistant":
-            begin, end = write(index, True), write(index + 1, False)
+            begin = templated(tokenizer, messages[:index], ask=True)
+            end = templated(tokenizer, messages[: index + 1])
+            if not end.startswith(begin):
+                begin = begin.rstrip().removesuffix(OPENED)
             if not (end.startswith(begin) and text.startswith(end)):
                 raise UserError(
                     "the tokenizer's chat template rewrites earlier messages when later ones are "
@@ -44,16 +44,50 @@ def spans(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, list[tuple[
     return text, found
 
 
+def templated(tokenizer: Any, messages: Sequence[Message], ask: bool = False) -> str:
+    """A conversation as the chat template writes it, with the beginning of an answer if `ask`.
+
+    Raises:
+        UserError: there is no template, or it refuses the conversation.
+    """
+    if not getattr(tokenizer, "chat_template", True):
+        folder = getattr(tokenizer, "name_or_path", "the init")
+        raise UserError(
+            f"{folder}: its tokenizer has no chat template; write one as chat_template.jinja into "
+            "the folder, its instruct model's for instance"
+        )
+    try:
+        text: str = tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=ask
+        )
+    except Exception as error:
+        from jinja2 import TemplateError
+
+        if not isinstance(error, TemplateError):
+            raise
+        roles = ", ".join(str(message["role"]) for message in messages)
+        raise UserError(
+            f"the tokenizer's chat template refuses a conversation of {roles} ({error}); leave out "
+            "system messages, or let user and assistant take turns, as it asks for"
+        ) from None
+    return text
+
+
 def tokenise(
     tokenizer: Any, conversations: Sequence[Sequence[Message]], max_length: int | None, source: str
 ) -> list[tuple[list[int], list[int]]]:
     """Tokens of each conversation and, for each token, 1 if it is the assistant's.
 
     Raises:
-        UserError: a conversation is longer than `max_length` tokens (None: no bound) or has nothing
-            to learn.
+        UserError: a conversation is longer than `max_length` tokens (None: no bound), has nothing
+            to learn, or cannot be written by the tokenizer's chat template.
     """
-    written = [spans(tokenizer, messages) for messages in conversations]
+    written = []
+    for row, messages in enumerate(conversations):
+        try:
+            written.append(spans(tokenizer, messages))
+        except UserError as error:
+            raise UserError(f"{source}: row {row}: {error}") from None
     encoded = tokenizer(
         [text for text, _ in written],
         add_special_tokens=False,
@@ -142,6 +176,24 @@ def end_tokens(tokenizer: Any, folder: str | Path) -> frozenset[int]:
         more = None
     found = [tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])]
     return frozenset(token for token in found if token is not None)
+
+
+def check_ends(tokenizer: Any, folder: str | Path) -> None:
+    """Check that sampling stops where the chat template ends an answer.
+
+    Raises:
+        UserError: it would not: every answer would be cut off.
+    """
+    told = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2+2"}]
+    text, ((begin, end),) = spans(tokenizer, told)
+    mark = text[begin:end].rpartition("2+2")[2]
+    tokens = tokenizer(mark, add_special_tokens=False)["input_ids"]
+    if mark.strip() and not end_tokens(tokenizer, folder) & set(tokens):
+        raise UserError(
+            f"{folder}: its chat template ends an answer with {mark.strip()!r}, at which sampling "
+            f"does not stop (eos_token: {tokenizer.eos_token!r}); add that token's number to "
+            "eos_token_id in generation_config.json"
+        )
 
 
 def opens_thinking(tokenizer: Any, prompt: Sequence[int]) -> bool:

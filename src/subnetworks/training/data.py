@@ -6,6 +6,7 @@ from typing import Any
 
 from subnetworks.errors import UserError
 from subnetworks.training import rewards
+from subnetworks.training.conversations import templated
 from subnetworks.training.settings import KtoSettings, OnlineSettings, Settings
 
 COLUMNS = {
@@ -157,15 +158,18 @@ def read_problems(
     """Each problem of a Parquet file: its prompt's tokens, and the truth.
 
     Raises:
-        UserError: a prompt is longer than `max_prompt_length` tokens.
+        UserError: a prompt is longer than `max_prompt_length` tokens, or the chat template does not
+            write it.
     """
     import pyarrow.parquet
 
     rows = pyarrow.parquet.read_table(path, columns=["prompt", "reward_model"]).to_pylist()
-    texts = [
-        tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
-        for row in rows
-    ]
+    texts = []
+    for index, row in enumerate(rows):
+        try:
+            texts.append(templated(tokenizer, row["prompt"], ask=True))
+        except UserError as error:
+            raise UserError(f"{path}: row {index}: {error}") from None
     encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     for index, ids in enumerate(encoded):
         if len(ids) > max_prompt_length:

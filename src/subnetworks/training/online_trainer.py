@@ -32,6 +32,7 @@ from subnetworks.files import write_text
 from subnetworks.training import rewards
 from subnetworks.training.conversations import (
     OPENED,
+    check_ends,
     end_tokens,
     epochs,
     load_tokenizer,
@@ -65,6 +66,7 @@ class Trainer(PPOTrainerSync):
         self.tokenizer = load_tokenizer(config.actor_rollout_ref.model.path)
         data = config.data
         self.problems = read_problems(data.train_files, self.tokenizer, data.max_prompt_length)
+        check_ends(self.tokenizer, config.actor_rollout_ref.model.path)
         self.ends = end_tokens(self.tokenizer, config.actor_rollout_ref.model.path)
         self.thinking = opens_thinking(self.tokenizer, self.problems[0][0])
         self.steps = config.trainer.total_training_steps

@@ -13,7 +13,7 @@ from subnetworks.errors import UserError
 from subnetworks.precision import of_serving
 from subnetworks.provenance import recorded
 from subnetworks.training import finish, rewards, state
-from subnetworks.training.conversations import load_tokenizer
+from subnetworks.training.conversations import check_ends, load_tokenizer
 from subnetworks.training.data import check_problems, read_problems
 from subnetworks.training.settings import (
     Accelerator,
@@ -84,6 +84,7 @@ def sample(
     rows = check_problems(problems)[: settings.problems]
     reward = rewards.load(settings.reward)
     tokenizer = load_tokenizer(policy)
+    check_ends(tokenizer, policy)
     read = read_problems(problems / "train.parquet", tokenizer, settings.max_prompt_length)
     prompts = [ids for ids, _ in read][: len(rows)]
     facts = {

@@ -1,0 +1,121 @@
+"""Chat templates of several kinds: written as they are, or refused in one line."""
+
+import json
+
+import pytest
+
+pytest.importorskip("transformers")
+pytest.importorskip("tokenizers")
+pytest.importorskip("jinja2")
+
+from subnetworks.errors import UserError
+from subnetworks.training import data
+from subnetworks.training.conversations import (
+    check_ends,
+    end_tokens,
+    opens_thinking,
+    spans,
+    templated,
+    tokenise,
+)
+
+MARKS = ["<eos>", "<end>", "<user>", "<assistant>", "<system>", "<think>", "</think>"]
+CHAT = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<end>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+# As those that know no system role and want turns taken.
+STRICT = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}"
+    "<{{ m['role'] }}>{{ m['content'] }}<end>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+# As those of reasoning models: the prompt opens <think>, written answers are without it.
+THINKING = (
+    "{% for m in messages %}<{{ m['role'] }}>"
+    "{{ m['content'].split('</think>')[-1] if m['role'] == 'assistant' else m['content'] }}<end>"
+    "{% endfor %}{% if add_generation_prompt %}<assistant><think>{% endif %}"
+)
+SYSTEM = {"role": "system", "content": "s"}
+TALK = [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}]
+
+
+def tokenizer(template, eos="<end>"):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = [*MARKS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    core = Tokenizer(models.BPE(vocab={x: i for i, x in enumerate(letters)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens(MARKS)
+    made = PreTrainedTokenizerFast(tokenizer_object=core, eos_token=eos)  # and no pad token
+    made.chat_template = template
+    return made
+
+
+def learnt(made, talk):
+    ((ids, bits),) = tokenise(made, [talk], None, "rows")
+    return made.decode([i for i, bit in zip(ids, bits, strict=True) if bit])
+
+
+@pytest.mark.parametrize("template", [CHAT, STRICT, THINKING])
+def test_the_answer_and_its_end_are_learnt(template):
+    assert learnt(tokenizer(template), TALK) == "2<end>"
+
+
+def test_of_several_turns_every_answer_is_learnt():
+    assert (
+        learnt(tokenizer(STRICT), TALK * 2)
+        == learnt(tokenizer(THINKING), TALK * 2)
+        == ("2<end>2<end>")
+    )
+
+
+def test_a_prompt_that_opens_think_is_told():
+    for template, opened in ((CHAT, False), (THINKING, True)):
+        made = tokenizer(template)
+        prompt = templated(made, TALK[:1], ask=True)
+        assert opens_thinking(made, made(prompt, add_special_tokens=False)["input_ids"]) is opened
+
+
+@pytest.mark.parametrize(
+    ("talk", "words"),
+    [
+        ([SYSTEM, *TALK], ["row 1", "system, user, assistant", "no system role"]),
+        ([TALK[0], *TALK], ["row 1", "user, user, assistant", "roles must alternate"]),
+    ],
+)
+def test_what_a_strict_template_refuses_is_named(talk, words, tmp_path):
+    with pytest.raises(UserError) as caught:
+        tokenise(tokenizer(STRICT), [TALK, talk], None, "rows")
+    for word in words:
+        assert word in str(caught.value)
+    assert learnt(tokenizer(CHAT), talk).endswith("2<end>")
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [{"prompt": p, "reward_model": {"ground_truth": "2"}} for p in (TALK[:1], talk[:-1])]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "train.parquet")
+    with pytest.raises(UserError, match=r"train\.parquet: row 1: .*refuses a conversation"):
+        data.read_problems(tmp_path / "train.parquet", tokenizer(STRICT), 100)
+    assert len(data.read_problems(tmp_path / "train.parquet", tokenizer(CHAT), 100)) == 2
+
+
+def test_a_tokenizer_without_a_template_is_named_with_the_remedy():
+    with pytest.raises(UserError, match=r"no chat template; write one as chat_template\.jinja"):
+        spans(tokenizer(None), TALK)
+
+
+def test_sampling_must_stop_where_the_template_ends_an_answer(tmp_path):
+    check_ends(tokenizer(CHAT), tmp_path)
+    base = tokenizer(CHAT, eos="<eos>")
+    with pytest.raises(UserError, match=r"ends an answer with '<end>'.*generation_config\.json"):
+        check_ends(base, tmp_path)
+    told = {"eos_token_id": [0, MARKS.index("<end>")]}
+    (tmp_path / "generation_config.json").write_text(json.dumps(told))
+    check_ends(base, tmp_path)
+    assert end_tokens(base, tmp_path) == {0, MARKS.index("<end>")}
+    # A template that closes nothing leaves the end to the model.
+    check_ends(tokenizer(CHAT.replace("<end>", ""), eos="<eos>"), tmp_path / "none")
