@@ -20,7 +20,8 @@ RESULTS := results/$(EXPERIMENT)
 REPORT := $(RESULTS)/report.html
 
 .DEFAULT_GOAL := report
-.PHONY: report quick controls bootstrap environments test test-cluster faults lint lock bench clean help
+.PHONY: report quick controls bootstrap environments test test-cluster faults lint docs docs-serve lock bench \
+	clean help
 
 report: bootstrap ## Run the experiment (EXPERIMENT=mini) and write its report
 	@$(RUN) snakemake --config experiment=$(EXPERIMENT)
@@ -56,13 +57,22 @@ test-cluster: environments ## Run a small experiment through a SLURM on this mac
 faults: environments ## Disturb a small experiment in every way, and see that its results stay
 	@$(RUN) python tests/faults/campaign.py
 
-lint: bootstrap ## Check style, types and the workflow
+lint: bootstrap ## Check style, types, the workflow and the documentation
 	@$(BOOTSTRAP)/bin/python envs/build.py lint --into .venvs/lint
 	.venvs/lint/bin/ruff check
 	.venvs/lint/bin/ruff format --check
 	.venvs/lint/bin/mypy
 	.venvs/lint/bin/snakefmt --check Snakefile workflow
 	$(RUN) snakemake --lint
+	@$(MAKE) docs
+
+docs: bootstrap ## Build the documentation into build/docs; a broken link is an error
+	@$(BOOTSTRAP)/bin/python envs/build.py docs --into .venvs/docs
+	@NO_MKDOCS_2_WARNING=1 .venvs/docs/bin/mkdocs build --strict --quiet
+	@echo "The documentation: $(CURDIR)/build/docs/index.html"
+
+docs-serve: docs ## Serve it at http://127.0.0.1:8000 and follow changes
+	@NO_MKDOCS_2_WARNING=1 .venvs/docs/bin/mkdocs serve
 
 lock: bootstrap ## Resolve pyproject.toml into envs/ (UPGRADE=1: newest versions)
 	@$(BOOTSTRAP)/bin/python envs/lock.py $(if $(UPGRADE),--upgrade)

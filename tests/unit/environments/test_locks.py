@@ -12,7 +12,7 @@ from subnetworks.environment import environments, normalised, pins
 ROOT = Path(__file__).parents[3]
 ENVS = ROOT / "envs"
 TABLE = environments()
-BY_HAND = ("snakemake", "lint", "parity")
+BY_HAND = ("snakemake", "lint", "docs", "parity")
 STAGES = sorted(set(TABLE) - set(BY_HAND))
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 

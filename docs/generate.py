@@ -1,0 +1,149 @@
+"""Fills in what the code already says: a hook of mkdocs.
+
+A line `<!-- generated: NAME -->` of a page becomes what `PARTS[NAME]` returns, in Markdown. So the
+targets, the paper's numbers, the options and the command line have one home, and nothing generated
+is committed.
+"""
+
+import csv
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import typer.testing
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+
+from subnetworks import artefacts, cli  # noqa: E402
+from subnetworks.artefacts.published import Published  # noqa: E402
+
+PUBLISHED = ROOT / "workflow" / "published"
+
+
+def readme() -> str:
+    """The front page, with links as seen from docs/."""
+    return (ROOT / "README.md").read_text().replace("](docs/", "](")
+
+
+def targets(control: bool) -> str:
+    """A table of the paper's artefacts or of the controls, then what each is."""
+    chosen = [found for found in artefacts.every().values() if found.is_control == control]
+    lines = [_row(("target", "shows")), _row(("---", "---"))]
+    for found in chosen:
+        shows = found.line.partition(": ")[2]
+        lines.append(_row((f"[{_code(found.name)}](#{found.name})", _capital(shows))))
+    paper = Published(PUBLISHED)
+    for found in chosen:
+        lines += ["", f"### {found.name} {{ #{found.name} }}", "", found.captioned(paper), ""]
+        lines.append(f"Defined in `{found.source.relative_to(ROOT)}`.")
+    return "\n".join(lines)
+
+
+def published() -> str:
+    """The paper's numbers: every file of them with its origin, its target and its rows."""
+    described = re.findall(
+        r"^\| `(\w+)\.csv` \| (.*?) \| (.*?) \|$",
+        (PUBLISHED / "README.md").read_text(),
+        re.MULTILINE,
+    )
+    lines = [_row(("the paper's", "target that computes ours", "how the paper's was taken"))]
+    lines.append(_row(("---", "---", "---")))
+    for name, what, origin in described:
+        target = _target_of(name)
+        ours = f"[{_code(target)}](targets.md#{target})" if target else ""
+        lines.append(_row((f"[{what}](#{name})", ours, origin)))
+    for name, what, _ in described:
+        with (PUBLISHED / f"{name}.csv").open(newline="") as file:
+            head, *rows = csv.reader(file)
+        lines += ["", f"### {_capital(what)} {{ #{name} }}", "", f"`workflow/published/{name}.csv`"]
+        if len(rows) > 60:
+            lines += ["", f"{len(rows)} rows with the columns {', '.join(head)}: see the file."]
+            continue
+        lines += ["", _row(_spaced(head)), _row("---" for _ in head), *map(_row, rows)]
+    return "\n".join(lines)
+
+
+def _target_of(file: str) -> str:
+    """The target that shows a published file: `table1_…` is of `table_1_…`."""
+    stem = re.match(r"[a-z]+\d*", file)
+    key = re.sub(r"(\d+)", r"_\1_", stem.group() if stem else file)
+    return next((name for name in artefacts.every() if name.startswith(key)), "")
+
+
+def options(name: str) -> str:
+    """The keys of experiments, or of config.yaml: a table for every kind of entry."""
+    schema = yaml.safe_load((ROOT / "workflow" / "schemas" / f"{name}.schema.yaml").read_text())
+    return "\n".join(_tables(schema, schema.get("$defs", {})))
+
+
+def _tables(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterator[str]:
+    for title, part in (("Sections", schema), *definitions.items()):
+        if not part.get("properties"):
+            continue
+        yield from ("", f"### {title.replace('_', ' ').capitalize()}", "")
+        yield from ("| key | values | |", "|---|---|---|")
+        for key, entry in part["properties"].items():
+            reference = entry.get("$ref", "").rpartition("/")[2]
+            named = definitions.get(reference, {})
+            values = _values({**named, **entry})
+            values = f"{values} ({reference.replace('_', ' ')})" if reference else values
+            mark = ", required" if key in part.get("required", []) else ""
+            text = entry.get("description", named.get("description", ""))
+            yield _row((f"`{key}`{mark}", values, " ".join(text.split())))
+
+
+def _values(entry: Mapping[str, Any]) -> str:
+    if "enum" in entry:
+        return ", ".join(f"`{value}`" for value in entry["enum"])
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    bounds = ", ".join(f"{sign} {entry[key]}" for key, sign in signs.items() if key in entry)
+    return f"{entry.get('type', '')} {bounds}".strip()
+
+
+def command_line() -> str:
+    """The help of every verb, as printed."""
+    runner, app = typer.testing.CliRunner(), cli.load()
+    lines = []
+    for verb in sorted(typer.main.get_group(app).commands):
+        printed = runner.invoke(app, [verb, "--help"], prog_name="subnetworks").stdout
+        lines += ["", f"## {verb}", "", "```text", printed.strip(), "```"]
+    return "\n".join(lines)
+
+
+def _code(name: str) -> str:
+    """A long name as code that may break behind each underscore."""
+    return f"<code>{name.replace('_', '_<wbr>')}</code>"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _spaced(head: list[str]) -> list[str]:
+    return [name.replace("_", " ") for name in head]
+
+
+def _row(cells: Any) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "readme": readme,
+    "targets": lambda: targets(control=False),
+    "controls": lambda: targets(control=True),
+    "published": published,
+    "experiment": lambda: options("experiment"),
+    "configuration": lambda: options("config"),
+    "command line": command_line,
+}
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Fill in the generated parts of a page (called by mkdocs)."""
+    return re.sub(
+        r"^<!-- generated: (.+) -->$", lambda m: PARTS[m[1]](), markdown, flags=re.MULTILINE
+    )
