@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from subnetworks import kernels
 from subnetworks.checkpoints.quantised.settings import Settings
 from subnetworks.checkpoints.quantised.weight import Weight, refuse, written
 from subnetworks.checkpoints.reading import Checkpoint
@@ -32,9 +33,9 @@ GROUP = 32
 METHODS = (None, "mxfp4", "fp8", "unnamed")
 _POSITIVE = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 _VALUES = np.array(_POSITIVE + [-value for value in _POSITIVE], np.float32)
-# Both values of each byte, and their bits in E4M3, which has all of them.
+# Both values of each byte, and their bits in E4M3, which has all of them, as one uint16.
 _PAIRS = np.stack([_VALUES[np.arange(256) & 15], _VALUES[np.arange(256) >> 4]], axis=1)
-_CODES = encode(_PAIRS.reshape(-1), "F8_E4M3").reshape(256, 2)
+_CODES = encode(_PAIRS.reshape(-1), "F8_E4M3").view(np.uint16)
 # Bytes of transposed experts that are kept, of all checkpoints together.
 _KEPT = 256 << 20
 
@@ -119,12 +120,18 @@ class Reader:
         """Fill `buffer` from entry `offset` of the payload, as E4M3."""
         out = np.frombuffer(buffer, dtype=np.uint8)
         packed = self.payload.raw(offset // 2, -(-(offset + out.size) // 2)).view(np.uint8)
-        out[:] = _CODES[packed].reshape(-1)[offset % 2 :][: out.size]
+        out[:] = _CODES.take(packed).view(np.uint8)[offset % 2 :][: out.size]
 
 
 def multiplied(packed: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """Bits of bfloat16 weights: whole groups of bytes (uint8) times their scales (float32)."""
-    values = _PAIRS[packed.view(np.uint8)].reshape(-1, GROUP)
+    packed = packed.view(np.uint8)
+    codes = _CODES.take(packed).view(np.uint8)
+    out = np.empty(codes.size, np.uint16)
+    scales = kernels.Scales((1, codes.size), (1, GROUP), False, factors, 0, e5m2=False)
+    if kernels.dequantise(codes, 0, scales, out):
+        return out
+    values = _PAIRS[packed].reshape(-1, GROUP)
     with np.errstate(invalid="ignore", over="ignore"):
         return encode((values * factors[:, None]).reshape(-1), "BF16")
 
