@@ -45,7 +45,7 @@ class Controlled:
         effect: what is claimed.
         control: what is allowed for.
         before, after: the effect in words and numbers, as it stands and under the control.
-        left: the share of it that is left, on average; None where it is not one number.
+        left: the share of it that is left, on average; None where there is no such effect.
         reading: what that means, in plain words.
     """
 
@@ -58,10 +58,20 @@ class Controlled:
 
     @property
     def verdict(self) -> str:
-        """`stays` (nine tenths or more), `vanishes` (a tenth or less), else `shrinks`."""
-        if self.left is None or self.left >= _STAYS:
+        """`stays` (nine tenths or more), `vanishes` (a tenth or less), else `shrinks`.
+
+        `absent` where there is no effect to begin with.
+        """
+        if self.left is None:
+            return "absent"
+        if self.left >= _STAYS:
             return "stays"
         return "vanishes" if self.left <= _VANISHES else "shrinks"
+
+    @property
+    def is_less(self) -> bool:
+        """Whether the control takes something of the effect away."""
+        return self.verdict in ("shrinks", "vanishes")
 
     @property
     def shown(self) -> str:

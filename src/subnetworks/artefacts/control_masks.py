@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from subnetworks.artefacts.base import Benchmark, Overlap, Scored, Specification, Table, Update
+from subnetworks.artefacts.claims import TWO_SIDED_95
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.pairing import difference_of
 from subnetworks.artefacts.shared import frame, percent
@@ -59,7 +60,6 @@ SCHEMA = {
     "accuracy_stderr_pct": float,
     "difference_stderr_pct": float,
 }
-_TWO_SIDED_95 = 1.96
 
 
 class Row(Specification):
@@ -177,7 +177,7 @@ def said(frame: polars.DataFrame) -> list[str]:
 
 def _worse(row: dict[str, Any]) -> bool:
     """Whether an accuracy lies below that of full training by more than the noise."""
-    return bool(row["difference_pct"] < -_TWO_SIDED_95 * (row["difference_stderr_pct"] or 0))
+    return bool(row["difference_pct"] < -TWO_SIDED_95 * (row["difference_stderr_pct"] or 0))
 
 
 def _listed(rows: list[dict[str, Any]]) -> str:

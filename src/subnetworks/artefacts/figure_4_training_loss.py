@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from subnetworks.artefacts import style
 from subnetworks.artefacts.base import Figure, Logged, Specification, rows_of
-from subnetworks.artefacts.claims import TWO_SIDED_95, Claim
+from subnetworks.artefacts.claims import Claim
 from subnetworks.artefacts.lazy import polars
+from subnetworks.artefacts.pairing import mean_of_series
 from subnetworks.errors import UserError
 from subnetworks.results import Context
 
@@ -154,13 +154,11 @@ def claims(drawn: polars.DataFrame) -> Iterator[Claim]:
     for algorithm in drawn.filter(measure="loss")["algorithm"].unique(maintain_order=True):
         differences = drawn.filter(algorithm=algorithm, measure="loss")["difference"]
         late = differences.tail(max(2, differences.len() // 2))
-        mean = float(late.mean())  # type: ignore[arg-type]
-        error = float(late.std() or 0) / math.sqrt(late.len())  # type: ignore[arg-type]
-        low = mean < -TWO_SIDED_95 * error
+        mean, noise = mean_of_series(late.to_list())
         yield Claim(
             f"The loss of masked {algorithm} lies below the full run's",
-            "yes" if low else "no" if mean > TWO_SIDED_95 * error else "unclear",
-            f"{mean:+.2g} ± {error:.1g} over the second half of training",
+            "yes" if mean < -noise else "no" if mean > noise else "unclear",
+            f"{mean:+.2g} ± {noise:.1g} (95 %) over the second half of training",
             "below throughout (DPO)",
         )
 

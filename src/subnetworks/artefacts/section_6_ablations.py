@@ -10,8 +10,9 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from subnetworks.artefacts.base import FOLLOWED, Names, Specification, Table, rows_of
-from subnetworks.artefacts.claims import TWO_SIDED_95, Claim, graded
+from subnetworks.artefacts.claims import Claim, graded
 from subnetworks.artefacts.lazy import polars
+from subnetworks.artefacts.pairing import student_95
 from subnetworks.artefacts.published import Published, Quotes
 from subnetworks.artefacts.shared import frame, percent, published_row
 from subnetworks.artefacts.sheet import Column, text
@@ -214,7 +215,11 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
         off = [row for row in rows if row["regularised"] is False]
         if on and off:
             changes = [row["change_stderr_pct"] for row in rows[1:]]
-            noise = None if None in changes else _two_sided(rows[1]) * max(changes)
+            noise = (
+                None
+                if None in changes
+                else student_95(rows[1]["degrees_of_freedom"]) * max(changes)
+            )
             pairs.append((name, on[0]["sparsity_pct"], off[0]["sparsity_pct"], noise))
     if pairs:
         gains = [with_it - without for _, with_it, without, _ in pairs]
@@ -265,14 +270,6 @@ def _batches(rows: list[dict[str, Any]]) -> Iterator[Claim]:
             shown(alike[0]),
             "not tested",
         )
-
-
-# Two-sided 95 % quantiles of Student's t, by degrees of freedom.
-_STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31}
-
-
-def _two_sided(row: dict[str, Any]) -> float:
-    return _STUDENT.get(row["degrees_of_freedom"], TWO_SIDED_95)
 
 
 ARTEFACT = Table(

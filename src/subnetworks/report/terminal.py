@@ -33,7 +33,7 @@ def to_terminal(report: Report) -> str:
     )
     head = f"{report.results.name}: of {len(report.found)} effects {counted}"
     lines = [f"{head} (in brackets: the paper's)"]
-    shrunk = [c.effect for c in report.controlled if c.verdict != "stays"]
+    shrunk = [c.effect for c in report.controlled if c.is_less]
     room = LINES - 1 - bool(shrunk)
     lines += [f"{MARKS[f.appears]} {f.brief}" for f in report.found if f.brief][:room]
     if shrunk:

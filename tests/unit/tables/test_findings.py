@@ -172,6 +172,29 @@ def test_saves_are_sparse_and_accuracy_rises_beyond_noise(tmp_path, between, lat
 
 
 @pytest.mark.parametrize(
+    ("late", "expected"),
+    [
+        ([-0.3, -0.2] * 8, "yes"),
+        ([0.3, 0.2] * 8, "no"),
+        # Four waves: on average below, and as far above as below from one to the next.
+        ([-0.4] * 4 + [0.3] * 4 + [-0.4] * 4 + [0.3] * 4, "unclear"),
+    ],
+)
+def test_a_loss_is_lower_beyond_what_neighbouring_steps_have_in_common(tmp_path, late, expected):
+    schema = artefacts.load("figure_4_training_loss", Figure).types
+    rows = [
+        dict.fromkeys(schema)
+        | {"algorithm": "DPO", "measure": "loss", "step": step, "difference": value}
+        for step, value in enumerate([5.0] * 16 + late)
+    ]
+    (tmp_path / "figures").mkdir()
+    drawn = polars.DataFrame(rows, schema=schema)
+    drawn.write_csv(tmp_path / "figures" / "figure_4_training_loss.csv")
+    write(tmp_path, "table_1_update_sparsity", sparsity("GRPO", 80.0))
+    assert verdict(tmp_path, "The loss of masked DPO") == expected
+
+
+@pytest.mark.parametrize(
     ("with_it", "expected"), [(56.0, "yes"), (50.0, "yes"), (62.0, "unclear"), (90.0, "no")]
 )
 def test_a_regulariser_is_why_or_is_not(tmp_path, with_it, expected):

@@ -248,6 +248,13 @@ def test_what_is_left_of_an_overlap(tmp_path, chance, share, verdict):
     assert (remaining, shown) == (pytest.approx(share), verdict)
 
 
+def test_an_effect_that_is_not_there_is_absent(tmp_path):
+    row = {"label": "seeds", "o1_pct": 40.0, "uniform_o1_pct": 46.0}
+    written(tmp_path, "table_4_overlap", row | {"by_magnitude_o1_pct": 46.0})
+    found = left(tmp_path, "Subnetworks overlap", "chance matched by magnitude")
+    assert found == (None, "absent")
+
+
 def test_what_is_left_of_a_subnetwork_under_random_rewards(tmp_path):
     def row(algorithm, value):
         return {"algorithm": algorithm, "sparsity_pct": value, "bit_equal_pct": value}
