@@ -1,5 +1,6 @@
 """One new file is a new control: it is listed, planned, built and reported."""
 
+import hashlib
 import os
 import re
 import subprocess
@@ -85,8 +86,9 @@ def test_it_is_planned_with_what_it_reads_and_the_report_behind_it(checkout: Pat
 
 
 def test_it_is_built_and_reported(checkout: Path) -> None:
-    if not (ROOT / ".venvs" / "figures").exists():
-        pytest.skip("the environment figures is not built")
+    pins = hashlib.sha256((ROOT / "envs" / "locks" / "figures.txt").read_bytes()).hexdigest()
+    if not (ROOT / ".venvs" / "figures" / f".complete-{pins[:12]}").exists():
+        pytest.skip("the environment figures is not built from these pins")
     run = ("--cores", "1", "control_size", "--config", "experiment=said")
     done = run_snakemake(*run, folder=checkout)
     assert done.returncode == 0, done.stderr
@@ -95,6 +97,9 @@ def test_it_is_built_and_reported(checkout: Path) -> None:
         "source,label,n",
         "here,{braces},1234",
     ]
+    done = run_snakemake(*run, "--report", "workflow.html", folder=checkout)
+    assert done.returncode == 0, done.stderr
+    assert "<em>hand</em>" in (checkout / "workflow.html").read_text().replace("\\u003c", "<")
     done = subprocess.run(
         [
             *(str(checkout / ".venvs" / "figures" / "bin" / "python"), "-m", "subnetworks"),
