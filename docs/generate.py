@@ -6,6 +6,7 @@ is committed.
 """
 
 import csv
+import importlib.util
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -50,20 +51,26 @@ def published() -> str:
         (PUBLISHED / "README.md").read_text(),
         re.MULTILINE,
     )
-    lines = [_row(("the paper's", "target that computes ours", "how the paper's was taken"))]
+    lines = ["", _row(("the paper's", "target that computes ours", "how the paper's was taken"))]
     lines.append(_row(("---", "---", "---")))
     for name, what, origin in described:
         target = _target_of(name)
         ours = f"[{_code(target)}](targets.md#{target})" if target else ""
         lines.append(_row((f"[{what}](#{name})", ours, origin)))
-    for name, what, _ in described:
+    for name, what, origin in described:
         with (PUBLISHED / f"{name}.csv").open(newline="") as file:
             head, *rows = csv.reader(file)
-        lines += ["", f"### {_capital(what)} {{ #{name} }}", "", f"`workflow/published/{name}.csv`"]
+        title, _, shown = what.partition(": ")
+        lines += ["", f"## {_capital(title)} {{ #{name} }}", ""]
+        lines.append(f"{_capital(shown)}; {origin}." if shown else f"{_capital(origin)}.")
+        if target := _target_of(name):
+            source = artefacts.every()[target].source.relative_to(ROOT)
+            lines.append(f"Ours: target [`{target}`](targets.md#{target}), computed in `{source}`.")
+        lines += [f"The paper's: `workflow/published/{name}.csv`.", ""]
         if len(rows) > 60:
-            lines += ["", f"{len(rows)} rows with the columns {', '.join(head)}: see the file."]
+            lines += [f"{len(rows)} rows with the columns {', '.join(head)}: see the file."]
             continue
-        lines += ["", _row(_spaced(head)), _row("---" for _ in head), *map(_row, rows)]
+        lines += [_row(_spaced(head)), _row("---" for _ in head), *map(_row, rows)]
     return "\n".join(lines)
 
 
@@ -76,6 +83,10 @@ def _target_of(file: str) -> str:
 
 def options(name: str) -> str:
     """The keys of experiments, or of config.yaml: a table for every kind of entry."""
+    if importlib.util.find_spec("subnetworks.experiment.schemas"):
+        schemas = importlib.import_module("subnetworks.experiment.schemas")
+        experiment, _, configuration = schemas.tables().partition("### config.yaml\n")
+        return str(experiment if name == "experiment" else configuration)
     schema = yaml.safe_load((ROOT / "workflow" / "schemas" / f"{name}.schema.yaml").read_text())
     return "\n".join(_tables(schema, schema.get("$defs", {})))
 
