@@ -303,9 +303,10 @@ def stand_in(patch, cached):
     patch.setattr(rejection.finish, "shapes", lambda folder: {})
     patch.setattr(rejection, "check_problems", lambda folder: [problem])
     patch.setattr(rejection, "load_tokenizer", lambda folder: None)
+    patch.setattr(rejection, "check_ends", lambda *_: None)
     patch.setattr(rejection, "read_problems", lambda *_: [([1], None)])
     patch.setattr(rejection.state, "digest", lambda folder: "x")
-    patch.setattr(rejection, "generate", lambda *_: ["\\boxed{1}"])
+    patch.setattr(rejection, "generate", lambda *_: (["\\boxed{1}"], [False]))
     patch.setattr(rejection.rewards, "checked", lambda *_: 1)
 
     def train(parsed, machine, init, data, mask, output, folder, shapes, lock, results, keep):
@@ -340,7 +341,7 @@ def stand_in(patch, cached):
         with provenance.recorded(*(outputs.Output.of(*one) for one in kinds)):
             with files.atomic_path(samples) as temporary:
                 temporary.write_text("x")
-            keys = ("metric", "score", "stderr", "interval_95", "n")
+            keys = ("metric", "score", "stderr", "interval_95", "n", "cut")
             files.write_json(result, {**dict.fromkeys(keys, 0.0), "interval_95": [0.0, 0.0]})
         answers.discard()
         return None, {}
