@@ -16,7 +16,7 @@ pytest.importorskip("typer", reason="the command line needs typer")
 from subnetworks import artefacts, cli
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @cache
