@@ -86,6 +86,25 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_own(folder: Path, own: Callable[[str], bool]) -> None:
+    """Remove what is ours in a folder, and the folders in it, and itself, that are then empty.
+
+    Links are not followed, nor are folders entered through them.
+
+    Args:
+        folder: there need be none.
+        own: says of a file's or link's name, relative to `folder`, whether it is ours.
+    """
+    for here, inner, names in os.walk(folder, topdown=False):
+        links = [name for name in inner if os.path.islink(os.path.join(here, name))]
+        for name in [*names, *links]:
+            path = Path(here, name)
+            if own(path.relative_to(folder).as_posix()):
+                path.unlink()
+        with contextlib.suppress(OSError):
+            os.rmdir(here)
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary sibling of `path` to write; rename it over `path` if the block succeeds.

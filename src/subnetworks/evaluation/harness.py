@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -21,7 +20,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from subnetworks import outputs, provenance
+from subnetworks import files, outputs, provenance
 from subnetworks.errors import UserError
 from subnetworks.evaluation import backends, scores
 from subnetworks.evaluation import checkpoint as checkpoints
@@ -33,7 +32,7 @@ from subnetworks.evaluation.checkpoint import Checkpoint
 from subnetworks.evaluation.machine import Machine
 from subnetworks.evaluation.preparing import NoAccess, prepare, seed_all
 from subnetworks.evaluation.settings import Settings
-from subnetworks.evaluation.tasks import rows
+from subnetworks.evaluation.tasks import definitions, rows
 from subnetworks.files import canonical_json, locked, write_json
 from subnetworks.grading import grader
 from subnetworks.provenance import recorded, versions
@@ -184,6 +183,11 @@ def _tasks(output: Path) -> Path:
     return output / ".tasks"
 
 
+def _remove_tasks(folder: Path) -> None:
+    """Remove the definitions that were written for lm-eval, and no file of the user's."""
+    files.remove_own(folder, lambda name: definitions.is_own(folder / name))
+
+
 def _finished(benchmark: Benchmark, output: Path) -> bool:
     try:
         provenance.check(_result(benchmark, output))
@@ -223,8 +227,8 @@ def _score(
         console=console,
     )
     folder = _tasks(output)  # a kill leaves it, the next start replaces it
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    _remove_tasks(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     _quieten(all(benchmark.files is not None for benchmark in pending))
     with (
         progress,
@@ -255,7 +259,7 @@ def _score(
                 if (plain := opened.explain(error, benchmark.name)) is not None:
                     raise plain from error
                 raise
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove_tasks(folder)
         return seconds, skipped
 
 

@@ -1,16 +1,23 @@
 """A run's unfinished state: what may be resumed from, and what may not."""
 
 import json
-import shutil
+import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from subnetworks.files import canonical_json, remove, sha256, write_text
+from subnetworks.files import canonical_json, remove_own, sha256, write_text
 
 _TRACKER = "latest_checkpointed_iteration.txt"
 _FINGERPRINT = "run.json"
+# What trainers write into a run's state; whatever else lies there is the user's.
+_OWN = re.compile(
+    r"(?:latest_checkpointed_iteration\.txt(?:\.tmp)?|run\.json|steps-\d+-\d+\.jsonl|preference\.json"
+    r"|reference\w*\.npy|\.[^/]+\.part|hydra/.+|global_step_\d+/(?:\w+/)?(?:huggingface/.+|data\w*\.pt"
+    r"|(?:model|optim|extra_state)_world_size_\d+_rank_\d+\.pt|(?:fsdp_config|lora_train_meta)\.json))"
+)
 
 
 def prepare(state: Path, fingerprint: Mapping[str, Any]) -> None:
@@ -20,7 +27,7 @@ def prepare(state: Path, fingerprint: Mapping[str, Any]) -> None:
     mark = state / _FINGERPRINT
     if not mark.exists() or mark.read_text(encoding="utf-8") != text:
         clear(state)
-        state.mkdir(parents=True)
+        state.mkdir(parents=True, exist_ok=True)
         write_text(mark, text)
 
 
@@ -34,13 +41,23 @@ def ours(state: Path) -> bool:
 
 
 def clear(state: Path) -> None:
-    """Remove a run's state; what says whose it is goes last, so that a kill leaves it known."""
-    if not state.exists():
-        return
-    for path in state.iterdir():
-        if path.name != _FINGERPRINT:
-            remove(path)
-    remove(state)
+    """Remove a run's state, and nothing else that lies in its folder.
+
+    What says whose it is goes last, so that a kill leaves it known.
+    """
+    remove_own(state, lambda name: _is_own(name) and name != _FINGERPRINT)
+    (state / _FINGERPRINT).unlink(missing_ok=True)
+    with suppress(OSError):  # something of the user's is in it, or there is none
+        state.rmdir()
+
+
+def _is_own(name: str) -> bool:
+    return bool(_OWN.fullmatch(name))
+
+
+def _is_of(step: str) -> Callable[[str], bool]:
+    """Whether a file belongs to a saved step."""
+    return lambda name: name.startswith(f"{step}/") and _is_own(name)
 
 
 def resume_from(state: Path, logged: int) -> int:
@@ -58,7 +75,7 @@ def resume_from(state: Path, logged: int) -> int:
     resume = next(usable, 0)
     for step, folder in steps.items():
         if step > resume:
-            shutil.rmtree(folder)
+            remove_own(state, _is_of(folder.name))
     tracker = state / _TRACKER
     if resume:
         write_text(tracker, str(resume))

@@ -10,6 +10,7 @@ from subnetworks.errors import UserError
 from subnetworks.evaluation.settings import Settings
 from subnetworks.evaluation.tasks.rows import Files, read
 
+_MARK = "# Written by subnetworks evaluate."
 _HERE = Path(__file__).parent
 _READER = "subnetworks.evaluation.tasks.rows.dataset"
 
@@ -20,6 +21,15 @@ def stock_folder() -> Path:
     if found is None or not found.submodule_search_locations:
         raise UserError("lm_eval is not installed here; this verb runs in the evaluate environment")
     return Path(found.submodule_search_locations[0]) / "tasks"
+
+
+def is_own(file: Path) -> bool:
+    """Whether `write` wrote a file."""
+    try:
+        with open(file, encoding="utf-8") as lines:
+            return file.suffix == ".yaml" and lines.readline() == f"{_MARK}\n"
+    except (OSError, ValueError):
+        return False
 
 
 def write(
@@ -61,7 +71,7 @@ def write(
             text = yaml.safe_dump(_content(name, definition, settings, files, seed + sample))
             if files is not None:
                 text += f"custom_dataset: !function {_READER}\n"
-            (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+            (folder / f"{name}.yaml").write_text(f"{_MARK}\n{text}", encoding="utf-8")
             written[name] = (part, sample)
     return written
 
