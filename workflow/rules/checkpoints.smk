@@ -59,10 +59,12 @@ rule fetch_checkpoint:
     """Download a checkpoint from the Hub: weights, configuration and tokenizer, nothing else.
 
     Needs: the network (HF_TOKEN for gated repositories), unless it lies in the cache as locked.
-    Gives: a checkpoint folder whose weights lie in the shared cache; its entry in the experiment's
-    lock, if it has none yet.
+    Gives: a checkpoint folder whose weights lie in the shared cache (or, if they are to be loaded
+    and no safetensors, or an adapter with its base, are written as such); its entry in the
+    experiment's lock, if it has none yet.
     """
     input:
+        unpack(reads(inputs.base, "fetched")),
         environment("download"),
     output:
         manifest="<results>/checkpoints/{fetched}/manifest.json",
@@ -82,7 +84,7 @@ rule fetch_checkpoint:
     params:
         folder=subpath(output.manifest, parent=True),
         source=lambda wildcards: EXPERIMENT.hub_source("checkpoints", wildcards.fetched),
-        trust=lambda wildcards: options.trust(EXPERIMENT.checkpoints[wildcards.fetched]),
+        options=lambda wildcards: options.of_checkpoint(EXPERIMENT, wildcards.fetched, RESULTS),
         planned=lambda wildcards: inputs.planned(
             LOCKED.get(EXPERIMENT.hub_source("checkpoints", wildcards.fetched).key),
             Path(RESULTS, inputs.checkpoint(wildcards.fetched)),
@@ -94,15 +96,17 @@ rule fetch_checkpoint:
     shell:
         "in_stage download python -m subnetworks fetch {params.source:q} --output {params.folder}"
         " --cache {params.cache:q} --lock {params.lock:q} --planned {params.planned:q}"
-        " {params.trust} 2> >(tee {log} >&2)"
+        " {params.options} 2> >(tee {log} >&2)"
 
 
 rule link_checkpoint:
     """Take a checkpoint from a folder of one's own, without copying it.
 
-    Needs: the folder. Gives: a checkpoint folder of links into it.
+    Needs: the folder. Gives: a checkpoint folder of links into it (or, if it is to be loaded and is
+    no safetensors, or is an adapter with its base, of safetensors written of it).
     """
     input:
+        unpack(reads(inputs.base, "linked")),
         environment("measure"),
         source=lambda wildcards: EXPERIMENT.checkpoints[wildcards.linked]["path"],
     output:
@@ -116,9 +120,9 @@ rule link_checkpoint:
         conda("measure")
     params:
         folder=subpath(output.manifest, parent=True),
-        trust=lambda wildcards: options.trust(EXPERIMENT.checkpoints[wildcards.linked]),
+        options=lambda wildcards: options.of_checkpoint(EXPERIMENT, wildcards.linked, RESULTS),
     message:
         "Linking {input.source}"
     shell:
         "in_stage measure python -m subnetworks fetch {input.source:q} --output {params.folder}"
-        " {params.trust} 2> >(tee {log} >&2)"
+        " {params.options} 2> >(tee {log} >&2)"

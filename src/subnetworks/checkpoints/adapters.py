@@ -1,13 +1,15 @@
 """An adapter and its base, `adapter:PATH@BASE`, as the checkpoint that they make together."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from subnetworks.checkpoints.companions import with_config
+from subnetworks.checkpoints.companions import tokenizer, with_config
 from subnetworks.checkpoints.formats import adapter, safetensors, torch_zip
 from subnetworks.checkpoints.reading import Checkpoint
 from subnetworks.checkpoints.reading import open as open_checkpoint
-from subnetworks.checkpoints.storage import same_content
+from subnetworks.checkpoints.storage import Tensor, same_content
 from subnetworks.errors import UserError
 from subnetworks.tensors import is_head, is_token_embedding
 
@@ -16,19 +18,21 @@ _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _HEAD = "lm_head.weight"
 
 
-def open_adapter(source: str) -> Checkpoint:
+def open_adapter(path: Path, base: str | None, source: str) -> Checkpoint:
     """Open `adapter:PATH@BASE`.
 
+    Its tokenizer and chat template replace the base's, and `vocab_size` is that of the embedding.
+
     Args:
-        source: PATH is a folder as peft saves it, or the file in it; BASE is whatever
-            `subnetworks.checkpoints.open` takes, another adapter too.
+        path: a folder as peft saves it, or the file in it.
+        base: whatever `subnetworks.checkpoints.open` takes, another adapter too.
+        source: as the user named both.
 
     Raises:
         UserError: no base is named; the adapter is not LoRA, has what is not understood, or does
             not fit the base.
     """
-    text, _, base = source.removeprefix("adapter:").partition("@")
-    file = _file(Path(text))
+    file = _file(path)
     config = file.parent / adapter.CONFIG
     if not config.is_file():
         raise UserError(f"{config}: missing, without which its weights mean nothing; fetch it")
@@ -36,7 +40,7 @@ def open_adapter(source: str) -> Checkpoint:
     if not base:
         said = chosen.get("base_model_name_or_path")
         raise UserError(
-            f"{source}: no base named; say which: adapter:{text}@BASE"
+            f"{source}: no base named; say which: {source}@BASE"
             + (f" (it was trained on {said})" if isinstance(said, str) else "")
         )
     contents = (torch_zip if file.suffix == ".bin" else safetensors).read(file)
@@ -53,17 +57,35 @@ def open_adapter(source: str) -> Checkpoint:
     except BaseException:
         under.close()
         raise
-    settings = under.config if tied else {**under.config, "tie_word_embeddings": False}
+    settings = _settings(under, tensors, tied)
+    beside = with_config(under, settings)
+    if beside is not None:
+        beside |= tokenizer(file.parent)
     return replace(
         under,
         source=source,
         tensors=tensors,
         config=settings,
         files=[*under.files, file, config],
-        beside=with_config(under, settings),
+        beside=beside,
         folder=None,
         content=None,
     )
+
+
+def _settings(base: Checkpoint, tensors: Mapping[str, Tensor], tied: bool) -> dict[str, Any]:
+    """The base's configuration, adapted to a head and an embedding that were trained whole."""
+    config = base.config if tied else {**base.config, "tie_word_embeddings": False}
+    for name, tensor in tensors.items():
+        if is_token_embedding(name) and name in base.tensors:
+            if tensor.shape == base[name].shape:
+                continue
+            text = config.get("text_config")
+            if isinstance(text, Mapping):
+                config = {**config, "text_config": {**text, "vocab_size": tensor.shape[0]}}
+            if "vocab_size" in config or text is None:
+                config = {**config, "vocab_size": tensor.shape[0]}
+    return config
 
 
 def _file(path: Path) -> Path:

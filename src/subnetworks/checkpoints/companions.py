@@ -7,6 +7,7 @@ transformers reads, no code and nothing that is as large as weights.
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase as fnmatch
 from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -14,7 +15,7 @@ from typing import Any
 
 from subnetworks.checkpoints.reading import Checkpoint
 from subnetworks.errors import UserError
-from subnetworks.hub.sources import safe
+from subnetworks.hub.sources import TOKENIZER, safe
 from subnetworks.weights import PICKLES, SAFE
 
 # More chat templates, as transformers saves them beside the first.
@@ -80,6 +81,15 @@ def allowed(name: str) -> bool:
     )
 
 
+def tokenizer(folder: Path) -> dict[str, Companion]:
+    """The tokenizer in a folder, with its chat templates."""
+    return {
+        name: file
+        for name, file in _small(folder).items()
+        if any(fnmatch(name, glob) for glob in (*TOKENIZER, f"{TEMPLATES}/*"))
+    }
+
+
 def companions(checkpoint: Checkpoint) -> dict[str, Companion] | None:
     """What lies beside a checkpoint's weights, by name; None of weights alone.
 
@@ -87,10 +97,11 @@ def companions(checkpoint: Checkpoint) -> dict[str, Companion] | None:
     """
     if checkpoint.beside is not None:
         return dict(checkpoint.beside)
-    # Of a delta that does not say, what lies beside its base, whose files come last.
-    folder = checkpoint.files[-1].parent if checkpoint.files else Path("/nowhere")
-    if not (folder / "config.json").exists():
-        return None
+    folder = checkpoint.home
+    return _small(folder) if folder and (folder / "config.json").exists() else None
+
+
+def _small(folder: Path) -> dict[str, Companion]:
     paths = [*folder.iterdir(), *(folder / TEMPLATES).glob("*.jinja")]
     names = {path.relative_to(folder).as_posix(): path for path in paths if path.is_file()}
     return {

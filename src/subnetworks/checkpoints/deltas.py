@@ -49,7 +49,7 @@ import numpy as np
 
 from subnetworks.checkpoints.companions import Companion, allowed, companions
 from subnetworks.checkpoints.formats.safetensors import read_header, read_tensors
-from subnetworks.checkpoints.reading import Checkpoint
+from subnetworks.checkpoints.reading import Checkpoint, split_base
 from subnetworks.checkpoints.reading import open as open_checkpoint
 from subnetworks.checkpoints.storage import ITEMSIZE, File, Tensor
 from subnetworks.checkpoints.writing import PIECE, header
@@ -423,21 +423,9 @@ def base_of(source: str | os.PathLike[str]) -> str:
     Raises:
         UserError: the file is no delta, or its base is not where it was.
     """
-    file, base = split(os.fspath(source))
+    named, base = split_base(os.fspath(source).removeprefix("delta:"))
+    file = Path(named)
     return base or _recorded(file, metadata(file)["base_path"])
-
-
-def split(source: str) -> tuple[Path, str | None]:
-    """The file and the base in `delta:FILE@BASE`; the base may be missing.
-
-    Where FILE has an @ in its name, it is the longest beginning that is a file.
-    """
-    text = source.removeprefix("delta:")
-    ends = [k for k, letter in enumerate(text) if letter == "@"]
-    for end in [len(text), *reversed(ends), *ends[:1]]:
-        if Path(text[:end]).is_file() or end in ends[:1]:
-            return Path(text[:end]), text[end + 1 :] or None
-    return Path(text), None
 
 
 def open_delta(path: Path, base: str | None = None) -> Checkpoint:

@@ -6,14 +6,16 @@ from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 from typing import Any
 
-from subnetworks.checkpoints.formats import dcp, folders, torch_zip, verl_fsdp
+from subnetworks.checkpoints.formats import dcp, folders, slices, torch_zip, verl_fsdp, zero
 from subnetworks.checkpoints.manifest import NAME, write_manifest
+from subnetworks.checkpoints.reading import open as open_checkpoint
+from subnetworks.checkpoints.reading import places
 from subnetworks.errors import UserError
 from subnetworks.hub import client, locks
 from subnetworks.hub.sources import BESIDE, Source, needed, parse
 from subnetworks.outputs import claim
 from subnetworks.outputs import folder as made_folder
-from subnetworks.weights import INDEX, SAFE, TORCH, TORCH_INDEX
+from subnetworks.weights import INDEX, SAFE, TORCH, TORCH_INDEX, Choice
 
 
 def download(
@@ -52,8 +54,13 @@ def fetch(
     *,
     trusted: bool = False,
     planned: str = locks.NEW,
+    loadable: bool = False,
+    base: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Make `output` a checkpoint folder of links to `source`; returns its manifest.
+
+    With `loadable` what transformers, vLLM and the trainers here would not load, and with `base` an
+    adapter merged into it, is written as safetensors instead (see `converting`).
 
     Args:
         source: `hub:owner/name@revision`, maybe with `:folder`, a folder, or a single file with
@@ -64,6 +71,8 @@ def fetch(
         lock: the experiment's lock (see `download`).
         trusted: take its Python files, too, and let those who load it run them.
         planned: digest of the lock's entry when this was planned; another one is refused.
+        loadable: whether it is to be loaded, not only compared.
+        base: the base of an adapter, as `subnetworks.checkpoints.open` takes it.
 
     Raises:
         UserError: no such repository, revision or folder, no weights in it, a shard that its index
@@ -71,6 +80,7 @@ def fetch(
             (see `subnetworks.outputs`).
     """
     own = [] if source.startswith("hub:") else [source]
+    own += [str(path) for path in places(base)] if base else []
     claim("fetch", reads=own, folders=[output], beside=[cache, lock])
     facts: dict[str, Any] = {"source": source}
     known: dict[str, str] = {}
@@ -78,15 +88,16 @@ def fetch(
         kind = "hub"
         wanted = replace(parse(source), code=trusted)
         entry = locks.pinned(wanted, lock, cache)
-        origin = client.download(wanted, entry, cache, anew=True)
+        snapshot = client.download(wanted, entry, cache, anew=True)
         locks.require_planned(source, planned, entry)
         facts |= {"revision": entry.commit, "locked": entry.digest, "planned": planned}
         within = f"{wanted.folder}/" if wanted.folder else ""
-        found = {name.removeprefix(within): origin / name for name in entry.files}
+        found = {name.removeprefix(within): snapshot / name for name in entry.files}
         known = {n.removeprefix(within): c.sha256 for n, c in entry.files.items() if c.sha256}
+        origin = snapshot / wanted.inside
     else:
-        kind = "path"
-        found = _own(Path(source), trusted)
+        kind, origin = "path", Path(source)
+        found = _own(origin, trusted)
     if trusted:
         facts["trust_remote_code"] = True
     _whole(source, found)
@@ -94,6 +105,23 @@ def fetch(
         if name.endswith(TORCH) and not verl_fsdp.recognises(path):
             # Others than ourselves may open it: what could run code comes no further.
             torch_zip.read_file(path).close()
+    weights = [name for name in found if name.endswith((SAFE, *TORCH, ".distcp"))]
+    if base is None and Choice(tuple(weights)).adapter:
+        raise UserError(
+            f"{source}: an adapter, not a whole model; name the checkpoint that it belongs to "
+            "(--base, or in an experiment base:)"
+        )
+    if base is not None or (loadable and not all(_is_loadable(n, found[n]) for n in weights)):
+        from subnetworks.checkpoints import converting
+        from subnetworks.checkpoints.adapters import open_adapter
+
+        opened = open_adapter(origin, os.fspath(base), source) if base else open_checkpoint(origin)
+        with opened as checkpoint, made_folder(output, "fetch") as folder:
+            facts["notes"] = converting.write(checkpoint, folder)
+            if base is not None:
+                facts["base"] = os.fspath(base)
+            write_manifest(folder, name=Path(output).absolute().name, kind=kind, **facts)
+        return Path(output) / NAME
     with made_folder(output, "fetch") as folder:
         for name, path in found.items():
             link = folder / name
@@ -101,6 +129,14 @@ def fetch(
             link.symlink_to(path.resolve())
         write_manifest(folder, name=Path(output).absolute().name, kind=kind, known=known, **facts)
     return Path(output) / NAME
+
+
+def _is_loadable(name: str, path: Path) -> bool:
+    """Whether a file is safetensors of whole tensors, in the folder itself."""
+    from subnetworks.checkpoints.deltas import is_delta
+
+    plain = name.endswith(SAFE) and "/" not in name
+    return plain and not slices.recognises(path) and not is_delta(path)
 
 
 def _own(origin: Path, trusted: bool) -> dict[str, Path]:
@@ -129,7 +165,7 @@ def _own(origin: Path, trusted: bool) -> dict[str, Path]:
 
 def _sharded(origin: Path) -> dict[str, Path]:
     """The files of a checkpoint that several processes saved, and the configuration; or none."""
-    kind = next((kind for kind in (verl_fsdp, dcp) if kind.recognises(origin)), None)
+    kind = next((kind for kind in (verl_fsdp, dcp, slices, zero) if kind.recognises(origin)), None)
     if kind is None:
         return {}
     contents = kind.read(origin)  # names what is missing

@@ -29,7 +29,7 @@ def write_manifest(
         folder: the checkpoint; all its files (links followed, hidden ones and old manifests not)
             are hashed.
         name: the checkpoint's name.
-        kind: where it comes from: `make`, `hub`, `path`, `run` or `delta`.
+        kind: where it comes from: `make`, `hub`, `path`, `run`, `delta` or `convert`.
         known: SHA-256 of files that have been hashed already, by name.
         facts: anything else worth keeping, as JSON values.
     """

@@ -27,7 +27,9 @@ class Checkpoint:
         source: as the user named it.
         tensors: every stored tensor by name, in the order of the files.
         excluded: stored tensors that are not part of the model, with the reason.
+        unread: shapes of those of them that are of a dtype that is not known.
         config: `config.json`, or empty.
+        home: the folder with its configuration and tokenizer, if there are any.
         folder: the folder it was read from, where a manifest may know the files' digests.
         content: the digest of all tensors that the manifest has, if it has one.
         beside: the files beside the weights, where a delta says which (see `companions`).
@@ -37,8 +39,10 @@ class Checkpoint:
     source: str
     tensors: dict[str, Tensor]
     excluded: dict[str, str] = field(default_factory=dict)
+    unread: dict[str, tuple[int, ...]] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
+    home: Path | None = None
     folder: Path | None = None
     content: str | None = None
     beside: "Mapping[str, Companion] | None" = None
@@ -93,7 +97,8 @@ def open(source: str | os.PathLike[str]) -> Checkpoint:
             first). Which files of a folder are read: `subnetworks.weights`. A file that is a delta
             (`subnetworks.checkpoints.deltas`) stands for the checkpoint it makes of its base, which
             is looked for where it lay, or named: `delta:FILE@BASE`. A LoRA
-            adapter stands, as `adapter:PATH@BASE`, for its base with it merged in.
+            adapter stands, as `adapter:PATH@BASE`, for its base with it merged in; it may be one of
+            the Hub: `adapter:hub:owner/name@revision@BASE`.
 
     Raises:
         UserError: there is no such checkpoint, or it is damaged or incomplete, or asks for more
@@ -101,21 +106,16 @@ def open(source: str | os.PathLike[str]) -> Checkpoint:
     """
     text = os.fspath(source)
     if text.startswith("delta:"):
-        from subnetworks.checkpoints.deltas import open_delta, split
+        from subnetworks.checkpoints.deltas import open_delta
 
-        file, base = split(text)
-        return open_delta(file, base)
+        named, base = split_base(text.removeprefix("delta:"))
+        return open_delta(Path(named), base)
     if text.startswith("adapter:"):
         from subnetworks.checkpoints.adapters import open_adapter
 
-        return open_adapter(text)
-    if text.startswith("hub:"):
-        from subnetworks.checkpoints.fetching import download
-        from subnetworks.hub.sources import parse
-
-        path, _ = download(parse(text))
-    else:
-        path = Path(text)
+        named, base = split_base(text.removeprefix("adapter:"))
+        return open_adapter(_local(named), base, text)
+    path = _local(text)
     if path.is_dir():
         manifest.check_sizes(path)
         checkpoint = _open(text, path)
@@ -139,17 +139,11 @@ def places(*sources: str | os.PathLike[str]) -> list[Path]:
         kind, _, rest = text.partition(":")
         if kind == "hub":
             continue
-        file: Path = Path(text)
-        base: str | None = None
-        if kind == "delta":
-            from subnetworks.checkpoints.deltas import split
-
-            with suppress(UserError):
-                file, base = split(text)
-        elif kind == "adapter":
-            adapter, _, base = rest.partition("@")
-            file = Path(adapter)
+        named, base = split_base(rest) if kind in ("delta", "adapter") else (text, None)
         found += places(base) if base else []
+        if named.startswith("hub:"):
+            continue
+        file = Path(named)
         found.append(file)
         if file.suffix == SAFE and file.is_file():
             from subnetworks.checkpoints.deltas import base_of
@@ -159,16 +153,41 @@ def places(*sources: str | os.PathLike[str]) -> list[Path]:
     return found
 
 
+def _local(source: str) -> Path:
+    """Where a source lies here; what is of the Hub is fetched into its cache first."""
+    if not source.startswith("hub:"):
+        return Path(source)
+    from subnetworks.checkpoints.fetching import download
+    from subnetworks.hub.sources import parse
+
+    return download(parse(source))[0]
+
+
+def split_base(text: str) -> tuple[str, str | None]:
+    """What is named and its base in `PATH@BASE` or `hub:owner/name@revision@BASE`.
+
+    The base may be missing. Where a path has an @ in its name, it is the longest beginning that is
+    there.
+    """
+    ends = [k for k, letter in enumerate(text) if letter == "@"]
+    if text.startswith("hub:"):
+        end = ends[1] if len(ends) > 1 else len(text)
+    else:
+        there = (k for k in [len(text), *reversed(ends)] if Path(text[:k]).exists())
+        end = next(there, ends[0] if ends else len(text))
+    return text[:end], text[end + 1 :] or None
+
+
 def _open(source: str, path: Path) -> Checkpoint:
     """The checkpoint in a file or folder here, of whatever format."""
     found = formats.of(path)
     if found is None:
         raise UserError(_unknown(path))
     contents = found.read(path)
-    config = contents.config
+    here = path if path.is_dir() else path.parent
+    home = contents.home if contents.home and (contents.home / _CONFIG).exists() else here
     try:
-        if not config and path.is_dir():
-            config = folders.config(path)
+        config = folders.config(home)
     except BaseException:
         contents.close()
         raise
@@ -176,8 +195,10 @@ def _open(source: str, path: Path) -> Checkpoint:
         source,
         contents.tensors,
         contents.excluded,
-        config or {},
+        contents.unread,
+        config,
         contents.files,
+        home=home,
         notes=contents.notes,
         _open=contents.open,
     )
@@ -209,5 +230,6 @@ def _absent(path: Path) -> str:
     return f"{path}: no such file or folder"
 
 
+_CONFIG = "config.json"
 # `owner/name`, maybe with a revision.
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?(:[\w./-]+)?", re.ASCII)

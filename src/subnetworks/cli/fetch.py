@@ -26,6 +26,16 @@ def fetch(
     cache: Cache = None,
     lock: LockFile = None,
     planned: Planned = "new",
+    loadable: Annotated[
+        bool,
+        typer.Option(
+            "--loadable",
+            help="Write as safetensors what transformers and vLLM would not load.",
+        ),
+    ] = False,
+    base: Annotated[
+        str | None, typer.Option(help="The base of an adapter, which is merged into it.")
+    ] = None,
     trust_remote_code: Annotated[
         bool,
         typer.Option(
@@ -36,8 +46,8 @@ def fetch(
     """Make a checkpoint folder of links, with a manifest: weights, configuration and tokenizer.
 
     Every file is verified. Files of torch.save are taken where there are no safetensors, if they
-    hold tensors and nothing that runs. HF_TOKEN opens gated repositories; HF_ENDPOINT names another
-    Hub.
+    hold tensors and nothing that runs; an adapter with --base is written merged. HF_TOKEN opens
+    gated repositories; HF_ENDPOINT names another Hub.
 
     Examples:
 
@@ -49,9 +59,17 @@ def fetch(
     from subnetworks.provenance import recorded
 
     settings = {"source": source, "trust_remote_code": trust_remote_code}
+    settings |= {"base": base} if base else {}
     with recorded(output / "manifest.json", settings=settings):
         path = checkpoints.fetch(
-            source, output, cache, lock, trusted=trust_remote_code, planned=planned
+            source,
+            output,
+            cache,
+            lock,
+            trusted=trust_remote_code,
+            planned=planned,
+            loadable=loadable,
+            base=base,
         )
     typer.echo(path)
 

@@ -39,7 +39,10 @@ def inspect(path: Path, chat: bool) -> Checkpoint:
         raise UserError(f"{path}: no such folder; a checkpoint is a Hugging Face folder")
     config = _json(path / "config.json")
     if not any(path.glob("*.safetensors")):
-        raise UserError(f"{path}: no *.safetensors in it")
+        raise UserError(
+            f"{path}: no *.safetensors in it; if it is a checkpoint in another format, write it as "
+            f"such: subnetworks convert {path} --output DIR"
+        )
     if "auto_map" in config and not trusts(path):
         raise UserError(
             f"{path}/config.json: auto_map: its own code is not run unless it is trusted: "

@@ -26,6 +26,12 @@ SECTIONS = (
     "tables",
     "figures",
 )
+# What the command line takes for a checkpoint and `path` does not.
+_NOT_PATHS = {
+    "hub": "name the repository as 'hub'",
+    "adapter": "name the adapter's folder as 'path' and, as 'base', the checkpoint it belongs to",
+    "delta": "write it as a folder (subnetworks apply) and name that",
+}
 # Masks that a checkpoint's own weights choose.
 BY_WEIGHTS = ("magnitude", "principal")
 
@@ -80,6 +86,12 @@ class Experiment:
             for section in ("checkpoints", "datasets")
             for name in self.with_source(section, "hub")
         }
+
+    def is_loaded(self, name: str) -> bool:
+        """Whether a checkpoint is trained, sampled or evaluated, and not only compared."""
+        users = [run["init"] for run in self.runs.values()]
+        users += [entry.get("policy") for entry in self.datasets.values()]
+        return name in (*users, *self.evaluation)
 
     def before_of_mask(self, mask: str) -> str:
         """The checkpoint that a mask's update starts from (the weights it is drawn on)."""
@@ -309,6 +321,14 @@ def _check_references(experiment: Experiment, path: Path) -> None:
                 f"there are: {', '.join(sorted(known)) or 'none'}"
             )
 
+    for name, entry in experiment.checkpoints.items():
+        if "base" in entry:
+            check(f"checkpoints.{name}.base", entry["base"], ends, "checkpoint")
+        kind = str(entry.get("path", "")).partition(":")[0]
+        if remedy := _NOT_PATHS.get(kind):
+            raise UserError(
+                f"{path}: checkpoints.{name}.path: {entry['path']!r} is no path: {remedy}"
+            )
     for name, entry in experiment.datasets.items():
         if "policy" in entry:
             check(f"datasets.{name}.policy", entry["policy"], ends, "checkpoint")
@@ -360,6 +380,8 @@ def _check_cycles(experiment: Experiment, path: Path) -> None:
             for key, kind in (("policy", "checkpoints"), ("sample", "datasets"))
             if key in entry
         ]
+    for name, entry in experiment.checkpoints.items():
+        needs[f"checkpoints.{name}"] = [f"checkpoints.{entry['base']}"] if "base" in entry else []
     for name, run in experiment.runs.items():
         mask = [f"masks.{run['mask']}"] if "mask" in run else []
         needs[f"checkpoints.{name}"] = [
@@ -385,7 +407,7 @@ def _check_cycles(experiment: Experiment, path: Path) -> None:
         if node in trail:
             cycle = " -> ".join((*trail[trail.index(node) :], node))
             raise UserError(
-                f"{path}: cycle {cycle}; break it by naming another init, policy or mask"
+                f"{path}: cycle {cycle}; break it by naming another init, policy, base or mask"
             )
         if node not in done:
             for other in needs.get(node, []):

@@ -17,6 +17,12 @@ def checkpoint(name: str) -> str:
     return f"checkpoints/{name}/manifest.json"
 
 
+def base(experiment: Experiment, name: str) -> Files:
+    """The checkpoint that an adapter is merged into."""
+    entry = experiment.checkpoints[name]
+    return {"base": checkpoint(entry["base"]) if "base" in entry else []}
+
+
 def dataset(name: str) -> str:
     """The file that says a data set is complete."""
     return f"data/{name}/manifest.json"

@@ -22,6 +22,18 @@ def trust(entry: Mapping[str, Any]) -> str:
     return "--trust-remote-code" if entry.get("trust_remote_code") else ""
 
 
+def of_checkpoint(experiment: Experiment, name: str, folder: str) -> str:
+    """How it is fetched: whether its own code may run, whether it is loaded, and its base.
+
+    `folder` is that of the experiment's results.
+    """
+    entry = experiment.checkpoints[name]
+    found = [trust(entry)] if trust(entry) else []
+    found += ["--loadable"] if experiment.is_loaded(name) else []
+    found += [f"--base {folder}/checkpoints/{entry['base']}"] if "base" in entry else []
+    return " ".join(found)
+
+
 def of_update(update: Mapping[str, Any], *keys: str) -> str:
     """How much of an update is measured, and in what and at which tolerances, for those `keys`."""
     options = [

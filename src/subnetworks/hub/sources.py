@@ -8,12 +8,19 @@ from pathlib import PurePosixPath
 from typing import Literal
 
 from subnetworks.errors import UserError
-from subnetworks.weights import INDEX, PICKLES, SAFE, TORCH_INDEX, Choice, choose
+from subnetworks.weights import (
+    INDEX,
+    PICKLES,
+    SAFE,
+    TORCH_INDEX,
+    VERL,
+    Choice,
+    by_processes,
+    choose,
+)
 
 # Configuration and tokenizer, beside the weights; never a pickle that holds no weights.
-BESIDE = (
-    "config.json",
-    "generation_config.json",
+TOKENIZER = (
     "chat_template.jinja",
     "tokenizer*",
     "special_tokens_map.json",
@@ -22,6 +29,7 @@ BESIDE = (
     "vocab.txt",
     "merges.txt",
 )
+BESIDE = ("config.json", "generation_config.json", "hf_quant_config.json", *TOKENIZER)
 # Of a data set, unless its entry says otherwise.
 DATA_FILES = "*train*.parquet"
 _SOURCE = re.compile(
@@ -95,6 +103,8 @@ class Source:
             if file not in inside:
                 raise UserError(f"{self}: no such file in it; check the name")
             found: Choice | None = _named(inside, file)
+        elif saved := by_processes(inside):
+            found = Choice(tuple(saved))
         else:
             found = choose(inside, str(self), separator="/" if self.folder else ":")
         if found is None:
@@ -165,6 +175,8 @@ def _with_beside(names: list[str], found: Choice, code: bool) -> list[str]:
     """Weights, index, and what belongs to them in their folders."""
     weights = {*found.files, *([found.index] if found.index else [])}
     folders = {str(PurePosixPath(name).parent) for name in weights} | {"."}
+    if any(VERL.fullmatch(name) for name in weights):
+        folders.add("huggingface")
     beside = [*BESIDE, *(["*.py"] if code else []), *(["adapter_config.json"] * found.adapter)]
 
     def belongs(name: str) -> bool:

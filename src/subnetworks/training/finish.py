@@ -35,7 +35,10 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
     files = sorted(folder.glob("*.safetensors"))
     if not files or not (folder / "config.json").exists():
-        raise UserError(f"{folder}: not a checkpoint (needs config.json and *.safetensors)")
+        raise UserError(
+            f"{folder}: not a checkpoint (needs config.json and *.safetensors); if it is one in "
+            f"another format, write it as such: subnetworks convert {folder} --output DIR"
+        )
     found = {}
     for file in files:
         with safe_open(file, "np") as handle:

@@ -27,6 +27,7 @@ class Kind(Enum):
     ROWS = "of different numbers of rows"
     OTHER_ROWS = "rows on one side only"
     INTEGERS = "integers"
+    UNREAD = "of a dtype that is not known"
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def _cause(kind: Kind, entries: Sequence[Excluded], sources: tuple[str, str]) ->
     match kind:
         case Kind.BEFORE | Kind.AFTER:
             return f"{names}, only in {sources[kind is Kind.AFTER]}"
-        case Kind.INTEGERS:
+        case Kind.INTEGERS | Kind.UNREAD:
             return f"{names}, {entries[0].reason}"
     return f"{names} ({entries[0].reason})"
 
@@ -144,6 +145,8 @@ def _remedy(by_kind: Mapping[Kind, Sequence[Excluded]]) -> str:
         entry.is_inner_matrix for entries in by_kind.values() for entry in entries
     ):
         return "the vocabulary was resized: compare the common rows (--common-rows)"
+    if Kind.UNREAD in by_kind:
+        return "compare releases whose weights are of a dtype that is read here"
     one_side = [*by_kind.get(Kind.BEFORE, ()), *by_kind.get(Kind.AFTER, ())]
     if any(len(e.shape) == 3 and place(e.name).layer is not None for e in one_side):
         return (

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from subnetworks.checkpoints import Tensor
+from subnetworks.checkpoints.wrappers import unwrapped
 from subnetworks.errors import UserError
-from subnetworks.updates.names import unwrapped
 
 Side = dict[str, Tensor]
 _PLACES = ("layer", "expert")

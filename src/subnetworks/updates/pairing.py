@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from subnetworks.checkpoints import Checkpoint, Tensor, quantised
+from subnetworks.checkpoints.wrappers import without_wrappers
 from subnetworks.errors import UserError
 from subnetworks.numbers import FLOATS, narrower
 from subnetworks.tensors import Place, is_buffer, place
 from subnetworks.updates import coverage, name_maps, ties
 from subnetworks.updates.coverage import Excluded, Kind
-from subnetworks.updates.names import align, without_wrappers
+from subnetworks.updates.names import align
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,10 @@ def _parameters(
     """The parameters of one side by name; quantised weights come dequantised."""
     found: dict[str, Tensor] = {}
     for name, reason in checkpoint.excluded.items():
-        excluded.append(Excluded(name, f"{reason} ({side})"))
+        shape = checkpoint.unread.get(name, ())
+        unread = name in checkpoint.unread and not is_buffer(name, shape)
+        kind = Kind.UNREAD if unread else Kind.NONE
+        excluded.append(Excluded(name, f"{reason} ({side})", kind, shape))
     excluded += [Excluded(name, reason) for name, reason in reading.excluded.items()]
     for name, tensor in reading.tensors.items():
         if is_buffer(name, tensor.shape):

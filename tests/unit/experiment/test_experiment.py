@@ -14,7 +14,7 @@ import yaml
 
 from subnetworks.artefacts.asking import asked
 from subnetworks.errors import UserError
-from subnetworks.experiment import load, mask_sources, read_yaml, validate
+from subnetworks.experiment import inputs, load, mask_sources, options, read_yaml, validate
 
 ROOT = Path(__file__).parents[3]
 SCHEMA = ROOT / "workflow" / "schemas" / "experiment.schema.yaml"
@@ -188,6 +188,10 @@ def test_a_mistake_among_the_controls_is_one_clear_line(
         ),
         ({"runs.dpo.like": "dpo_sub"}, ["cycle", "like"]),
         ({"datasets.pairs.policy": "dpo"}, ["cycle", "datasets.pairs", "checkpoints.dpo"]),
+        ({"checkpoints.lora": {"path": "x", "base": "bse"}}, ["checkpoints.lora.base", "'base'"]),
+        ({"checkpoints.lora": {"path": "x", "base": "lora"}}, ["cycle", "checkpoints.lora"]),
+        ({"checkpoints.lora": {"path": "adapter:x@y"}}, ["checkpoints.lora.path", "'base'"]),
+        ({"checkpoints.hub": {"path": "hub:x/y@z"}}, ["checkpoints.hub.path", "'hub'"]),
         ({"checkpoints.sft": {"path": "x"}}, ["checkpoints.sft", "run of that name"]),
         ({"checkpoints.other": {"hubb": "a/b"}}, ["checkpoints.other", "make | hub | path"]),
         (
@@ -307,3 +311,22 @@ def test_the_quick_experiment_is_a_part_of_the_miniature() -> None:
         for name, spec in getattr(quick, section).items():
             for key, rows in spec.items():
                 assert all(row in whole[name][key] for row in rows), name
+
+
+def test_an_adapter_names_its_base_and_what_is_loaded_is_known(tmp_path: Path) -> None:
+    adapters = {
+        "checkpoints.lora": {"path": "mine/lora", "base": "sft"},
+        "checkpoints.other": {"hub": "owner/lora", "base": "lora"},
+        "updates.lora": {"before": "sft", "after": "lora"},
+    }
+    experiment = load(written(tmp_path, adapters), SCHEMA)
+    assert experiment.hub_source("checkpoints", "other").repository == "owner/lora"
+    loaded = [
+        name for name in ("base", "sft", "dpo", "lora", "other") if experiment.is_loaded(name)
+    ]
+    assert loaded == ["base", "sft", "dpo"]  # an init, a policy and what is evaluated
+    assert inputs.base(experiment, "lora") == {"base": "checkpoints/sft/manifest.json"}
+    assert inputs.base(experiment, "base") == {"base": []}
+    told = options.of_checkpoint(experiment, "other", "results/small")
+    assert told == "--base results/small/checkpoints/lora"
+    assert options.of_checkpoint(experiment, "base", "results/small") == "--loadable"

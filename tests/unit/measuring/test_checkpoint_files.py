@@ -322,8 +322,12 @@ def test_a_tensor_of_an_unknown_dtype_is_left_out_alone(tmp_path: Path) -> None:
     for name in ("a", "b"):
         tensors = {"v": entry(dtype="F4"), "w": entry(offsets=[4, 8])}
         header(tmp_path / f"{name}.safetensors", tensors, b"1234abcd")
-    found = updates.measure(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    pair = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    with pytest.raises(UserError, match=r"50.00%.*'v' and 1 more, of a dtype that is not known"):
+        updates.measure(*pair)
+    found = updates.measure(*pair, allow_partial=True)
     assert [counted.pair.name for counted in found.tensors] == ["w"]
+    assert found.compared_share == 0.5
     assert ("v", "of a dtype that is not known ('F4') (before)") in [
         (excluded.name, excluded.reason) for excluded in found.excluded
     ]

@@ -15,13 +15,14 @@ from subnetworks.checkpoints.formats import (
     slices,
     torch_zip,
     verl_fsdp,
+    zero,
 )
 from subnetworks.checkpoints.formats.contents import Contents, Format
 
 __all__ = ["FORMATS", "Contents", "Format", "of"]
 
 # Asked in this order: what is more special comes first.
-FORMATS: tuple[Format, ...] = (verl_fsdp, dcp, slices, adapter, safetensors, torch_zip)
+FORMATS: tuple[Format, ...] = (verl_fsdp, dcp, slices, zero, adapter, safetensors, torch_zip)
 
 
 def of(path: Path) -> Format | None:

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from subnetworks.checkpoints.storage import File, Tensor
+
+# Why a tensor is not read.
+UNKNOWN = "of a dtype that is not known"
 
 
 @dataclass
@@ -14,18 +17,20 @@ class Contents:
     Attributes:
         tensors: by name, in the order of the files; read on demand, in any pieces.
         excluded: what is stored beside them and is no tensor of the model, with the reason.
+        unread: shapes of those of them that are, but of a dtype that is not known.
         files: all files that are read.
         open: those that are to be closed in the end.
         notes: what a user should know of how it was read, a line each.
-        config: the model's configuration, where the format has its own place for it.
+        home: the folder with configuration and tokenizer, where it is not that of the files.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     excluded: dict[str, str] = field(default_factory=dict)
+    unread: dict[str, tuple[int, ...]] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
     open: list[File] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    config: dict[str, Any] | None = None
+    home: Path | None = None
 
     def close(self) -> None:
         """Close all files."""

@@ -117,7 +117,8 @@ def _fill(contents: Contents, folder: Path, index: Path) -> None:
         file.read_into(data, 0)
     finally:
         file.close()
-    value = pickles.read(data, str(index), _RECORDS)
+    remedy = f"fetch it again, or convert it where it was saved ({_CONVERT} {folder} model.pt)"
+    value = pickles.read(data, str(index), _RECORDS, remedy)
     tensors, planned = _field(value, "state_dict_metadata"), _field(value, "planner_data")
     where = _field(value, "storage_data")
     if not isinstance(tensors, dict) or not isinstance(where, dict):

@@ -8,8 +8,9 @@ from typing import Any
 from subnetworks.checkpoints.formats.contents import Contents
 from subnetworks.errors import UserError
 from subnetworks.hub.sources import safe
-from subnetworks.weights import SAFE, Choice, choose
+from subnetworks.weights import Choice, choose
 
+_MODELOPT = "hf_quant_config.json"
 # Reads one file; the tensors' names get the prefix.
 Reader = Callable[[Path, str], Contents]
 
@@ -21,11 +22,6 @@ def choice(folder: Path) -> Choice | None:
         return set(weight_map(folder / index).values())
 
     here = [p.name for p in folder.iterdir() if not p.is_dir()]
-    if "zero_to_fp32.py" in here and not any(name.endswith(SAFE) for name in here):
-        raise UserError(
-            f"{folder}: shards of DeepSpeed's ZeRO; gather them first (in it: python "
-            "zero_to_fp32.py . OUT) and name OUT"
-        )
     if found := choose(here, str(folder), indexed=indexed):
         return found
     within = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()]
@@ -48,14 +44,8 @@ def read_choice(folder: Path, found: Choice, read: Reader) -> Contents:
     """Read what was chosen as one checkpoint.
 
     Raises:
-        UserError: an adapter alone; a file or tensor that an index names is missing; a tensor is
-            there twice.
+        UserError: a file or tensor that an index names is missing; a tensor is there twice.
     """
-    if found.adapter:
-        raise UserError(
-            f"{folder / found.files[0]}: an adapter, not a whole model; merge it into its base "
-            "first"
-        )
     if found.index:
         contents = read_indexed(folder / found.index, read)
     else:
@@ -67,7 +57,7 @@ def read_choice(folder: Path, found: Choice, read: Reader) -> Contents:
         contents.notes.append(f"{folder}: read {read_}; not {', '.join(found.left)} beside it")
     inside = {path.parent for path in contents.files}
     if len(inside) == 1 and inside != {folder}:
-        contents.config = config(inside.pop())
+        contents.home = inside.pop()
     return contents
 
 
@@ -106,6 +96,7 @@ def _gather(
             gathered.notes += part.notes
             for name, reason in part.excluded.items():
                 gathered.excluded.setdefault(name, reason)
+            gathered.unread |= part.unread
             for name, tensor in part.tensors.items():
                 if only is not None and only.get(name) != path.relative_to(folder).as_posix():
                     gathered.excluded.setdefault(name, f"in {path.name} but not in the index")
@@ -126,9 +117,15 @@ def _gather(
 
 
 def config(folder: Path) -> dict[str, Any]:
-    """A folder's `config.json`, or nothing."""
-    path = folder / "config.json"
-    return json_object(path) if path.exists() else {}
+    """A folder's `config.json`, with what ModelOpt writes beside it; or nothing."""
+    path, further = folder / "config.json", folder / _MODELOPT
+    found = json_object(path) if path.exists() else {}
+    if further.exists() and not found.get("quantization_config"):
+        # Where ModelOpt's exporters say how the weights are quantised.
+        section = json_object(further).get("quantization")
+        if isinstance(section, dict):
+            found["quantization_config"] = {"quant_method": "modelopt", **section}
+    return found
 
 
 def json_object(path: Path) -> dict[str, Any]:

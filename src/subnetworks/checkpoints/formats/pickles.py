@@ -98,7 +98,9 @@ class _Refused(Exception):
     """What is wrong, without the place."""
 
 
-def read(data: bytes | bytearray, where: str, records: Collection[str] = ()) -> object:
+def read(
+    data: bytes | bytearray, where: str, records: Collection[str] = (), remedy: str = ""
+) -> object:
     """The value that a pickle describes.
 
     Args:
@@ -106,6 +108,7 @@ def read(data: bytes | bytearray, where: str, records: Collection[str] = ()) -> 
         where: what errors call it.
         records: names (`module.name`) of classes and functions whose objects are wanted as they
             are described, as `Record`s.
+        remedy: what a user can do with a file that is refused, if that is not to save it again.
 
     Raises:
         UserError: it names anything else, is malformed, or holds more than weights need.
@@ -116,7 +119,8 @@ def read(data: bytes | bytearray, where: str, records: Collection[str] = ()) -> 
         value = _Machine(bytes(data), frozenset(records)).run()
         _require_tree(value)
     except _Refused as refused:
-        raise UserError(f"{where}: {refused}") from None
+        why = str(refused).replace(_REMEDY, remedy) if remedy else str(refused)
+        raise UserError(f"{where}: {why}") from None
     except (LookupError, ValueError, TypeError, struct.error, MemoryError) as error:
         raise UserError(f"{where}: a damaged pickle: fetch it again") from error
     return value

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from subnetworks.checkpoints.formats import folders, strangers
-from subnetworks.checkpoints.formats.contents import Contents
+from subnetworks.checkpoints.formats.contents import UNKNOWN, Contents
 from subnetworks.checkpoints.storage import ITEMSIZE, File, Span, Tensor
 from subnetworks.errors import UserError
 from subnetworks.weights import INDEX, SAFE
@@ -29,7 +29,7 @@ def read(path: Path) -> Contents:
 
 
 def _read_file(path: Path, prefix: str = "") -> Contents:
-    unknown: dict[str, str] = {}
+    unknown: dict[str, tuple[str, tuple[int, ...]]] = {}
     file, tensors, metadata = read_tensors(path, prefix, unknown)
     if str(metadata.get("format")).startswith("subnetworks-"):
         file.close()
@@ -37,7 +37,9 @@ def _read_file(path: Path, prefix: str = "") -> Contents:
             f"{path}: a {metadata['format'].split('-')[1]}, not a part of a checkpoint; name one "
             "file, not its folder"
         )
-    return Contents(tensors, unknown, files=[path], open=[file])
+    reasons = {name: f"{UNKNOWN} ({ascii(dtype)[:40]})" for name, (dtype, _) in unknown.items()}
+    shapes = {name: shape for name, (_, shape) in unknown.items()}
+    return Contents(tensors, reasons, shapes, files=[path], open=[file])
 
 
 def read_header(file: File, *, any_dtype: bool = False) -> tuple[dict[str, Any], int]:
@@ -127,12 +129,14 @@ def _check(header: dict[str, Any], file: File, data: int, any_dtype: bool) -> No
 
 
 def read_tensors(
-    path: Path, prefix: str = "", unknown: dict[str, str] | None = None
+    path: Path,
+    prefix: str = "",
+    unknown: dict[str, tuple[str, tuple[int, ...]]] | None = None,
 ) -> tuple[File, dict[str, Tensor], dict[str, str]]:
     """All tensors of one file by name, and its metadata. Raises `UserError` as `read_header`.
 
     Tensors of a dtype that is not known are refused, or, where `unknown` is given, left out and
-    named there with the reason.
+    named there with dtype and shape.
     """
     file = File(path)
     header, data = read_header(file, any_dtype=unknown is not None)
@@ -140,7 +144,7 @@ def read_tensors(
     tensors = {}
     for name, entry in header.items():
         if unknown is not None and entry["dtype"] not in ITEMSIZE:
-            unknown[prefix + name] = f"of a dtype that is not known ({ascii(entry['dtype'])[:40]})"
+            unknown[prefix + name] = entry["dtype"], tuple(entry["shape"])
             continue
         reader = Span(file, data + entry["data_offsets"][0])
         tensors[prefix + name] = Tensor(

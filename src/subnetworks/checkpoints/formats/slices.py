@@ -50,10 +50,10 @@ def read(path: Path) -> Contents:
             f"{path}: the slices of one process, not whole tensors; name the folder with those of "
             f"all: {path.parent}"
         )
-    config = folders.config(path)
-    path = _folder(path) or path
+    home, path = path, _folder(path) or path
+    home = home if (home / "config.json").exists() else path
     files = _complete(path)
-    contents = Contents(files=files, config=config or folders.config(path))
+    contents = Contents(files=files, home=home)
     parts: dict[str, list[Chunk]] = {}
     try:
         for file in files:
@@ -104,15 +104,18 @@ def _offsets(
         ):
             raise TypeError
     except (KeyError, TypeError, ValueError, RecursionError) as error:
+        lost = isinstance(error, KeyError) and error.args[0] in tensors
+        what = f"that of {error.args[0]!r} lies" if lost else "they lie"
         raise UserError(
-            f"{file}: not said where its slices lie ({_INFO} in its metadata); save it again"
+            f"{file}: one process's slices, and {_INFO} in its metadata does not say where {what}; "
+            f"merge those of all processes with {_CONSOLIDATE}, or save it again"
         ) from error
     return offsets
 
 
 def _require_whole(folder: Path, contents: Contents) -> None:
     """Raise `UserError` if the last processes' files are missing, as far as that can be told."""
-    vocabulary = (contents.config or {}).get("vocab_size")
+    vocabulary = folders.config(contents.home or folder).get("vocab_size")
     for name, tensor in contents.tensors.items():
         if is_token_embedding(name) and isinstance(vocabulary, int) and tensor.shape:
             if tensor.shape[0] < vocabulary:

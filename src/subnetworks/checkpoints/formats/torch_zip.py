@@ -5,15 +5,22 @@ The pickle in them is read as data (`pickles`), the weights from where they lie 
 as trainers save it, is found where it is the only one.
 """
 
+import re
 from pathlib import Path
 
 from subnetworks.checkpoints.formats import folders, strangers
 from subnetworks.checkpoints.formats.archives import DTYPES, Archive
-from subnetworks.checkpoints.formats.contents import Contents
+from subnetworks.checkpoints.formats.contents import UNKNOWN, Contents
 from subnetworks.checkpoints.formats.pickles import Ordered, Record, View
 from subnetworks.checkpoints.storage import File
 from subnetworks.errors import UserError
 from subnetworks.weights import TORCH, TORCH_INDEX
+
+# What trainers call the state dict in what they save, and what lies beside it.
+_MODEL = ("model", "model_state_dict", "state_dict", "module", "network")
+_BESIDE = re.compile(
+    r"(?i)(optim|opt$|.*sched|.*scaler|.*rng|random|(global_)?step|epoch|iter|loss|best)"
+)
 
 
 def recognises(path: Path) -> bool:
@@ -50,7 +57,8 @@ def read_file(path: Path, prefix: str = "") -> Contents:
             if not isinstance(value, View):
                 contents.excluded[full] = f"not a tensor ({_kind(value)})"
             elif value.dtype not in DTYPES:
-                contents.excluded[full] = f"of a dtype that is not known (torch.{value.dtype})"
+                contents.excluded[full] = f"{UNKNOWN} (torch.{value.dtype})"
+                contents.unread[full] = value.shape
             else:
                 contents.tensors[full] = archive.tensor(full, value)
     except BaseException:
@@ -80,6 +88,13 @@ def _state_dict(value: object, path: Path, contents: Contents) -> dict[object, o
         raise UserError(f"{path}: holds {_kind(value)}, no state dict; save model.state_dict()")
     inside = {key: part for key, part in value.items() if _holds_tensors(part)}
     own = _holds_tensors(value)
+    named = [key for key in inside if key in _MODEL]
+    others = {key: part for key, part in value.items() if key not in named}
+    if len(named) == 1 and all(
+        _BESIDE.match(str(key)) or not (isinstance(part, View) or _holds_tensors(part))
+        for key, part in others.items()
+    ):
+        inside, own = {named[0]: inside[named[0]]}, False
     if own and not inside:
         return value
     names = ", ".join(ascii(key)[:100] for key in inside)

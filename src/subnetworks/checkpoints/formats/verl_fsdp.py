@@ -5,18 +5,17 @@ DTensors (`subnetworks.checkpoints.formats.dtensor`), or plain ones that every p
 them lie optimiser and random states, which are not read, and `huggingface/` with the configuration.
 """
 
-import re
 from pathlib import Path
 
-from subnetworks.checkpoints.formats import dtensor, folders
+from subnetworks.checkpoints.formats import dtensor
 from subnetworks.checkpoints.formats.archives import DTYPES, Archive
 from subnetworks.checkpoints.formats.contents import Contents
 from subnetworks.checkpoints.formats.pickles import View
 from subnetworks.checkpoints.formats.sharding import Chunk, join
 from subnetworks.checkpoints.storage import File, Tensor, same_content
 from subnetworks.errors import UserError
+from subnetworks.weights import VERL as _SHARD
 
-_SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
 _HUGGINGFACE = "huggingface"
 _ADAPTER = "lora_adapter"
 _MERGER = "python -m verl.model_merger merge --backend fsdp"
@@ -63,7 +62,7 @@ def read(path: Path) -> Contents:
     try:
         contents.tensors = _tensors(path, files, contents)
         beside = path / _HUGGINGFACE
-        contents.config = folders.config(beside)
+        contents.home = beside if beside.is_dir() else path
         if any(beside.glob("*.safetensors")):
             contents.notes.append(f"{path}: read verl's own files, not {_HUGGINGFACE} beside them")
     except BaseException:
@@ -117,8 +116,14 @@ def _tensors(folder: Path, files: list[Path], contents: Contents) -> dict[str, T
     copies: set[str] = set()
     for rank, path in enumerate(files):
         contents.open.append(File(path))
-        archive = Archive(contents.open[-1])
-        state = archive.value(dtensor.RECORDS)
+        try:
+            archive = Archive(contents.open[-1])
+            state = archive.value(dtensor.RECORDS)
+        except UserError as error:
+            raise UserError(
+                f"{error}; or merge it where it was saved: {_MERGER} --local_dir {folder} "
+                "--target_dir OUT"
+            ) from error
         if not isinstance(state, dict):
             raise UserError(f"{path}: no state dict; save the checkpoint again")
         if rank and state.keys() != parts.keys():
