@@ -25,9 +25,9 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of few-shot choice and sampling.")] = 0,
     redo: Annotated[bool, typer.Option("--redo", help="Score anew what is there.")] = False,
 ) -> None:
-    """Score a checkpoint on benchmarks: one JSON a score, with its standard error.
+    """Score a checkpoint on benchmarks: one JSON file per score, with its standard error.
 
-    Every benchmark also leaves its answers, one row a question, in <benchmark>.samples.parquet. cut
+    Every benchmark also leaves its answers, one row per question, in <benchmark>.samples.parquet. cut
     counts the answers that were cut off at max_tokens and are wrong for that. An
     evaluation that was stopped goes on where it was.
 

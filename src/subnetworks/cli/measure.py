@@ -75,7 +75,7 @@ def measure(
         Path | None, typer.Option("--json", help="Write the summary here (- for standard output).")
     ] = None,
     table: Annotated[
-        Path | None, typer.Option(help="Write one row a tensor here (.parquet).")
+        Path | None, typer.Option(help="Write one row per tensor here (.parquet).")
     ] = None,
     mask: Annotated[
         Path | None, typer.Option(help="Write the subnetwork's bit map here (.safetensors).")

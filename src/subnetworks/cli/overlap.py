@@ -32,7 +32,7 @@ def overlap(
         Path | None, typer.Option("--json", help="Write the summary here (- for standard output).")
     ] = None,
     table: Annotated[
-        Path | None, typer.Option(help="Write one row a tensor here (.parquet).")
+        Path | None, typer.Option(help="Write one row per tensor here (.parquet).")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Cores to use (default: all).")] = None,
 ) -> None:

@@ -29,7 +29,7 @@ def rank(
         Path | None, typer.Option("--json", help="Write the summary here (- for standard output).")
     ] = None,
     table: Annotated[
-        Path | None, typer.Option(help="Write one row a matrix here (.parquet).")
+        Path | None, typer.Option(help="Write one row per matrix here (.parquet).")
     ] = None,
     angles: Annotated[
         int, typer.Option(min=0, help="Also the principal angles of this many directions.")

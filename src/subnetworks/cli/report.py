@@ -18,7 +18,7 @@ def report(
         ),
     ] = None,
     published: Published = Path("workflow/published"),
-    text: Annotated[bool, typer.Option("--text", help="Print a line a finding.")] = False,
+    text: Annotated[bool, typer.Option("--text", help="Print one line per finding.")] = False,
     brief: Annotated[bool, typer.Option("--brief", help="Print the gist in ten lines.")] = False,
 ) -> None:
     """Say which of the paper's effects appear, which do not, and in what numbers.

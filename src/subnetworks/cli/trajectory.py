@@ -12,7 +12,7 @@ def trajectory(
         Path | None, typer.Option("--json", help="Write the summary here (- for standard output).")
     ] = None,
     table: Annotated[
-        Path | None, typer.Option(help="Write one row a step here (.parquet).")
+        Path | None, typer.Option(help="Write one row per step here (.parquet).")
     ] = None,
 ) -> None:
     """Follow a run: weights never updated, updated then cancelled, and changed at the end.
