@@ -27,9 +27,9 @@ def evaluate(
 ) -> None:
     """Score a checkpoint on benchmarks: one JSON file per score, with its standard error.
 
-    Every benchmark also leaves its answers, one row per question, in <benchmark>.samples.parquet. cut
-    counts the answers that were cut off at max_tokens and are wrong for that. An
-    evaluation that was stopped goes on where it was.
+    Every benchmark also leaves its answers, one row per question, in <benchmark>.samples.parquet.
+    cut counts the answers that were cut off at max_tokens and are wrong for that. An evaluation
+    that was stopped goes on where it was.
 
     Example:
 
