@@ -68,7 +68,7 @@ lint: bootstrap ## Check style, types, the workflow and the documentation
 
 docs: bootstrap ## Build the documentation into build/docs; a broken link is an error
 	@$(BOOTSTRAP)/bin/python envs/build.py docs --into .venvs/docs
-	@NO_MKDOCS_2_WARNING=1 .venvs/docs/bin/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 .venvs/docs/bin/mkdocs build --strict
 	@echo "The documentation: $(CURDIR)/build/docs/index.html"
 
 docs-serve: docs ## Serve it at http://127.0.0.1:8000 and follow changes
