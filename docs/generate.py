@@ -6,21 +6,20 @@ is committed.
 """
 
 import csv
-import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import typer.testing
-import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
 from subnetworks import artefacts, cli  # noqa: E402
 from subnetworks.artefacts.published import Published  # noqa: E402
+from subnetworks.experiment import schemas  # noqa: E402
 
 PUBLISHED = ROOT / "workflow" / "published"
 
@@ -83,36 +82,7 @@ def _target_of(file: str) -> str:
 
 def options(name: str) -> str:
     """The keys of experiments, or of config.yaml: a table for every kind of entry."""
-    if importlib.util.find_spec("subnetworks.experiment.schemas"):
-        schemas = importlib.import_module("subnetworks.experiment.schemas")
-        experiment, _, configuration = schemas.tables().partition("### config.yaml\n")
-        return str(experiment if name == "experiment" else configuration)
-    schema = yaml.safe_load((ROOT / "workflow" / "schemas" / f"{name}.schema.yaml").read_text())
-    return "\n".join(_tables(schema, schema.get("$defs", {})))
-
-
-def _tables(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterator[str]:
-    for title, part in (("Sections", schema), *definitions.items()):
-        if not part.get("properties"):
-            continue
-        yield from ("", f"### {title.replace('_', ' ').capitalize()}", "")
-        yield from ("| key | values | |", "|---|---|---|")
-        for key, entry in part["properties"].items():
-            reference = entry.get("$ref", "").rpartition("/")[2]
-            named = definitions.get(reference, {})
-            values = _values({**named, **entry})
-            values = f"{values} ({reference.replace('_', ' ')})" if reference else values
-            mark = ", required" if key in part.get("required", []) else ""
-            text = entry.get("description", named.get("description", ""))
-            yield _row((f"`{key}`{mark}", values, " ".join(text.split())))
-
-
-def _values(entry: Mapping[str, Any]) -> str:
-    if "enum" in entry:
-        return ", ".join(f"`{value}`" for value in entry["enum"])
-    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    bounds = ", ".join(f"{sign} {entry[key]}" for key, sign in signs.items() if key in entry)
-    return f"{entry.get('type', '')} {bounds}".strip()
+    return schemas.tables(name)
 
 
 def command_line() -> str:

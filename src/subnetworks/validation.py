@@ -98,8 +98,9 @@ def matching(pattern: str, words: str) -> Any:
 
 # A number such as 8.0 is whole.
 Whole = Annotated[int, BeforeValidator(_whole)]
-Count = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
-Positive = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
+Count = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
+Positive = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
+AtLeastTwo = Annotated[int, Field(ge=2), BeforeValidator(_whole)]
 Rate = Annotated[float, Field(ge=0)]
 Above = Annotated[float, Field(gt=0)]
 Share = Annotated[

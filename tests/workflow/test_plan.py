@@ -128,7 +128,10 @@ def test_changed_pins_rebuild_the_environment_and_plan_all_that_runs_in_it(copy:
         ("config.yaml", "accelerator: cpu", "acelerator: cpu", "did you mean 'accelerator'"),
         ("config.yaml", "accelerator: cpu", "accelerator: tpu", "there are: cpu, cuda"),
         ("config.yaml", "experiment: mini", "experiment: mimi", "there are: mini"),
+        ("config.yaml", "accelerator: cpu", "accelerator: cpu\naccelerator: cpu", "is there twice"),
         ("experiments/mini.yaml", "init: sft", "init: stf", "runs.grpo.init"),
+        ("experiments/mini.yaml", "data: problems", "data: preferences", "grpo needs problems"),
+        ("experiments/mini.yaml", "steps: 60", "steps: 060", "mini.yaml:41: runs.grpo.steps: 060"),
         ("experiments/mini.yaml", "task: math500", "task: math50", "did you mean 'math500'"),
         ("experiments/mini.yaml", "chat: true", "temperature: 1", "has no 'temperature'"),
     ],
@@ -143,6 +146,23 @@ def test_a_mistake_in_the_configuration_is_one_clear_line(
     printed = done.stdout + done.stderr
     assert words in printed
     assert "Traceback" not in printed
+
+
+def test_an_experiment_is_no_configuration(copy: Path) -> None:
+    done = run_snakemake("-n", "--configfile", "experiments/mini.yaml", folder=copy)
+    assert done.returncode != 0
+    assert "--config experiment=NAME" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_devices_that_do_not_divide_a_batch_are_refused(copy: Path) -> None:
+    path = copy / "config.yaml"
+    path.write_text(path.read_text().replace("devices: 1", "devices: 3", 1))
+    done = run_snakemake("-n", "--cores", "1", folder=copy)
+    assert done.returncode != 0
+    assert "batch_size (64) must be a multiple of the accelerator's devices (3)" in (
+        done.stdout + done.stderr
+    )
 
 
 def test_the_order_of_keys_reruns_nothing() -> None:

@@ -46,13 +46,12 @@ rule lock:
         conda("download")
     params:
         experiment=os.path.relpath(EXPERIMENT.source),
-        schema=os.path.relpath(SCHEMAS / "experiment.schema.yaml"),
         cache=config["cache"],
     message:
         "Locking {params.experiment}"
     shell:
         "in_stage download python -m subnetworks lock {params.experiment:q}"
-        " --schema {params.schema:q} --cache {params.cache:q} 2> >(tee {log} >&2)"
+        " --cache {params.cache:q} 2> >(tee {log} >&2)"
 
 
 rule fetch_checkpoint:

@@ -15,8 +15,7 @@ from subnetworks.artefacts import code
 from subnetworks.artefacts.asking import asked
 from subnetworks.artefacts.published import Published
 from subnetworks.errors import UserError
-from subnetworks.evaluation.settings import parse as parse_benchmark
-from subnetworks.experiment import inputs, options
+from subnetworks.experiment import checks, inputs, options
 from subnetworks.files import canonical_json, sha256, write_changed
 from subnetworks.hub import locks
 
@@ -26,33 +25,27 @@ if unsafe := re.search(r"[^\w/.,:@%+=~ -]", str(ROOT)):
         f"{str(ROOT)!r}: a shell would read {unsafe.group()!r} in the path of this checkout; move it"
     )
 
-SCHEMAS = ROOT / "workflow" / "schemas"
 RESULTS = f"results/{config['experiment']}"
 try:
-    experiments.validate(
-        {key: value for key, value in config.items() if key != "pathvars"},
-        experiments.read_yaml(SCHEMAS / "config.schema.yaml"),
-        "config.yaml",
+    CONFIGURATION = experiments.configuration(
+        {key: value for key, value in config.items() if key != "pathvars"}, ROOT / "config.yaml"
     )
-    if config["accelerator"] not in config["accelerators"]:
-        raise UserError(
-            f"config.yaml: accelerator: no entry {config['accelerator']!r} in accelerators; "
-            f"there are: {', '.join(config['accelerators'])}"
-        )
-    EXPERIMENT = experiments.load(
-        ROOT / "experiments" / f"{config['experiment']}.yaml",
-        SCHEMAS / "experiment.schema.yaml",
-    )
+    EXPERIMENT = experiments.load(ROOT / "experiments" / f"{CONFIGURATION.experiment}.yaml")
     ASKED = asked(EXPERIMENT)
     # What the Hub gave when it was first asked; fetching adds what is new.
     LOCK = EXPERIMENT.source.with_suffix(".lock")
     LOCKED = locks.read(LOCK)
-    # A task that is not known should not be found out after a week of training.
-    for name in EXPERIMENT.benchmarks:
-        try:
-            parse_benchmark(name, options.of_benchmark(EXPERIMENT, name, RESULTS))
-        except UserError as error:
-            raise UserError(f"experiments/{config['experiment']}.yaml: {error}") from None
+    # What is wrong should not be found out after a week of training.
+    _TRAINING = f"train-{CONFIGURATION.machine.kind}"
+    checks.check(
+        EXPERIMENT,
+        CONFIGURATION.machine,
+        checks.Modules.of(
+            ROOT,
+            Path(config["environments"]) / _TRAINING,
+            ROOT / "envs" / "locks" / f"{_TRAINING}.txt",
+        ),
+    )
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

@@ -9,7 +9,7 @@ from subnetworks.artefacts.base import FOLLOWED, Artefact, Specification, requir
 from subnetworks.experiment import Experiment
 from subnetworks.experiment.facts import facts_of
 from subnetworks.files import canonical_json
-from subnetworks.validation import Origin, hint, not_allowed, parse
+from subnetworks.validation import Origin, Place, hint, not_allowed, parse
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,15 @@ def asked(experiment: Experiment) -> dict[str, Asked]:
         UserError: the experiment asks for an artefact that is not known, says of one what it may
             not be told, or names a thing that the experiment does not have.
     """
-    origin = Origin(str(experiment.source))
+    origin = experiment.origin
     known = every()
     for kind in ("tables", "figures"):
         names = [name for name, artefact in known.items() if artefact.kind == kind]
         for name in getattr(experiment, kind):
             if name not in names:
-                raise origin.error((kind,), not_allowed(name, names), name)
+                raise origin.error(
+                    experiment.place((kind, name))[:-1], not_allowed(name, names), name
+                )
     return {
         name: Asked(artefact, _specification(artefact, experiment, origin))
         for name, artefact in known.items()
@@ -69,7 +71,7 @@ def _specification(
     given = getattr(experiment, artefact.kind).get(artefact.name)
     if given is None:
         return None
-    place = (artefact.kind, artefact.name)
+    place = experiment.place((artefact.kind, artefact.name))
     spec = parse(artefact.specification, given, origin, place)
     _check(spec, _known(experiment), origin, place)
     filled = spec.filled(lambda section, name: facts_of(experiment, section, name))
@@ -94,7 +96,7 @@ def _check(
     spec: Specification,
     known: Mapping[str, Mapping[str, Any]],
     origin: Origin,
-    place: tuple[str, str],
+    place: Place,
 ) -> None:
     for key, mark, name in spec.named():
         there = known[mark.section]

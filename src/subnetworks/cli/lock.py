@@ -8,9 +8,6 @@ import typer
 
 def lock(
     experiment: Annotated[Path, typer.Argument(help="experiments/NAME.yaml.")],
-    schema: Annotated[Path, typer.Option(help="The schema of experiments.")] = Path(
-        "workflow/schemas/experiment.schema.yaml"
-    ),
     cache: Annotated[
         Path | None, typer.Option(help="Where downloads will lie: is there room for them?")
     ] = None,
@@ -30,8 +27,8 @@ def lock(
     from subnetworks.outputs import claim
 
     path = experiment.with_suffix(".lock")
-    claim("lock", reads=[experiment, schema], beside=[path, cache])
-    loaded = experiments.load(experiment, schema)
+    claim("lock", reads=[experiment], beside=[path, cache])
+    loaded = experiments.load(experiment)
     report = locks.lock(path, loaded.hub_sources(), cache)
     for line in report:
         typer.echo(line)

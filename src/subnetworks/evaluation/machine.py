@@ -1,99 +1,74 @@
 """The machine that an evaluation runs on: its keys, checked, with what they default to."""
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from subnetworks import precision
-from subnetworks.errors import UserError
+from subnetworks.validation import Above, Count, Positive, Rate, SettingsModel
+from subnetworks.validation import parse as parse_model
 
-BACKENDS = ("served", "vllm", "hf")
-DTYPES = ("auto", "bfloat16", "float16", "float32")
 _SEQUENCES = {"cpu": 128, "cuda": 256}
 _READY_WITHIN_S = {"cpu": 600.0, "cuda": 1800.0}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """What differs from machine to machine; zero means the default of its kind.
+class Serving(SettingsModel):
+    """How a machine evaluates; zero means the default of its kind."""
 
-    Attributes:
-        kind: cpu or cuda.
-        devices: GPUs that a checkpoint is spread over (tensor parallel size).
-        threads: cores.
-        backend: `served` (vLLM as a server of its own), `vllm` (in this process), `hf`
-            (transformers).
-        dtype: of the weights and activations; by default (auto) bfloat16, or float32 where the
-            processor is faster at that, which gives a bfloat16 checkpoint's weights as they are.
-        bfloat16: how the accelerator computes in bf16, for `auto` (`subnetworks.precision`).
-        memory_share: of each GPU's memory that vLLM takes.
-        kv_cache_gb: vLLM's cache on a CPU.
-        max_model_len: the longest prompt and answer together, in tokens; by default what the
-            benchmarks need.
-        sequences: requests that vLLM works on at the same time (128, on cuda 256).
-        batch_size: prompts side by side under `hf`.
-        ready_within_s: patience with a server that starts (600, on cuda 1800).
+    backend: Literal["served", "vllm", "hf"] = Field(
+        "served", description="A vLLM server of its own, vLLM in the process, or transformers."
+    )
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto",
+        description="Of the weights and activations: bfloat16, or (auto) float32 where the "
+        "processor is faster at that, which gives a bfloat16 checkpoint's weights as they are.",
+    )
+    memory_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="Share of each GPU's memory that vLLM takes."
+    )
+    kv_cache_gb: Above = Field(1.0, description="vLLM's cache on a CPU.")
+    max_model_len: Count = Field(
+        0, description="Longest prompt and answer together, in tokens; 0 is what is needed."
+    )
+    sequences: Count = Field(
+        0, description="Requests worked on at the same time; 0 is 128 on a CPU, 256 on cuda."
+    )
+    batch_size: Positive = Field(8, description="Prompts side by side under hf.")
+    ready_within_s: Rate = Field(
+        0.0, description="Patience with a server that starts; 0 is 600 on a CPU, 1800 on cuda."
+    )
+
+
+class Machine(Serving):
+    """What differs from machine to machine.
+
+    `devices` are GPUs that a checkpoint is spread over (tensor parallel size), `bfloat16` is how
+    the accelerator computes in bf16 where dtype is auto (`subnetworks.precision`).
     """
 
-    kind: str
-    devices: int = 1
-    threads: int = 1
-    backend: str = "served"
-    dtype: str = "auto"
-    bfloat16: str = "auto"
-    memory_share: float = 0.9
-    kv_cache_gb: float = 1
-    max_model_len: int = 0
-    sequences: int = 0
-    batch_size: int = 8
-    ready_within_s: float = 0
+    kind: Literal["cpu", "cuda"]
+    devices: Positive = 1
+    threads: Positive = 1
+    bfloat16: precision.Bfloat16 = "auto"
 
-    def __post_init__(self) -> None:
-        choices = {
-            "kind": _SEQUENCES,
-            "backend": BACKENDS,
-            "dtype": DTYPES,
-            "bfloat16": get_args(precision.Bfloat16),
+    def model_post_init(self, context: Any) -> None:
+        """Put the kind's defaults in place."""
+        resolved: dict[str, Any] = {
+            "dtype": precision.of_serving(self.kind, self.bfloat16)
+            if self.dtype == "auto"
+            else self.dtype,
+            "sequences": self.sequences or _SEQUENCES[self.kind],
+            "ready_within_s": self.ready_within_s or _READY_WITHIN_S[self.kind],
         }
-        for key, allowed in choices.items():
-            if getattr(self, key) not in allowed:
-                raise UserError(
-                    f"accelerator: no {key} {getattr(self, key)!r}; there are: {', '.join(allowed)}"
-                )
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type is str:
-                continue
-            kinds = (int,) if field.type is int else (int, float)
-            least_is_zero = field.default == 0
-            if (
-                not isinstance(value, kinds)
-                or isinstance(value, bool)
-                or value < 0
-                or (value == 0 and not least_is_zero)
-            ):
-                raise UserError(f"accelerator: {field.name}: {value!r} is not a positive number")
-        if self.memory_share > 1:
-            raise UserError(f"accelerator: memory_share: {self.memory_share} is more than all")
-        if self.dtype == "auto":
-            how = cast(precision.Bfloat16, self.bfloat16)
-            object.__setattr__(self, "dtype", precision.of_serving(self.kind, how))
-        object.__setattr__(self, "sequences", self.sequences or _SEQUENCES[self.kind])
-        object.__setattr__(
-            self, "ready_within_s", self.ready_within_s or _READY_WITHIN_S[self.kind]
-        )
+        for name, value in resolved.items():
+            object.__setattr__(self, name, value)
 
     def as_dict(self) -> dict[str, Any]:
         """All keys with their values."""
-        return dataclasses.asdict(self)
+        return self.model_dump()
 
 
 def parse(accelerator: Mapping[str, Any]) -> Machine:
     """The machine of those keys; `UserError` names what is unknown or wrong."""
-    allowed = [field.name for field in dataclasses.fields(Machine)]
-    if unknown := [key for key in accelerator if key not in allowed]:
-        raise UserError(f"accelerator: unknown key {unknown[0]!r}; allowed: {', '.join(allowed)}")
-    if "kind" not in accelerator:
-        raise UserError("accelerator: missing key 'kind'; there are: cpu, cuda")
-    return Machine(**accelerator)
+    return parse_model(Machine, accelerator, "accelerator")

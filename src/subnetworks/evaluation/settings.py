@@ -1,53 +1,112 @@
 """How a benchmark is asked: its entry's keys, checked and completed with the task's defaults."""
 
-import dataclasses
-import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
+
+from pydantic import Field, model_validator
 
 from subnetworks.errors import UserError
 from subnetworks.evaluation import tasks
 from subnetworks.evaluation.tasks import Task
+from subnetworks.validation import (
+    Count,
+    Positive,
+    Rate,
+    SettingsModel,
+    not_allowed,
+    quoted,
+    shown,
+    wrong,
+)
+from subnetworks.validation import parse as parse_model
 
 
-@dataclass(frozen=True)
-class Settings:
-    """One benchmark's settings.
+class Settings(SettingsModel):
+    """One benchmark's settings; what is left open is as the task's definition has it."""
 
-    Attributes:
-        task: one of `tasks.TASKS`.
-        data: a file of JSON lines, or a folder with `test.jsonl`; None reads the Hub.
-        revision: the commit of the Hub's data set; needed without `data`.
-        shots: examples before each question.
-        chat: whether the checkpoint's chat template is applied.
-        instruction: text appended to the problem (MATH500).
-        limit: only so many rows, of each part.
-        max_tokens: the longest answer, in tokens.
-        temperature: 0 is greedy.
-        samples: answers per question; more than one needs a temperature.
-    """
+    task: str = Field(description="Whose definition: " + ", ".join(tasks.TASKS) + ".")
+    data: str | None = Field(
+        None, description="A file of JSON lines, or a folder with test.jsonl, in the task's schema."
+    )
+    revision: str | None = Field(
+        None, description="The commit of the Hub's data set; needed without data."
+    )
+    shots: Count = Field(0, description="Examples before each question.")
+    chat: bool = Field(False, description="Whether the checkpoint's chat template is applied.")
+    instruction: str = Field("", description="Text appended to the problem (MATH500).")
+    limit: Positive | None = Field(None, description="Only so many rows, of each part.")
+    max_tokens: Count = Field(0, description="The longest answer, in tokens.")
+    temperature: Rate = Field(0.0, description="0 is greedy.")
+    samples: Positive = Field(
+        1, description="Answers per question; more than one needs a temperature."
+    )
 
-    task: str
-    data: str | None
-    revision: str | None
-    shots: int
-    chat: bool
-    instruction: str
-    limit: int | None
-    max_tokens: int
-    temperature: float
-    samples: int
+    @model_validator(mode="before")
+    @classmethod
+    def _completed(cls, values: Any) -> Any:
+        """Fill in what the task's definition says, once it is known that it has such a thing."""
+        if not isinstance(values, Mapping):
+            return values
+        if "task" not in values:
+            raise wrong(f"missing key 'task'; allowed: {', '.join(tasks.TASKS)}")
+        name = values["task"]
+        if not isinstance(name, str) or name not in tasks.TASKS:
+            raise wrong(f"task: {not_allowed(name, tasks.TASKS)}", "task")
+        task = tasks.TASKS[name]
+        unfit = {"max_tokens", "temperature", "samples", "instruction"} if task.chooses else set()
+        if not task.chooses and not task.instructed:
+            unfit = {"instruction"}
+        given = unfit & values.keys()
+        if given:
+            raise wrong(f"{name} has no {quoted(sorted(given))}", sorted(given)[0])
+        return {
+            **{key: _default(task, key) for key in ("shots", "chat", "instruction", "max_tokens")},
+            **{key: value for key, value in values.items() if value is not None},
+        }
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        task = self.definition
+        if self.data is not None and self.revision is not None:
+            raise wrong("data and revision exclude each other", "revision")
+        commit = re.fullmatch(r"[0-9a-f]{40}", self.revision or "")
+        if self.data is None and not self.made and not commit:
+            raise wrong(
+                f"revision: expected a commit (40 hexadecimal digits) of {task.hub}, got "
+                f"{shown(self.revision)}; or name local rows with data",
+                "revision",
+            )
+        if not task.chooses and self.max_tokens < 1:
+            raise wrong(f"max_tokens: must be at least 1, got {self.max_tokens}", "max_tokens")
+        if self.shots and not task.shots:
+            raise wrong(f"{task.name} is asked without examples; set shots: 0", "shots")
+        if self.samples > 1 and self.temperature == 0:
+            raise wrong(
+                f"samples: {self.samples} greedy answers would all be the same; set a temperature",
+                "samples",
+            )
+        return self
 
     @property
     def definition(self) -> Task:
         """The task these settings are for."""
         return tasks.TASKS[self.task]
 
+    @property
+    def made(self) -> bool:
+        """Whether the rows are made here, so that they need no source."""
+        return False
+
     def as_dict(self) -> dict[str, Any]:
         """All settings by name."""
-        return dataclasses.asdict(self)
+        return self.model_dump()
+
+
+def _default(task: Task, key: str) -> Any:
+    """What a task's definition says, or what every task has."""
+    defaults: dict[str, Any] = {"temperature": 0.0, "samples": 1}
+    return defaults[key] if key in defaults else getattr(task, key)
 
 
 def parse(name: str, entry: Mapping[str, Any]) -> Settings:
@@ -59,69 +118,4 @@ def parse(name: str, entry: Mapping[str, Any]) -> Settings:
     where = f"benchmark {name}"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise UserError(f"{where}: a name of letters, digits, '_', '-' and '.' is needed")
-    allowed = [field.name for field in dataclasses.fields(Settings)]
-    for key in entry:
-        if key not in allowed:
-            close = difflib.get_close_matches(key, allowed, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise UserError(f"{where}: unknown key {key!r}{hint}; allowed: {', '.join(allowed)}")
-    if "task" not in entry:
-        raise UserError(f"{where}: missing key 'task'; known tasks: {', '.join(tasks.TASKS)}")
-    task = tasks.find(str(entry["task"]), where)
-    defaults: dict[str, Any] = {
-        "data": None,
-        "revision": None,
-        "shots": task.shots,
-        "chat": task.chat,
-        "instruction": task.instruction,
-        "limit": None,
-        "max_tokens": task.max_tokens,
-        "temperature": 0.0,
-        "samples": 1,
-    }
-    settings = Settings(**{**defaults, **entry})
-    _check(settings, task, where, set(entry))
-    return dataclasses.replace(settings, temperature=float(settings.temperature))
-
-
-def _check(settings: Settings, task: Task, where: str, given: set[str]) -> None:
-    def need(right: bool, key: str, what: str) -> None:
-        if not right:
-            raise UserError(f"{where}: {key}: {getattr(settings, key)!r} is not {what}")
-
-    def whole(value: object, least: int) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-    need(settings.data is None or isinstance(settings.data, str), "data", "a path")
-    need(isinstance(settings.instruction, str), "instruction", "text")
-    need(isinstance(settings.chat, bool), "chat", "true or false")
-    need(whole(settings.shots, 0), "shots", "a number of examples")
-    need(settings.limit is None or whole(settings.limit, 1), "limit", "a number of rows")
-    need(whole(settings.samples, 1), "samples", "a number of answers")
-    need(
-        isinstance(settings.temperature, int | float) and settings.temperature >= 0,
-        "temperature",
-        "zero or more",
-    )
-    if settings.data is None:
-        need(
-            isinstance(settings.revision, str)
-            and re.fullmatch(r"[0-9a-f]{40}", settings.revision) is not None,
-            "revision",
-            f"a commit (40 hexadecimal digits) of {task.hub}; or name local rows with 'data'",
-        )
-    elif settings.revision is not None:
-        raise UserError(f"{where}: 'data' and 'revision' exclude each other")
-    if task.chooses:
-        unfit = given & {"max_tokens", "temperature", "samples", "instruction"}
-    else:
-        need(whole(settings.max_tokens, 1), "max_tokens", "a number of tokens")
-        unfit = set() if task.instructed else given & {"instruction"}
-    if unfit:
-        raise UserError(f"{where}: {task.name} has no {', '.join(map(repr, sorted(unfit)))}")
-    if settings.shots and not task.shots:
-        raise UserError(f"{where}: {task.name} is asked without examples; set shots: 0")
-    if settings.samples > 1 and settings.temperature == 0:
-        raise UserError(
-            f"{where}: samples: {settings.samples} greedy answers would all be the same"
-        )
+    return parse_model(Settings, entry, where)

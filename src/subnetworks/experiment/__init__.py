@@ -5,12 +5,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-
 from subnetworks.errors import UserError
-from subnetworks.experiment import reading
+from subnetworks.experiment import models, reading
 from subnetworks.hub.sources import DATA_FILES, Source
-from subnetworks.validation import hint, quoted
+from subnetworks.validation import Origin, Place, SettingsModel, hint, parse, quoted, shown
 
 Section = dict[str, dict[str, Any]]
 SECTIONS = (
@@ -43,7 +41,8 @@ class Experiment:
     Every section maps a name to its settings. A run implies a checkpoint and an update of its
     name, every update a mask of its name, and every agreement the updates it is read from and the
     overlap of its two masks. What the file's `controls` names is in the same sections;
-    `of_controls` lists, by section, the names that nothing else in the file gives.
+    `of_controls` lists, by section, the names that nothing else in the file gives. `models` has
+    what the file itself says, the controls too, as settings models.
     """
 
     name: str
@@ -60,6 +59,16 @@ class Experiment:
     figures: Section
     source: Path = field(repr=False)
     of_controls: Mapping[str, frozenset[str]] = field(default_factory=dict, repr=False)
+    origin: Origin = field(default=Origin("experiment"), repr=False)
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+
+    def place(self, place: Place) -> Place:
+        """Where an entry (`place`: its section, its name, …) is: among the controls, perhaps."""
+        return _place(self.origin, place)
+
+    def error(self, place: Place, text: str, key: object = None) -> UserError:
+        """What is wrong with an entry, as one line."""
+        return _error(self.origin, place, text, key)
 
     def named(self, section: str, *, controls: bool = False) -> list[str]:
         """Names in `section` but those of the controls; with `controls`, those alone."""
@@ -129,145 +138,161 @@ def mask_sources(entry: Mapping[str, Any]) -> list[str]:
     raise AssertionError(entry)
 
 
-def validate(value: Any, schema: Mapping[str, Any], source: str) -> None:
-    """Check `value` against a JSON schema.
-
-    Raises `UserError` for the first violation (in document order): it names the key and lists what
-    is allowed there.
-    """
-    validator = jsonschema.Draft202012Validator(schema)
-    errors = sorted(
-        validator.iter_errors(value), key=lambda error: [str(p) for p in error.absolute_path]
-    )
-    if errors:
-        raise UserError(f"{source}: {_explain(errors[0])}")
-
-
-def _explain(error: jsonschema.ValidationError) -> str:
-    path = ".".join(str(part) for part in error.absolute_path)
-    where = f"{path}: " if path else ""
-    rule = error.schema
-    match error.validator:
-        case "additionalProperties" | "propertyNames":
-            allowed = sorted(rule.get("properties", {}))
-            unknown = [key for key in error.instance if key not in allowed]
-            if error.validator == "propertyNames" or not allowed:
-                return f"{where}{error.message}"
-            close = hint(unknown[0], allowed)
-            return f"{where}unknown key {quoted(unknown)}{close}; allowed: {', '.join(allowed)}"
-        case "required":
-            missing = [key for key in error.validator_value if key not in error.instance]
-            return f"{where}missing key {quoted(missing)}"
-        case "enum":
-            allowed = [str(choice) for choice in error.validator_value]
-            close = hint(str(error.instance), allowed)
-            return f"{where}{error.instance!r} is not allowed{close}; allowed: {', '.join(allowed)}"
-        case "type":
-            return f"{where}expected {error.validator_value}, got {error.instance!r}"
-        case "oneOf" | "anyOf":
-            choices = [", ".join(choice.get("required", [])) for choice in error.validator_value]
-            return f"{where}needs exactly one of: {' | '.join(filter(None, choices))}"
-        case _:
-            return f"{where}{error.message}"
-
-
-def read_yaml(path: Path) -> Any:
-    """What a YAML file holds (`subnetworks.experiment.reading`)."""
-    return reading.read(path).value
-
-
-def load(path: Path, schema: Path) -> Experiment:
+def load(path: Path) -> Experiment:
     """Load, check and complete the experiment in `path`.
 
     Args:
-        path: the experiment file (`experiments/<name>.yaml`).
-        schema: the JSON schema (`workflow/schemas/experiment.schema.yaml`).
+        path: the experiment file (`experiments/<name>.yaml`). What its tables and figures may be
+            given, `subnetworks.artefacts` checks.
 
     Raises:
         UserError: an unknown key, a wrong type, a reference to something that is not there, a name
-            used twice, or a cycle; one line that names the key and what is allowed.
+            used twice, or a cycle; one line that names file, line and key, and what is allowed.
     """
-    raw = read_yaml(path)
+    document = reading.read(path)
+    origin = document.origin
+    if not isinstance(document.value, dict):
+        raise origin.error((), f"expected sections such as runs, got {shown(document.value)}")
+    raw = _followed(_without_empty(document.value), origin)
+    file = parse(models.ExperimentFile, raw, origin)
+    return _with_controls(raw, file, path, origin)
+
+
+def configuration(given: Mapping[str, Any], file: Path) -> models.Configuration:
+    """The machine settings, as config.yaml and the command line give them.
+
+    Args:
+        given: all of them by key.
+        file: where config.yaml lies; it is read for what Snakemake does not tell of it, keys that
+            are there twice and the lines of the others.
+
+    Raises:
+        UserError: as `load` does; or an experiment is given for a configuration.
+    """
+    if sections := [key for key in given if key in (*SECTIONS, "controls")]:
+        raise UserError(
+            f"--configfile: {quoted(sections[:3])} belong to an experiment, not to the machine's "
+            "configuration; put the file into experiments/ and name it: --config experiment=NAME"
+        )
+    origin = Origin(file.name)
+    if file.exists():
+        document = reading.read(file)
+        if document.value == given:  # and nothing on the command line is set otherwise
+            origin = Origin(file.name, document.origin.lines)
+    return parse(models.Configuration, given, origin)
+
+
+def _place(origin: Origin, place: Place) -> Place:
+    controls: Place = ("controls", *place)
+    among = place[:2] not in origin.lines and controls[:3] in origin.lines
+    return controls if among else place
+
+
+def _error(origin: Origin, place: Place, text: str, key: object = None) -> UserError:
+    return origin.error(_place(origin, place), text, key)
+
+
+def _without_empty(raw: Any) -> Any:
+    """Sections without those that are empty, and entries without keys whose value is nothing (so
+    that a run may leave out what the one it is like has)."""
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: expected a mapping of sections")
-    raw = _resolve_likes(raw, path)
-    validate(raw, read_yaml(schema), str(path))
-    return _with_controls(raw, path)
-
-
-def _resolve_likes(raw: dict[str, Any], path: Path) -> dict[str, Any]:
-    """`raw` with every `like` of its runs, those of the controls too, followed."""
-    controls = raw.get("controls") or {}
-    further = controls.get("runs") if isinstance(controls, dict) else None
-    own, further = raw.get("runs") or {}, further or {}
-    if not isinstance(own, dict) or not isinstance(further, dict):
-        return raw  # the schema says what is wrong
-    runs = _follow_like({**own, **further}, path)
-    raw = {**raw, "runs": {name: runs[name] for name in own}}
-    if further:
-        raw["controls"] = {**controls, "runs": {name: runs[name] for name in further}}
-    return raw
-
-
-def _with_controls(raw: Mapping[str, Any], path: Path) -> Experiment:
-    """The experiment with its controls in it. Without them it stands by itself."""
-    controls = raw.get("controls") or {}
-    main = {section: raw.get(section) or {} for section in SECTIONS}
-    alone = _complete(main, path)
-    _check_references(alone, path)
-    if not controls:
-        return alone
-    both = {}
-    for section, entries in main.items():
-        further = controls.get(section) or {}
-        if twice := [name for name in further if name in entries]:
-            raise UserError(
-                f"{path}: controls.{section}: {quoted(twice)} stands in {section} already"
-            )
-        both[section] = {**entries, **further}
-    whole = _complete(both, path)
-    _check_references(whole, path)
-    apart = {
-        section: frozenset(getattr(whole, section)) - frozenset(getattr(alone, section))
-        for section in SECTIONS
+        return raw
+    return {
+        section: _without_empty(entries) if section == "controls" else entries
+        for section, entries in raw.items()
+        if entries is not None
     }
-    return replace(whole, of_controls=apart)
 
 
-def _follow_like(runs: dict[str, Any], path: Path) -> dict[str, Any]:
+def _followed(raw: dict[str, Any], origin: Origin) -> dict[str, Any]:
+    """`raw` with every `like` of its runs, those of the controls too, followed."""
+    controls = raw.get("controls", {})
+    own, further = raw.get("runs", {}), {}
+    if isinstance(controls, dict):
+        further = controls.get("runs", {})
+    if not isinstance(own, dict) or not isinstance(further, dict):
+        return raw  # the models say what is wrong
+    runs = _follow_like({**own, **further}, origin)
+    followed = {**raw, "runs": {name: runs[name] for name in own}}
+    if further:
+        followed["controls"] = {**controls, "runs": {name: runs[name] for name in further}}
+    return followed
+
+
+def _follow_like(runs: dict[str, Any], origin: Origin) -> dict[str, Any]:
     """Resolve `like: OTHER`: the other run's settings, overridden by this run's own."""
 
     def resolve(name: str, trail: tuple[str, ...]) -> Any:
         entry = runs[name]
-        if not isinstance(entry, dict) or "like" not in entry:
+        if not isinstance(entry, dict):
             return entry
-        other = entry["like"]
+        if "like" not in entry:
+            return {key: value for key, value in entry.items() if value is not None}
+        other, place = entry["like"], ("runs", name, "like")
         if not isinstance(other, str):
-            raise UserError(f"{path}: runs.{name}.like: expected the name of a run, got {other!r}")
+            raise _error(origin, place, f"expected the name of a run, got {shown(other)}")
         if name in trail:
-            raise UserError(f"{path}: runs: cycle {' -> '.join((*trail, name))} through 'like'")
+            cycle = " -> ".join((*trail, name))
+            raise _error(origin, place, f"cycle {cycle} through 'like'")
         if other not in runs:
-            raise UserError(
-                f"{path}: runs.{name}.like: no run {other!r}{hint(str(other), runs)}; "
-                f"there are: {', '.join(runs)}"
+            raise _error(
+                origin, place, f"no run {other!r}{hint(other, runs)}; there are: {', '.join(runs)}"
             )
+        inherited = resolve(other, (*trail, name))
+        if not isinstance(inherited, dict):
+            return inherited
         own = {key: value for key, value in entry.items() if key != "like"}
-        return {**resolve(other, (*trail, name)), **own}
+        whole = {**inherited, **own}
+        return {key: value for key, value in whole.items() if value is not None}
 
     return {name: resolve(name, ()) for name in runs}
 
 
-def _complete(raw: dict[str, Any], path: Path) -> Experiment:
+def _with_controls(
+    raw: Mapping[str, Any], file: models.ExperimentFile, path: Path, origin: Origin
+) -> Experiment:
+    """The experiment with its controls in it. Without them it stands by itself."""
+    controls = raw.get("controls", {})
+    main = {section: raw.get(section, {}) for section in SECTIONS}
+    alone = _complete(main, path, origin)
+    _check_references(alone, origin)
+    both = {}
+    for section, entries in main.items():
+        further = controls.get(section, {})
+        if twice := [name for name in further if name in entries]:
+            raise origin.error(
+                ("controls", section), f"{quoted(twice)} is in {section} already", twice[0]
+            )
+        both[section] = {**entries, **further}
+    whole = alone
+    if controls:
+        whole = _complete(both, path, origin)
+        _check_references(whole, origin)
+    apart = {
+        section: frozenset(getattr(whole, section)) - frozenset(getattr(alone, section))
+        for section in SECTIONS
+    }
+    entries_as_models: dict[str, dict[str, SettingsModel]] = {
+        section: {**getattr(file, section), **getattr(file.controls, section)}
+        for section in SECTIONS
+    }
+    return replace(whole, of_controls=apart, models=entries_as_models)
+
+
+def _complete(raw: dict[str, Any], path: Path, origin: Origin) -> Experiment:
     """Add the updates, masks and benchmark names that the sections imply."""
 
     def section(name: str) -> Section:
-        return {key: dict(value) for key, value in (raw.get(name) or {}).items()}
+        return {
+            key: {k: v for k, v in value.items() if v is not None}
+            for key, value in raw.get(name, {}).items()
+        }
 
     runs, checkpoints = section("runs"), section("checkpoints")
     updates = {name: {"before": run["init"], "after": name} for name, run in runs.items()}
     for name, update in section("updates").items():
         if name in updates:
-            raise UserError(f"{path}: updates.{name}: the run of that name implies it already")
+            raise _error(origin, ("updates", name), "the run of that name implies it already")
         updates[name] = update
     agreements = section("agreements")
     for name, agreement in agreements.items():
@@ -276,8 +301,8 @@ def _complete(raw: dict[str, Any], path: Path) -> Experiment:
             pairs[f"{name}_agreement_{label}"] = checkpoint
         for implied, after in pairs.items():
             if implied in updates:
-                raise UserError(
-                    f"{path}: updates.{implied}: the agreement {name!r} implies it already"
+                raise _error(
+                    origin, ("updates", implied), f"the agreement {name!r} implies it already"
                 )
             updates[implied] = {"before": agreement["full"], "after": after}
     overlaps = section("overlaps")
@@ -288,10 +313,10 @@ def _complete(raw: dict[str, Any], path: Path) -> Experiment:
             overlaps.setdefault(f"{name}_within", within)
     for name in section("masks"):
         if name in updates:
-            raise UserError(f"{path}: masks.{name}: the update of that name implies it already")
+            raise _error(origin, ("masks", name), "the update of that name implies it already")
     for name in checkpoints:
         if name in runs:
-            raise UserError(f"{path}: checkpoints.{name}: the run of that name gives it already")
+            raise _error(origin, ("checkpoints", name), "the run of that name gives it already")
     return Experiment(
         name=path.stem,
         checkpoints=checkpoints,
@@ -306,19 +331,21 @@ def _complete(raw: dict[str, Any], path: Path) -> Experiment:
         tables=section("tables"),
         figures=section("figures"),
         source=path,
+        origin=origin,
     )
 
 
-def _check_references(experiment: Experiment, path: Path) -> None:
+def _check_references(experiment: Experiment, origin: Origin) -> None:
     """Every name refers to something that exists, and nothing depends on itself."""
     ends = {**experiment.checkpoints, **experiment.runs}
     masks = {**experiment.updates, **experiment.masks}
 
     def check(where: str, name: str, known: Mapping[str, Any], kind: str) -> None:
         if name not in known:
-            raise UserError(
-                f"{path}: {where}: no {kind} {name!r}{hint(name, known)}; "
-                f"there are: {', '.join(sorted(known)) or 'none'}"
+            raise experiment.error(
+                tuple(where.split(".")),
+                f"no {kind} {name!r}{hint(name, known)}; "
+                f"there are: {', '.join(sorted(known)) or 'none'}",
             )
 
     for name, entry in experiment.checkpoints.items():
@@ -326,8 +353,8 @@ def _check_references(experiment: Experiment, path: Path) -> None:
             check(f"checkpoints.{name}.base", entry["base"], ends, "checkpoint")
         kind = str(entry.get("path", "")).partition(":")[0]
         if remedy := _NOT_PATHS.get(kind):
-            raise UserError(
-                f"{path}: checkpoints.{name}.path: {entry['path']!r} is no path: {remedy}"
+            raise experiment.error(
+                ("checkpoints", name, "path"), f"{entry['path']!r} is no path: {remedy}"
             )
     for name, entry in experiment.datasets.items():
         if "policy" in entry:
@@ -349,7 +376,7 @@ def _check_references(experiment: Experiment, path: Path) -> None:
             check(f"masks.{name}", weights, ends, "checkpoint")
         if "early" in entry:
             check(f"masks.{name}.early.run", entry["early"]["run"], experiment.runs, "run")
-            _check_early(f"{path}: masks.{name}.early", entry["early"], experiment.runs)
+            _check_early(experiment, ("masks", name, "early", "steps"), entry["early"])
     for name, entry in experiment.overlaps.items():
         for mask in entry["masks"]:
             check(f"overlaps.{name}.masks", mask, masks, "mask")
@@ -357,22 +384,29 @@ def _check_references(experiment: Experiment, path: Path) -> None:
         check(f"evaluation.{name}", name, ends, "checkpoint")
         for benchmark in entry["benchmarks"]:
             check(f"evaluation.{name}.benchmarks", benchmark, experiment.benchmarks, "benchmark")
-    _check_cycles(experiment, path)
+    _check_cycles(experiment)
 
 
-def _check_early(where: str, early: Mapping[str, Any], runs: Section) -> None:
+def _check_early(experiment: Experiment, place: Place, early: Mapping[str, Any]) -> None:
     """The run keeps its weights at that step."""
-    run, step = runs[early["run"]], early["steps"]
+    run, step = experiment.runs[early["run"]], early["steps"]
     every = run.get("trajectory_every", 0)
+    if "steps" not in run:
+        if every and step % every == 0:
+            return  # how many steps its epochs are is known with its data
+        raise experiment.error(
+            place, f"the run {early['run']!r} keeps its weights every {every} steps, not at {step}"
+        )
     kept = list(range(every, run["steps"] + 1, every)) if every else []
     if step not in kept:
-        raise UserError(
-            f"{where}.steps: the run {early['run']!r} keeps no step {step}; there are: "
-            f"{', '.join(map(str, kept)) or 'none (trajectory_every)'}"
+        raise experiment.error(
+            place,
+            f"the run {early['run']!r} keeps no step {step}; there are: "
+            f"{', '.join(map(str, kept)) or 'none (trajectory_every)'}",
         )
 
 
-def _check_cycles(experiment: Experiment, path: Path) -> None:
+def _check_cycles(experiment: Experiment) -> None:
     needs: dict[str, list[str]] = {}
     for name, entry in experiment.datasets.items():
         needs[f"datasets.{name}"] = [
@@ -406,8 +440,8 @@ def _check_cycles(experiment: Experiment, path: Path) -> None:
     def visit(node: str, trail: tuple[str, ...]) -> None:
         if node in trail:
             cycle = " -> ".join((*trail[trail.index(node) :], node))
-            raise UserError(
-                f"{path}: cycle {cycle}; break it by naming another init, policy, base or mask"
+            raise experiment.error(
+                (), f"cycle {cycle}; break it by naming another init, policy, base or mask"
             )
         if node not in done:
             for other in needs.get(node, []):

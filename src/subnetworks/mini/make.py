@@ -1,7 +1,6 @@
 """Everything that can be made, by name: where settings become a finished folder."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ from subnetworks.mini.settings import (
     PreferenceSettings,
     ProblemSettings,
     Settings,
-    parse,
 )
 from subnetworks.outputs import claim
 from subnetworks.outputs import folder as made_folder
 from subnetworks.provenance import recorded
+from subnetworks.validation import parse
 
 DATASETS: dict[str, tuple[type[Settings], Callable[[Any], Splits]]] = {
     "demonstrations": (DemonstrationSettings, datasets.demonstrations),
@@ -78,26 +77,28 @@ def make(
     with recorded(output / "manifest.json") as facts:
         with made_folder(output, "make") as folder:
             if kind == "base":
-                settings = parse(BaseSettings, values, kind)
+                settings = parse(BaseSettings, values, f"make {kind}")
                 facts["training"] = base.make(settings, folder, name=output.absolute().name)
             elif policy is not None:
-                settings = parse(PreferenceSettings, values, kind)
+                settings = parse(PreferenceSettings, values, f"make {kind}")
                 facts["policy"] = str(policy)
                 splits = preferences.preferences(settings, policy)
-                write(splits, folder, name=kind, kind="make", settings=asdict(settings))
+                write(splits, folder, name=kind, kind="make", settings=settings.model_dump())
             elif kind in DATASETS:
                 settings_class, build = DATASETS[kind]
-                settings = parse(settings_class, values, kind)
-                write(build(settings), folder, name=kind, kind="make", settings=asdict(settings))
+                settings = parse(settings_class, values, f"make {kind}")
+                write(
+                    build(settings), folder, name=kind, kind="make", settings=settings.model_dump()
+                )
             else:
-                settings = parse(BenchmarkSettings, values, kind)
+                settings = parse(BenchmarkSettings, values, f"make {kind}")
                 write(
                     BENCHMARKS[kind](settings),
                     folder,
                     name=kind,
                     kind="make",
-                    settings=asdict(settings),
+                    settings=settings.model_dump(),
                     suffix=".jsonl",
                 )
-        facts.update(kind=kind, seed=settings.seed, settings=asdict(settings))
-    return asdict(settings)
+        facts.update(kind=kind, seed=settings.seed, settings=settings.model_dump())
+    return settings.model_dump()

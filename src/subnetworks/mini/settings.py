@@ -1,119 +1,66 @@
-"""What each kind of thing may be told, with its defaults; checked before anything is made."""
+"""What each thing made here may be set to; checked before anything is made."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Literal
 
-from subnetworks.errors import UserError
+from pydantic import Field
+
 from subnetworks.mini.arithmetic import Operation
+from subnetworks.validation import Above, Count, Positive, SettingsModel, Share
 
 OPERATIONS: dict[str, Operation] = {"addition": "+", "subtraction": "-"}
 """What a task is called in settings: the first is task A, the second task B."""
+Task = Literal["addition", "subtraction"]
+_THREADS = "Part of the recipe: another number of threads rounds differently."
+_TASK = "What is asked; benchmarks ask additions."
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What everything made here has: the seed it is drawn from."""
+class Settings(SettingsModel):
+    """What everything made here has."""
 
-    seed: int = 0
-
-    def check(self) -> None:
-        """Raise `UserError` for a value out of range."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "operation":
-                if value not in OPERATIONS:
-                    raise UserError(
-                        f"settings: operation must be one of {', '.join(OPERATIONS)}, got {value!r}"
-                    )
-            elif value < 0 or (value == 0 and field.name not in ("seed", "choice_share")):
-                raise UserError(f"settings: {field.name} must be positive, got {value}")
+    seed: Count = Field(0, description="What it is drawn from.")
 
 
-@dataclass(frozen=True, kw_only=True)
 class BaseSettings(Settings):
-    """The base model: `steps` of pre-training on `batch_size` texts each.
+    """The base model, from its pre-training on."""
 
-    `threads` is part of the recipe: another number of threads rounds differently.
-    """
-
-    steps: int = 600
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-    threads: int = 1
+    steps: Positive = Field(600, description="Of pre-training.")
+    batch_size: Positive = Field(64, description="Texts of one step.")
+    learning_rate: Above = Field(2e-3, description="The peak of its schedule.")
+    threads: Positive = Field(1, description=_THREADS)
 
 
-@dataclass(frozen=True, kw_only=True)
 class DemonstrationSettings(Settings):
-    """Conversations to imitate; `choice_share` of them are multiple choice."""
+    """Conversations to imitate."""
 
-    rows: int = 19200
-    choice_share: float = 0.1
-
-    def check(self) -> None:
-        """See `Settings.check`."""
-        super().check()
-        if self.choice_share > 1:
-            raise UserError(f"settings: choice_share must lie in [0, 1], got {self.choice_share}")
+    rows: Positive = Field(19200, description="Conversations.")
+    choice_share: Share = Field(0.1, description="How many of them are multiple choice.")
 
 
-@dataclass(frozen=True, kw_only=True)
 class ProblemSettings(Settings):
-    """Sums, or differences, with verifiable answers: `rows` to train on, `test_rows` held out."""
+    """Sums, or differences, with verifiable answers."""
 
-    rows: int = 4096
-    test_rows: int = 256
-    operation: str = "addition"
+    rows: Positive = Field(4096, description="Problems to train on.")
+    test_rows: Positive = Field(256, description="Problems held out.")
+    operation: Task = Field("addition", description=_TASK)
 
 
-@dataclass(frozen=True, kw_only=True)
 class ForeignSettings(Settings):
-    """Answers in a style that no model here has read: `rows` of them, or of pairs."""
+    """Answers in a style that no model here has read, or pairs of them."""
 
-    rows: int = 2048
+    rows: Positive = Field(2048, description="Answers, or pairs.")
 
 
-@dataclass(frozen=True, kw_only=True)
 class PreferenceSettings(Settings):
-    """Pairs sampled from a policy: of `samples` answers a problem, one right and one wrong."""
+    """Pairs sampled from a policy: of several answers to a problem, one right and one wrong."""
 
-    rows: int = 2048
-    samples: int = 8
-    temperature: float = 1.0
-    threads: int = 1
-    operation: str = "addition"
+    rows: Positive = Field(2048, description="Pairs.")
+    samples: Positive = Field(8, description="Answers sampled for each problem.")
+    temperature: Above = Field(1.0, description="Of sampling.")
+    threads: Positive = Field(1, description=_THREADS)
+    operation: Task = Field("addition", description=_TASK)
 
 
-@dataclass(frozen=True, kw_only=True)
 class BenchmarkSettings(Settings):
-    """A benchmark of `rows` held-out sums."""
+    """A benchmark of held-out sums."""
 
-    rows: int = 500
-
-
-_KINDS: dict[Any, tuple[type | tuple[type, ...], str]] = {
-    int: (int, "a whole number"),
-    float: ((int, float), "a number"),
-    str: (str, "a text"),
-}
-S = TypeVar("S", bound=Settings)
-
-
-def parse(kind: type[S], values: Mapping[str, Any], name: str) -> S:
-    """Settings of one class from JSON values.
-
-    Raises:
-        UserError: a key that `name` does not have, a value of another type, one out of range.
-    """
-    allowed = {field.name: field.type for field in fields(kind)}
-    for key, value in values.items():
-        if key not in allowed:
-            raise UserError(
-                f"make {name}: unknown setting {key!r}; allowed: {', '.join(sorted(allowed))}"
-            )
-        wanted, expected = _KINDS[allowed[key]]
-        if isinstance(value, bool) or not isinstance(value, wanted):
-            raise UserError(f"make {name}: {key} must be {expected}, got {value!r}")
-    settings = kind(**values)
-    settings.check()
-    return settings
+    rows: Positive = Field(500, description="Questions.")

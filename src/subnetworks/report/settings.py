@@ -58,7 +58,7 @@ def _run(name: str, record: Mapping[str, Any], settings: Mapping[str, Any]) -> R
     further = (
         f"{key} {_shown(value)}"
         for key, value in settings.items()
-        if key not in _UNTOLD and value is not None
+        if key not in _UNTOLD and value not in (None, {})
     )
     return RunSettings(
         name,

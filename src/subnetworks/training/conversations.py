@@ -103,7 +103,7 @@ def tokenise(
         if max_length is not None and len(ids) > max_length:
             raise UserError(
                 f"{source}: row {row} has {len(ids)} tokens, more than max_length ({max_length}); "
-                "raise max_length, shorten the row, or set too_long to cut"
+                "raise max_length, shorten the row, or set truncation to truncate"
             )
         if not any(learnt):
             raise UserError(f"{source}: row {row} has no assistant message to learn from")

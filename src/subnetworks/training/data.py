@@ -6,15 +6,16 @@ from typing import Any
 
 from subnetworks.errors import UserError
 from subnetworks.training import rewards
+from subnetworks.training.algorithms import ALGORITHMS
 from subnetworks.training.conversations import templated
-from subnetworks.training.settings import KtoSettings, OnlineSettings, Settings
+from subnetworks.training.settings import OnlineSettings, PreferenceSettings, Settings
 
 COLUMNS = {
     "sft": ("messages",),
     "online": ("data_source", "prompt", "reward_model"),
     "preference": ("prompt", "chosen", "rejected"),
 }
-# What KTO takes instead of pairs: single answers, desirable or not.
+# What an algorithm of single answers takes instead of pairs: each desirable or not.
 LABELLED = ("prompt", "answer", "label")
 
 
@@ -28,7 +29,7 @@ def check(folder: Path, settings: Settings) -> None:
     file = folder / "train.parquet"
     table = _opened(file)
     names = table.schema_arrow.names
-    labelled = isinstance(settings, KtoSettings) and "label" in names
+    labelled = _single(type(settings)) and "label" in names
     wanted = LABELLED if labelled else COLUMNS[settings.kind]
     _check_columns(file, names, wanted, settings.algorithm)
     rows = table.metadata.num_rows
@@ -48,11 +49,16 @@ def check(folder: Path, settings: Settings) -> None:
 def examples(folder: Path, algorithm: object) -> int:
     """How many examples `folder`/train.parquet holds for an algorithm; as `check` refuses it.
 
-    KTO makes two of every row that is a pair.
+    One of single answers makes two of every row that is a pair.
     """
     table = _opened(folder / "train.parquet")
-    split = algorithm == KtoSettings.algorithm and "label" not in table.schema_arrow.names
+    kind = ALGORITHMS.get(str(algorithm))
+    split = kind is not None and _single(kind) and "label" not in table.schema_arrow.names
     return table.metadata.num_rows * (2 if split else 1)
+
+
+def _single(kind: type[Settings]) -> bool:
+    return issubclass(kind, PreferenceSettings) and kind.answers == 1
 
 
 def check_problems(folder: Path) -> list[dict[str, Any]]:
@@ -146,9 +152,10 @@ def check_reward(folder: Path, settings: OnlineSettings) -> None:
     rows = pyarrow.parquet.ParquetFile(folder / "train.parquet").iter_batches(1)
     truth = str(next(rows).to_pylist()[0]["reward_model"]["ground_truth"])
     (value,), _ = rewards.score(settings.reward, [truth], [truth], settings.seed, 0)
-    if settings.algorithm == "prime" and not 0 <= value <= 1:
+    if settings.bounded_rewards and not 0 <= value <= 1:
         raise UserError(
-            f"settings: reward {settings.reward!r} gives {value:g}; prime needs scores in [0, 1]"
+            f"settings: reward {settings.reward!r} gives {value:g}; {settings.algorithm} needs "
+            "scores in [0, 1]"
         )
 
 

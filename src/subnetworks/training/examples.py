@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from subnetworks.training.conversations import cut, tokenise
-from subnetworks.training.settings import TooLong
+from subnetworks.training.settings import Truncation
 
 Conversation = tuple[list[int], list[int]]
 """Tokens of a conversation and, for each, 1 if it belongs to the last answer."""
@@ -13,45 +13,48 @@ Row = dict[str, Any]
 
 
 def read_pairs(
-    path: str | Path, tokenizer: Any, max_length: int, too_long: TooLong = "refuse"
+    path: str | Path, tokenizer: Any, max_length: int, truncation: Truncation = "error"
 ) -> list[tuple[Conversation, ...]]:
     """The chosen and the rejected conversation of every row, tokenised.
 
-    With `too_long` "cut", pairs of which an answer is cut off whole are left out.
+    With `truncation` "truncate", pairs of which an answer is cut off whole are left out.
 
     Raises:
-        UserError: a conversation is longer than `max_length` tokens, and not to be cut.
+        UserError: a conversation is longer than `max_length` tokens, and not to be truncated.
     """
     rows = _rows(path)
-    bound = None if too_long == "cut" else max_length
+    bound = None if truncation == "truncate" else max_length
     sides = [
         _conversations(rows, side, tokenizer, bound, f"{path}: {side}")
         for side in ("chosen", "rejected")
     ]
     pairs: list[tuple[Conversation, ...]] = list(zip(*sides, strict=True))
-    if too_long == "cut":
+    if truncation == "truncate":
         return [pairs[index] for index in cut(pairs, max_length, str(path))]
     return pairs
 
 
 def read_labelled(
-    path: str | Path, tokenizer: Any, max_length: int, too_long: TooLong = "refuse"
+    path: str | Path, tokenizer: Any, max_length: int, truncation: Truncation = "error"
 ) -> tuple[list[tuple[Conversation, ...]], list[bool]]:
     """Single conversations and whether each one's answer is desirable.
 
     Rows with a `label` are taken as they are; rows of pairs give a desirable and an undesirable
-    answer each. With `too_long` "cut", rows of which an answer is cut off whole are left out.
+    answer each. With `truncation` "truncate", rows of which an answer is cut off whole are left
+    out.
 
     Raises:
-        UserError: a conversation is longer than `max_length` tokens, and not to be cut.
+        UserError: a conversation is longer than `max_length` tokens, and not to be truncated.
     """
     rows = _rows(path)
     if rows and "label" in rows[0]:
-        bound = None if too_long == "cut" else max_length
+        bound = None if truncation == "truncate" else max_length
         single = [(c,) for c in _conversations(rows, "answer", tokenizer, bound, str(path))]
-        kept = cut(single, max_length, str(path)) if too_long == "cut" else range(len(single))
+        kept = (
+            cut(single, max_length, str(path)) if truncation == "truncate" else range(len(single))
+        )
         return [single[index] for index in kept], [rows[index]["label"] for index in kept]
-    pairs = read_pairs(path, tokenizer, max_length, too_long)
+    pairs = read_pairs(path, tokenizer, max_length, truncation)
     return [(sequence,) for pair in pairs for sequence in pair], [True, False] * len(pairs)
 
 

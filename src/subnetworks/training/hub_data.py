@@ -2,53 +2,19 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from subnetworks import datasets, outputs
 from subnetworks.checkpoints.fetching import download
 from subnetworks.errors import UserError
 from subnetworks.hub import locks
-from subnetworks.hub.sources import DATA_FILES
 from subnetworks.hub.sources import parse as parse_source
-from subnetworks.training.settings import parse
+from subnetworks.training.sources import COLUMNS, HubSettings
+from subnetworks.validation import parse
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class HubSettings:
-    """Which rows are taken, and what they become.
-
-    `gives` is what a run reads: `conversations` (`messages`), `problems` (`prompt`, `truth`) or
-    `preferences` (`prompt`, `chosen`, `rejected`). `columns` names the Hub's column for each of
-    those whose name differs. `files` is a glob over the repository's Parquet files, `where` keeps
-    the rows that have these values, `rows` the first so many of them.
-    """
-
-    gives: Literal["conversations", "problems", "preferences"]
-    files: str = DATA_FILES
-    columns: dict[str, str] = field(default_factory=dict)
-    where: dict[str, str] = field(default_factory=dict)
-    rows: int | None = None
-
-    def check(self) -> None:
-        """Raise `UserError` for a column that what is asked for does not have."""
-        allowed = COLUMNS[self.gives]
-        for name in self.columns:
-            if name not in allowed:
-                raise UserError(
-                    f"settings: columns: {self.gives} have no {name!r}; "
-                    f"allowed: {', '.join(allowed)}"
-                )
-
-
-COLUMNS = {
-    "conversations": ("messages",),
-    "problems": ("prompt", "truth"),
-    "preferences": ("prompt", "chosen", "rejected"),
-}
 
 
 class Unusable(Exception):
@@ -80,7 +46,6 @@ def fetch(
     """
     outputs.claim("fetch-data", folders=[output], beside=[cache, lock])
     settings = parse(HubSettings, values, f"settings of {source}")
-    settings.check()
     wanted = replace(parse_source(source), kind="dataset", files=settings.files)
     folder, entry = download(wanted, cache, lock, anew=True)
     locks.require_planned(source, planned, entry)
@@ -110,7 +75,7 @@ def fetch(
                 "locked": entry.digest,
                 "planned": planned,
                 "left_out": dict(left_out),
-                **asdict(settings),
+                **settings.model_dump(),
             },
         )
     words = "".join(f"; left out {count} with {why}" for why, count in left_out.items())

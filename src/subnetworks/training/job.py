@@ -1,7 +1,6 @@
 """One run made concrete: where everything lies, and the command that trains it."""
 
 import os
-import re
 import secrets
 import sys
 from dataclasses import dataclass
@@ -140,8 +139,6 @@ def environment(job: Job) -> dict[str, str]:
         "MKL_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
-        # An error ends hydra's program as it would any other.
-        "HYDRA_FULL_ERROR": "1",
         "DO_NOT_TRACK": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -176,26 +173,3 @@ def distributed(job: Job, module: str, *arguments: str) -> list[str]:
     meeting = ["--rdzv_backend=c10d", f"--rdzv_endpoint={nodes.meeting_point()}"]
     meeting += [f"--rdzv_id={secrets.token_hex(8)}", f"--nnodes={machine.nodes}"]
     return nodes.on_each(machine.nodes, [*run, *meeting, *what])
-
-
-def override(key: str, value: object) -> str:
-    """One of hydra's overrides, `key=value`, with the value quoted as its grammar wants."""
-    return f"{key}={_written(value)}"
-
-
-def _written(value: object) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_written(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(_written(item) for item in value) + "]"
-    # A backslash is itself unless a quote follows.
-    text = re.sub(
-        r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), str(value)
-    )
-    return f"'{text}'"

@@ -1,22 +1,23 @@
 """An on-policy run's first process: the driver of the training, and all of it on one CPU device."""
 
 import importlib
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import hydra
 from omegaconf import OmegaConf
 
 from subnetworks.training.nodes import ray_cluster
+from subnetworks.training.verl_options import load
 
 TRAINERS = ("prime", "raft")
 
 
-@hydra.main(config_path="pkg://verl.trainer.config", config_name="ppo_trainer", version_base=None)
-def main(config: Any) -> None:
-    """Train with verl's own configuration and the overrides on the command line."""
+def main() -> None:
+    """Train with verl's own configuration and the file that the command line names."""
+    config = load("ppo_trainer", sys.argv[1])
     from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 
     if config.subnetworks.one_process:

@@ -9,7 +9,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,9 @@ from subnetworks.training.conversations import epochs, load_tokenizer
 from subnetworks.training.examples import Conversation
 from subnetworks.training.job import Command, Job, distributed, environment, largest_divisor
 from subnetworks.training.log import flat
-from subnetworks.training.settings import KtoSettings, PreferenceSettings, parse_settings
+from subnetworks.training.settings import PreferenceSettings, parse_settings
 from subnetworks.training.stopping import Stop
+from subnetworks.training.verl_options import model, optimiser, with_further
 
 if TYPE_CHECKING:
     import numpy
@@ -30,16 +30,35 @@ if TYPE_CHECKING:
 def described(job: Job) -> dict[str, Any]:
     """What a `Trainer` is told of its job, as JSON takes it."""
     return {
-        "settings": {"algorithm": job.settings.algorithm, **asdict(job.settings)},
+        "settings": job.settings.as_json(),
         "init": str(job.init),
         "data": str(job.train_file),
         "state": str(job.state),
         "steps_log": str(job.steps_log),
         "resume": job.resume,
         "attention": job.machine.attention,
-        "device": job.machine.kind,
-        "engine": job.engine,
-        "mixed_precision": job.mixed_precision,
+        "verl": with_further(options(job), job.settings.verl),
+    }
+
+
+def options(job: Job) -> dict[str, object]:
+    """What a run asks of verl: its sections `model`, `engine` and `optim`."""
+    settings = job.settings
+    assert isinstance(settings, PreferenceSettings)
+    # Every rank goes through equal micro-batches of whole examples.
+    at_once = settings.answers * largest_divisor(
+        settings.batch_size // job.machine.ranks, settings.sequences_at_once // settings.answers
+    )
+    return {
+        **model("model", job),
+        "engine.strategy": "fsdp2",
+        "engine.use_torch_compile": False,
+        "engine.mixed_precision": job.mixed_precision,
+        "engine.use_dynamic_bsz": False,
+        "engine.micro_batch_size_per_gpu": at_once,
+        "engine.infer_micro_batch_size_per_gpu": at_once,
+        "engine.seed": settings.seed,
+        **optimiser("optim", job),
     }
 
 
@@ -55,7 +74,6 @@ class Trainer:
     """One rank's trainer: verl's worker, its data, and the loop over steps."""
 
     def __init__(self, job: dict[str, Any]) -> None:
-        import torch
         from verl.trainer.config import CheckpointConfig
         from verl.workers.config import (
             FSDPEngineConfig,
@@ -70,35 +88,12 @@ class Trainer:
         self.job, self.settings = job, settings
         self.state = Path(job["state"])
         packed = job["attention"] == "flash_attention_2"
-        # Every rank goes through equal micro-batches of whole examples.
-        ranks = torch.distributed.get_world_size()
-        examples_at_once = settings.sequences_at_once // settings.answers
-        self.at_once = settings.answers * largest_divisor(
-            settings.batch_size // ranks, examples_at_once
-        )
-        model = HFModelConfig(
-            path=job["init"],
-            external_lib="subnetworks.training.masked",
-            use_remove_padding=packed,
-            enable_gradient_checkpointing=job["device"] == "cuda",
-            override_config={"attn_implementation": job["attention"]},
-        )
-        engine = FSDPEngineConfig(
-            strategy="fsdp2",
-            use_torch_compile=False,
-            mixed_precision=job["mixed_precision"],
-            use_dynamic_bsz=False,
-            micro_batch_size_per_gpu=self.at_once,
-            infer_micro_batch_size_per_gpu=self.at_once,
-            seed=settings.seed,
-        )
+        asked = job["verl"]
+        self.at_once = asked["engine"]["micro_batch_size_per_gpu"]
+        model = HFModelConfig(**asked["model"])
+        engine = FSDPEngineConfig(**asked["engine"])
         optimiser = FSDPOptimizerConfig(
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            betas=settings.betas,
-            clip_grad=settings.clip_gradient or 1e30,
-            total_training_steps=settings.steps,
-            override_optimizer_config={"subnetworks": job["engine"]},
+            **{**asked["optim"], "betas": tuple(asked["optim"]["betas"])}
         )
         self.worker = TrainingWorker(
             TrainingWorkerConfig(
@@ -121,7 +116,7 @@ class Trainer:
             "pad_token_id": model.tokenizer.pad_token_id,
         }
         tokenizer = load_tokenizer(job["init"])
-        read = (job["data"], tokenizer, settings.max_length, settings.too_long)
+        read = (job["data"], tokenizer, settings.max_length, settings.truncation)
         self.desirable: list[bool] = []
         if settings.answers == 1:
             self.examples, self.desirable = examples.read_labelled(*read)
@@ -142,7 +137,7 @@ class Trainer:
         if settings.needs_reference:
             # Before the state is loaded: these are the init's.
             reference = self.reference(sorted({row for step in order for row in step}))
-        if isinstance(settings, KtoSettings):
+        if settings.answers == 1:
             divergence = self.stored(
                 "reference_mismatched.npy",
                 lambda: self.log_probabilities(

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +14,11 @@ from subnetworks.provenance import recorded
 from subnetworks.training import finish, rewards, state
 from subnetworks.training.conversations import check_ends, load_tokenizer
 from subnetworks.training.data import check_problems, read_problems
-from subnetworks.training.settings import (
-    Accelerator,
-    at_least,
-    parse,
-    parse_accelerator,
-    positive,
-)
+from subnetworks.training.settings import Accelerator, parse_accelerator
+from subnetworks.training.sources import RejectionSettings
+from subnetworks.validation import parse
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RejectionSettings:
-    """What is sampled, and what is kept of it.
-
-    `problems` bounds how many problems are asked, `answers_per_problem` how many different right
-    answers of one are kept; without them there is no bound. `reward` is the one that on-policy runs
-    take: an answer counts as right if it is rewarded with 1. One that was cut off is dropped.
-    """
-
-    seed: int = 0
-    samples: int = 8
-    problems: int | None = None
-    answers_per_problem: int | None = None
-    temperature: float = 1.0
-    max_prompt_length: int = 512
-    max_response_length: int = 512
-    reward: str = "boxed"
-
-    def check(self) -> None:
-        """Raise `UserError` for values that are of the right type and still senseless."""
-        at_least(self, 0, "seed")
-        at_least(self, 1, "samples", "problems", "answers_per_problem")
-        at_least(self, 1, "max_prompt_length", "max_response_length")
-        positive(self, "temperature")
 
 
 def sample(
@@ -76,7 +45,6 @@ def sample(
     """
     outputs.claim("sample", reads=[problems, policy], folders=[output])
     settings = parse(RejectionSettings, values, "settings of sample")
-    settings.check()
     machine = parse_accelerator(accelerator or {})
     for folder in (problems, policy):
         verify(folder)
@@ -88,7 +56,7 @@ def sample(
     read = read_problems(problems / "train.parquet", tokenizer, settings.max_prompt_length)
     prompts = [ids for ids, _ in read][: len(rows)]
     facts = {
-        "settings": asdict(settings),
+        "settings": settings.model_dump(),
         "policy": state.digest(policy),
         "problems": state.digest(problems),
     }
@@ -113,7 +81,7 @@ def sample(
                 folder,
                 name=output.absolute().name,
                 kind="sample",
-                settings=asdict(settings),
+                settings=settings.model_dump(),
             )
 
 

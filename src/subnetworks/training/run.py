@@ -34,10 +34,10 @@ from subnetworks.training.log import StepsLog
 from subnetworks.training.settings import (
     IN_STEPS,
     Accelerator,
+    OfflineSettings,
     OnlineSettings,
-    PreferenceSettings,
     Settings,
-    SftSettings,
+    check_devices,
     in_steps,
     parse_accelerator,
     parse_settings,
@@ -71,7 +71,7 @@ def train(
 
     Args:
         settings: `algorithm` and that algorithm's keys (`subnetworks.training.settings`);
-            `epochs` for `steps`, `warmup_share` for `warmup_steps`.
+            `epochs` for `steps`, `warmup_ratio` for `warmup_steps`.
         init: folder of the checkpoint to start from.
         data: folder with train.parquet (and test.parquet).
         mask: mask file (`subnetworks.masks`) over exactly the init's tensors.
@@ -136,7 +136,7 @@ def _train(
     """The run itself, by the only process that works in its folder; the arguments were checked."""
     folder = run_folder / "state"
     facts = {
-        "settings": {"algorithm": parsed.algorithm, **asdict(parsed)},
+        "settings": parsed.as_json(),
         "devices": machine.ranks,
         "init": state.digest(init),
         "data": state.digest(data),
@@ -162,7 +162,7 @@ def _train(
         trajectory.write(folder / f"global_step_{resume}", init, deltas, resume, base)
 
     with recorded(*results, seed=parsed.seed, **facts) as meta:
-        meta["accelerator"] = asdict(machine)
+        meta["accelerator"] = machine.model_dump(mode="json")
         meta["resumed_from_step"] = resume
         if resume < parsed.steps:
             scratch = Path(tempfile.mkdtemp(prefix="subnetworks-", dir=_short_temporary_folder()))
@@ -201,7 +201,7 @@ def _train(
                 "resume"
             )
         trajectory.complete(deltas, every, parsed.steps, base)
-        finish.write_checkpoint(last, init, output, mask, parsed.stored_as)
+        finish.write_checkpoint(last, init, output, mask, parsed.save_dtype)
         steps_log.write(run_folder / "log.csv")
     if not keep_state:
         state.clear(folder)
@@ -217,13 +217,7 @@ def check(
     """
     if machine.nodes > 1:
         nodes.check()
-    updates = settings.updates_per_step if isinstance(settings, OnlineSettings) else 1
-    if settings.batch_size // updates % machine.ranks:
-        each = f" in each of {updates} updates" if updates > 1 else ""
-        raise UserError(
-            f"settings: batch_size ({settings.batch_size}){each} must be a multiple of the "
-            f"accelerator's devices ({machine.ranks})"
-        )
+    check_devices(settings, machine)
     for folder in (init, data):
         verify(folder)
     shapes = finish.shapes(init)
@@ -232,8 +226,7 @@ def check(
     if mask:
         masking.check(mask, init, shapes, tied=bool(config.get("tie_word_embeddings")))
     context = config.get("max_position_embeddings")
-    offline = SftSettings | PreferenceSettings
-    if isinstance(settings, offline) and context and settings.max_length > context:
+    if isinstance(settings, OfflineSettings) and context and settings.max_length > context:
         raise UserError(
             f"settings: max_length ({settings.max_length}) exceeds the context of {init} "
             f"({context} tokens); lower it"

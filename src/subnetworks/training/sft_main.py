@@ -1,10 +1,10 @@
 """verl's SFT trainer as one process of `torch.distributed.run`: rows in an order that follows the
 seed, tokenised once, and each step's seconds in the log."""
 
+import sys
 import time
 from typing import Any
 
-import hydra
 import torch
 from torch.utils.data import Dataset
 from verl.trainer.sft_trainer import SFTTrainer
@@ -14,6 +14,7 @@ from verl.utils.distributed import destroy_global_process_group, initialize_glob
 
 from subnetworks.training.conversations import cut, tokenise
 from subnetworks.training.stopping import Stop
+from subnetworks.training.verl_options import load
 
 
 class ConversationDataset(Dataset):
@@ -34,9 +35,9 @@ class ConversationDataset(Dataset):
 
         path = parquet_files if isinstance(parquet_files, str) else parquet_files[0]
         rows = pyarrow.parquet.read_table(path, columns=["messages"])["messages"].to_pylist()
-        bound = None if config.too_long == "cut" else config.max_length
+        bound = None if config.truncation == "truncate" else config.max_length
         self.rows = tokenise(tokenizer, rows, bound, path)
-        if config.too_long == "cut":
+        if config.truncation == "truncate":
             kept = cut([(row,) for row in self.rows], config.max_length, path)
             self.rows = [self.rows[index] for index in kept]
 
@@ -81,11 +82,9 @@ class SeededTrainer(SFTTrainer):
         self.training_client.train_batch = timed
 
 
-@hydra.main(
-    config_path="pkg://verl.trainer.config", config_name="sft_trainer_engine", version_base=None
-)
-def main(config: Any) -> None:
-    """Train with verl's own configuration and the overrides on the command line."""
+def main() -> None:
+    """Train with verl's own configuration and the file that the command line names."""
+    config = load("sft_trainer_engine", sys.argv[1])
     auto_set_device(config)
     torch.manual_seed(config.trainer.seed)
     initialize_global_process_group()

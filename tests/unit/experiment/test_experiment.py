@@ -1,23 +1,20 @@
 """Experiment files: what is refused, with which words, and what a valid file implies."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("yaml")
-pytest.importorskip("jsonschema")
 pytest.importorskip("pydantic")
 
 import yaml
 
 from subnetworks.artefacts.asking import asked
 from subnetworks.errors import UserError
-from subnetworks.experiment import inputs, load, mask_sources, options, read_yaml, validate
+from subnetworks.experiment import inputs, load, mask_sources, options
 
 ROOT = Path(__file__).parents[3]
-SCHEMA = ROOT / "workflow" / "schemas" / "experiment.schema.yaml"
 
 SMALL: dict[str, Any] = {
     "checkpoints": {"base": {"make": "base"}},
@@ -66,13 +63,13 @@ def written(tmp_path: Path, change: dict[str, Any]) -> Path:
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "experiments").glob("*.yaml")))
 def test_the_shipped_experiments_are_valid(name: str) -> None:
-    experiment = load(ROOT / "experiments" / f"{name}.yaml", SCHEMA)
+    experiment = load(ROOT / "experiments" / f"{name}.yaml")
     assert experiment.name == name
     assert asked(experiment)
 
 
 def test_what_a_run_and_an_agreement_imply(tmp_path: Path) -> None:
-    experiment = load(written(tmp_path, {}), SCHEMA)
+    experiment = load(written(tmp_path, {}))
     assert experiment.runs["dpo_sub"] == {**SMALL["runs"]["dpo"], "mask": "dpo", "seed": 4}
     assert experiment.updates["dpo"] == {"before": "sft", "after": "dpo"}
     assert experiment.updates["dpo_agreement"] == {"before": "dpo", "after": "dpo_sub"}
@@ -83,7 +80,7 @@ def test_what_a_run_and_an_agreement_imply(tmp_path: Path) -> None:
 
 def test_the_weights_of_a_derived_mask_are_those_of_its_source(tmp_path: Path) -> None:
     masks = {"outside": {"complement": "dpo"}, "both": {"union": ["outside", "dpo"]}}
-    experiment = load(written(tmp_path, {"masks": masks}), SCHEMA)
+    experiment = load(written(tmp_path, {"masks": masks}))
     assert mask_sources(experiment.masks["both"]) == ["outside", "dpo"]
     assert experiment.before_of_mask("both") == "sft"
 
@@ -98,7 +95,7 @@ def test_a_mask_by_weights_or_of_a_trajectory_is_drawn_on_its_own_checkpoint(
         "either": {"union": ["early", "small"]},
     }
     change = {"masks": masks, "runs.dpo.trajectory_every": 1}
-    experiment = load(written(tmp_path, change), SCHEMA)
+    experiment = load(written(tmp_path, change))
     assert mask_sources(experiment.masks["small"]) == ["dpo"]
     assert mask_sources(experiment.masks["principal"]) == []
     weights = {name: experiment.before_of_mask(name) for name in masks}
@@ -114,8 +111,8 @@ CONTROLS: dict[str, Any] = {
 
 
 def test_controls_are_in_the_same_sections_and_told_apart(tmp_path: Path) -> None:
-    alone = load(written(tmp_path, {}), SCHEMA)
-    experiment = load(written(tmp_path, {"controls": CONTROLS}), SCHEMA)
+    alone = load(written(tmp_path, {}))
+    experiment = load(written(tmp_path, {"controls": CONTROLS}))
     assert experiment.runs["dpo_fast"] == {**SMALL["runs"]["dpo"], "learning_rate": 1e-4}
     assert experiment.updates["dpo_fast"] == {"before": "sft", "after": "dpo_fast"}
     for section in ("runs", "updates", "overlaps", "agreements", "evaluation", "tables"):
@@ -146,7 +143,7 @@ def test_a_mistake_among_the_controls_is_one_clear_line(
     tmp_path: Path, change: dict[str, Any], words: list[str]
 ) -> None:
     with pytest.raises(UserError) as error:
-        load(written(tmp_path, change), SCHEMA)
+        load(written(tmp_path, change))
     for word in words:
         assert word in str(error.value)
     assert "\n" not in str(error.value)
@@ -160,7 +157,7 @@ def test_a_mistake_among_the_controls_is_one_clear_line(
             ["runs.sft", "'learning_rat'", "did you mean 'learning_rate'", "warmup_steps"],
         ),
         ({"overlap": {}}, ["'overlap'", "did you mean 'overlaps'", "agreements"]),
-        ({"runs.sft.steps": "many"}, ["runs.sft.steps", "integer", "'many'"]),
+        ({"runs.sft.steps": "many"}, ["runs.sft.steps", "whole number", "'many'"]),
         ({"runs.sft.algorithm": "sfft"}, ["'sfft'", "allowed: sft, grpo, "]),
         ({"runs.sft.init": "bse"}, ["runs.sft.init", "'bse'", "did you mean 'base'"]),
         ({"runs.dpo.data": "pears"}, ["runs.dpo.data", "'pears'", "demonstrations, pairs"]),
@@ -214,7 +211,7 @@ def test_a_mistake_ends_with_one_line_that_names_it(
     tmp_path: Path, change: dict[str, Any], words: list[str]
 ) -> None:
     with pytest.raises(UserError) as error:
-        asked(load(written(tmp_path, change), SCHEMA))
+        asked(load(written(tmp_path, change)))
     message = str(error.value)
     assert "\n" not in message
     for word in ["small.yaml", *words]:
@@ -224,84 +221,12 @@ def test_a_mistake_ends_with_one_line_that_names_it(
 def test_a_missing_file_lists_what_there_is(tmp_path: Path) -> None:
     written(tmp_path, {})
     with pytest.raises(UserError, match=r"there are: small"):
-        load(tmp_path / "smal.yaml", SCHEMA)
-
-
-def test_machine_settings_are_checked_as_strictly() -> None:
-    config = read_yaml(ROOT / "config.yaml")
-    schema = read_yaml(ROOT / "workflow" / "schemas" / "config.schema.yaml")
-    validate(config, schema, "config.yaml")
-    with pytest.raises(UserError, match=r"unknown key 'acelerator' \(did you mean 'accelerator'"):
-        validate({**config, "acelerator": "cpu"}, schema, "config.yaml")
-
-
-def keys(definition: str) -> set[str]:
-    return set(read_yaml(SCHEMA)["$defs"][definition]["properties"])
-
-
-def test_the_schema_knows_what_the_trainer_knows() -> None:
-    settings = pytest.importorskip("subnetworks.training.settings")
-    of_the_workflow = {"algorithm", "init", "data", "mask", *settings.IN_STEPS}
-    for name, kind in settings.ALGORITHMS.items():
-        fields = {field.name for field in dataclasses.fields(kind)}
-        assert keys(name) == fields | of_the_workflow, name
-    machine = read_yaml(ROOT / "workflow" / "schemas" / "config.schema.yaml")
-    known = machine["properties"]["accelerators"]["additionalProperties"]["properties"]
-    fields = {field.name for field in dataclasses.fields(settings.Accelerator)}
-    assert set(known) == fields | {"evaluation", "hours"}  # what neither trains nor reruns
-
-
-def test_the_schema_knows_what_evaluation_reads_of_the_machine() -> None:
-    machine = pytest.importorskip("subnetworks.evaluation.machine")
-    schema = read_yaml(ROOT / "workflow" / "schemas" / "config.schema.yaml")
-    entry = schema["properties"]["accelerators"]["additionalProperties"]["properties"]
-    known = entry["evaluation"]["properties"]
-    fields = {field.name for field in dataclasses.fields(machine.Machine)}
-    assert set(known) == fields - {"kind", "devices", "threads", "bfloat16"}
-    assert known["backend"]["enum"] == list(machine.BACKENDS)
-    assert known["dtype"]["enum"] == list(machine.DTYPES)
-    config = read_yaml(ROOT / "config.yaml")
-    config["accelerators"]["cpu"]["evaluation"] = {"max_model_length": 3}
-    with pytest.raises(UserError, match=r"unknown key 'max_model_length'.*max_model_len"):
-        validate(config, schema, "config.yaml")
-
-
-def test_the_schema_knows_what_can_be_made() -> None:
-    settings = pytest.importorskip("subnetworks.mini.settings")
-    for definition, kind in {
-        "made_checkpoint": settings.BaseSettings,
-        "demonstrations": settings.DemonstrationSettings,
-        "problems": settings.ProblemSettings,
-        "preferences": settings.PreferenceSettings,
-        "foreign": settings.ForeignSettings,
-    }.items():
-        fields = {field.name for field in dataclasses.fields(kind)}
-        assert keys(definition) - {"make", "policy"} == fields, definition
-
-
-def test_the_schema_knows_how_answers_are_sampled() -> None:
-    rejection = pytest.importorskip("subnetworks.training.rejection")
-    fields = {field.name for field in dataclasses.fields(rejection.RejectionSettings)}
-    assert keys("sampled") == fields | {"sample", "policy"}
-
-
-def test_the_schema_knows_how_a_data_set_is_fetched() -> None:
-    hub_data = pytest.importorskip("subnetworks.training.hub_data")
-    fields = {field.name for field in dataclasses.fields(hub_data.HubSettings)}
-    assert keys("hub_dataset") == fields | {"hub", "revision"}
-
-
-def test_the_schema_knows_how_a_benchmark_is_asked() -> None:
-    settings = pytest.importorskip("subnetworks.evaluation.settings")
-    fields = {field.name for field in dataclasses.fields(settings.Settings)}
-    assert keys("benchmark") == fields | {"make", "rows", "seed"}
+        load(tmp_path / "smal.yaml")
 
 
 def test_the_quick_experiment_is_a_part_of_the_miniature() -> None:
     """What both name is the same, so that a first look shows the miniature's own numbers."""
-    quick, mini = (
-        load(ROOT / "experiments" / f"{name}.yaml", SCHEMA) for name in ("quick", "mini")
-    )
+    quick, mini = (load(ROOT / "experiments" / f"{name}.yaml") for name in ("quick", "mini"))
     for section in ("checkpoints", "datasets", "runs", "updates", "masks", "overlaps"):
         whole = getattr(mini, section)
         for name, entry in getattr(quick, section).items():
@@ -319,7 +244,7 @@ def test_an_adapter_names_its_base_and_what_is_loaded_is_known(tmp_path: Path) -
         "checkpoints.other": {"hub": "owner/lora", "base": "lora"},
         "updates.lora": {"before": "sft", "after": "lora"},
     }
-    experiment = load(written(tmp_path, adapters), SCHEMA)
+    experiment = load(written(tmp_path, adapters))
     assert experiment.hub_source("checkpoints", "other").repository == "owner/lora"
     loaded = [
         name for name in ("base", "sft", "dpo", "lora", "other") if experiment.is_loaded(name)

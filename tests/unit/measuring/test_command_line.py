@@ -61,7 +61,17 @@ def test_measuring_loads_nothing_that_it_does_not_need(tmp_path: Path) -> None:
     )
     loaded = set(run("-c", program).stdout.splitlines()[-1].split())
     assert "subnetworks.updates.measuring" in loaded
-    libraries = {"numba", "torch", "scipy", "pandas", "pyarrow", "rich", "yaml", "jsonschema"}
+    libraries = {
+        "numba",
+        "torch",
+        "scipy",
+        "pandas",
+        "pyarrow",
+        "rich",
+        "yaml",
+        "jsonschema",
+        "pydantic",
+    }
     assert not loaded & (libraries | {"numpy.random", "subnetworks.hub.client"})
 
 

@@ -121,7 +121,7 @@ def test_the_other_task_asks_differences_and_tests_them_too(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [("division", "addition, subtraction"), (1, "must be a text")]
+    ("value", "words"), [("division", "addition, subtraction"), (1, "1 is not allowed")]
 )
 def test_an_unknown_task_is_refused(value: object, words: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=words):
@@ -331,7 +331,7 @@ def test_a_policy_that_is_never_right_gives_no_preferences(made: Path, tmp_path:
         ("problems", {"row": 3}, ["'row'", "rows", "seed", "test_rows"]),
         ("problems", {"rows": "3"}, ["rows", "whole number"]),
         ("problems", {"rows": True}, ["rows", "whole number"]),
-        ("problems", {"rows": 0}, ["rows", "positive"]),
+        ("problems", {"rows": 0}, ["rows", "at least 1, got 0"]),
         ("math500", {"rows": 5000}, ["5000", "held-out"]),
         ("demonstrations", {"choice_share": 1.5}, ["choice_share"]),
         ("preferences", {}, ["--policy"]),

@@ -223,7 +223,7 @@ def _lock(place):
     experiment = place("x.yaml")
     # A lock says itself what it is; there is none to replace in the template but its own.
     out = str(Path(experiment).with_suffix(".lock"))
-    return ["lock", experiment, "--schema", "names.yaml"], {out: "lock"}, [experiment, "names.yaml"]
+    return ["lock", experiment], {out: "lock"}, [experiment]
 
 
 def _train(place):

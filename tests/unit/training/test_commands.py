@@ -1,5 +1,6 @@
 """What is asked of verl, read back through verl's own configuration."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ hydra = pytest.importorskip("hydra")
 from omegaconf import OmegaConf  # noqa: E402
 
 from subnetworks.errors import UserError  # noqa: E402
-from subnetworks.training import nodes, online, sft  # noqa: E402
-from subnetworks.training.job import Job, environment, override  # noqa: E402
+from subnetworks.training import nodes, online, preference, sft, verl_options  # noqa: E402
+from subnetworks.training.job import Job, environment  # noqa: E402
 from subnetworks.training.settings import parse_accelerator, parse_settings  # noqa: E402
 
 BASE = {"steps": 40, "batch_size": 16, "learning_rate": 3e-6, "seed": 7, "warmup_steps": 4}
@@ -33,18 +34,29 @@ def job(algorithm, kind, resume=0, mask="/mask 'it', = {x}.safetensors", nodes=1
     )
 
 
-def composed(command, name):
-    """verl's configuration with the command's overrides; an unknown key is an error."""
-    overrides = [item for item in command.arguments if "=" in item and not item.startswith("--")]
+def composed(asked, trainer, name, folder):
+    """verl's configuration with what the trainer's file asks of it, and the trainer's command.
+
+    A name that is not marked as ours must be one of verl's.
+    """
+    asked = dataclasses.replace(asked, state=folder)
+    command = trainer.command(asked)
     with hydra.initialize_config_module("verl.trainer.config", version_base=None):
-        return hydra.compose(name, overrides=overrides)
+        own = hydra.compose(name)
+    for key in trainer.options(asked):
+        place = OmegaConf.to_container(own)
+        for part in key.split(".") if not key.startswith("+") else ():
+            assert part in place, key
+            place = place[part]
+    assert command.arguments[-1] == str(folder / verl_options.FILE)
+    return verl_options.load(name, command.arguments[-1])
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
-def test_an_online_run_is_told_to_verl_in_its_own_words(kind):
-    more = {"samples_per_prompt": 4, "kl": "loss", "kl_coefficient": 0.04, "clip_gradient": 0}
+def test_an_online_run_is_told_to_verl_in_its_own_words(kind, tmp_path):
+    more = {"samples_per_prompt": 4, "kl": "loss", "kl_coef": 0.04, "max_grad_norm": 0}
     asked = job("grpo", kind, **more)
-    config = composed(online.command(asked), "ppo_trainer")
+    config = composed(asked, online, "ppo_trainer", tmp_path)
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     assert config.algorithm.adv_estimator == "grpo"
     assert (config.data.train_batch_size, rollout.n) == (16, 4)
@@ -70,27 +82,27 @@ def test_an_online_run_is_told_to_verl_in_its_own_words(kind):
 
 
 @pytest.mark.parametrize(("asked_for", "at_once"), [(None, 32), (12, 8), (5, 4), (1, 1)])
-def test_a_devices_share_of_a_step_is_cut_evenly(asked_for, at_once):
+def test_a_devices_share_of_a_step_is_cut_evenly(asked_for, at_once, tmp_path):
     """64 sequences on two devices."""
     asked = job("grpo", "cpu", samples_per_prompt=4, micro_batch_size=asked_for)
-    config = composed(online.command(asked), "ppo_trainer")
+    config = composed(asked, online, "ppo_trainer", tmp_path)
     assert config.actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu == at_once
     assert config.actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu == at_once
 
 
 @pytest.mark.parametrize("kl", ["none", "loss", "reward"])
-def test_the_distance_from_the_init_enters_where_the_run_says(kl):
-    more = {"kl": kl, "kl_coefficient": 0.04 if kl != "none" else 0}
-    config = composed(online.command(job("ppo", "cpu", **more)), "ppo_trainer")
+def test_the_distance_from_the_init_enters_where_the_run_says(kl, tmp_path):
+    more = {"kl": kl, "kl_coef": 0.04 if kl != "none" else 0}
+    config = composed(job("ppo", "cpu", **more), online, "ppo_trainer", tmp_path)
     assert config.actor_rollout_ref.actor.use_kl_loss == (kl == "loss")
     assert config.algorithm.use_kl_in_reward == (kl == "reward")
     if kl == "reward":
         assert config.algorithm.kl_ctrl.kl_coef == 0.04
 
 
-def test_a_critic_has_its_own_rate_the_policys_schedule_and_no_mask():
+def test_a_critic_has_its_own_rate_the_policys_schedule_and_no_mask(tmp_path):
     more = {"critic_learning_rate": 1e-4, "lam": 0.95, "gamma": 0.99, "schedule": "linear"}
-    config = composed(online.command(job("ppo", "cpu", **more)), "ppo_trainer")
+    config = composed(job("ppo", "cpu", **more), online, "ppo_trainer", tmp_path)
     assert (config.algorithm.adv_estimator, config.algorithm.lam) == ("gae", 0.95)
     assert config.algorithm.gamma == 0.99
     critic = config.critic
@@ -100,8 +112,8 @@ def test_a_critic_has_its_own_rate_the_policys_schedule_and_no_mask():
     assert config.actor_rollout_ref.actor.optim.override_optimizer_config.subnetworks.mask
 
 
-def test_a_reward_model_has_its_own_rate_the_policys_schedule_and_no_mask():
-    config = composed(online.command(job("prime", "cpu", beta=0.1)), "ppo_trainer")
+def test_a_reward_model_has_its_own_rate_the_policys_schedule_and_no_mask(tmp_path):
+    config = composed(job("prime", "cpu", beta=0.1), online, "ppo_trainer", tmp_path)
     assert config.trainer.v1.trainer_mode == "subnetworks_prime"
     model = config.actor_rollout_ref.reward_model
     assert (model.beta, model.optim.lr, model.optim.clip_grad) == (0.1, 1e-6, 10.0)
@@ -112,23 +124,24 @@ def test_a_reward_model_has_its_own_rate_the_policys_schedule_and_no_mask():
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
-def test_a_supervised_run_is_told_to_verl_in_its_own_words(kind):
+def test_a_supervised_run_is_told_to_verl_in_its_own_words(kind, tmp_path):
     asked = job("sft", kind, schedule="cosine", betas=[0.9, 0.95], resume=20)
-    config = composed(sft.command(asked), "sft_trainer_engine")
+    config = composed(asked, sft, "sft_trainer_engine", tmp_path)
     assert config.optim.betas == [0.9, 0.95]
     assert config.optim.override_optimizer_config.subnetworks.schedule == "cosine"
     assert config.trainer.seed == 7
     assert config.trainer.resume_mode == "resume_path"
-    assert config.trainer.resume_from_path == "/run/state/global_step_20"
+    assert config.trainer.resume_from_path == str(tmp_path / "global_step_20")
     assert config.trainer.device == kind
 
 
-def test_over_two_nodes_torch_starts_by_srun_and_ray_is_told_of_both():
-    command = sft.command(job("sft", "cuda", nodes=2)).arguments
+def test_over_two_nodes_torch_starts_by_srun_and_ray_is_told_of_both(tmp_path):
+    asked = dataclasses.replace(job("sft", "cuda", nodes=2), state=tmp_path)
+    command = sft.command(asked).arguments
     assert command[:4] == ["srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1"]
     assert {"--nnodes=2", "--nproc_per_node=2", "--rdzv_backend=c10d"} <= set(command)
     assert "--standalone" not in command
-    config = composed(online.command(job("grpo", "cuda", nodes=2)), "ppo_trainer")
+    config = composed(job("grpo", "cuda", nodes=2), online, "ppo_trainer", tmp_path)
     assert (config.trainer.nnodes, config.trainer.n_gpus_per_node) == (2, 2)
     assert config.subnetworks.nodes == 2
 
@@ -151,11 +164,45 @@ def test_two_runs_on_one_machine_share_no_secret_and_no_socket():
     assert first["SUBNETWORKS_SOCKETS"] == "/tmp/scratch"
 
 
-@pytest.mark.parametrize(
-    "value", ["plain", "it's", "a,b", "back\\slash", "end\\", "\\'", "{a: 1}", ""]
-)
-def test_any_text_survives_hydras_grammar(value):
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+ACTOR = "actor_rollout_ref.actor"
+HOSTILE = ["plain", "it's", "a,b", "back\\slash", "{a: 1}", "", "1e-6", "null", "${x}", "a\n b"]
 
-    (parsed,) = OverridesParser.create().parse_overrides([override("key", value)])
-    assert parsed.value() == value
+
+@pytest.mark.parametrize("value", [*HOSTILE, 3e-6, 1e30, None, True, [0.9, 0.999]])
+def test_any_value_survives_verls_file(value, tmp_path):
+    asked = dataclasses.replace(job("sft", "cpu"), state=tmp_path)
+    file = verl_options.write(asked, {"+a.key": value})
+    found = verl_options.load("sft_trainer_engine", str(file)).a
+    assert OmegaConf.to_container(found, resolve=True)["key"] == value
+
+
+def test_further_options_reach_verl_as_they_are(tmp_path):
+    further = {"trainer": {"test_freq": -1}, "data.ignore_input_ids_mismatch": True}
+    config = composed(job("sft", "cpu", verl=further), sft, "sft_trainer_engine", tmp_path)
+    assert config.data.ignore_input_ids_mismatch is True
+    rollout = "actor_rollout_ref.rollout.engine_kwargs.vllm.block_size"
+    asked = job("grpo", "cpu", verl={rollout: 32})
+    config = composed(asked, online, "ppo_trainer", tmp_path)
+    assert config.actor_rollout_ref.rollout.engine_kwargs.vllm.block_size == 32
+    described = preference.described(job("dpo", "cpu", verl={"engine": {"offload_policy": True}}))
+    assert described["verl"]["engine"]["offload_policy"] is True
+    assert described["settings"]["verl"] == {"engine": {"offload_policy": True}}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "further"),
+    [
+        ("sft", {"optim": {"lr": 1.0}}),
+        ("sft", {"optim.override_optimizer_config": None}),
+        (
+            "grpo",
+            {f"{ACTOR}.optim.override_optimizer_config.subnetworks.mask": None},
+        ),
+        ("grpo", {"actor_rollout_ref": {"rollout": {"n": 8}}}),
+    ],
+)
+def test_a_further_option_that_contradicts_the_run_is_refused(algorithm, further, tmp_path):
+    trainer = {"sft": sft, "grpo": online}[algorithm]
+    asked = dataclasses.replace(job(algorithm, "cpu", verl=further), state=tmp_path)
+    with pytest.raises(UserError, match="is set by the run itself"):
+        trainer.command(asked)

@@ -43,10 +43,10 @@ def test_a_pair_too_long_is_refused_or_cut_or_left_out(tmp_path):
     path = write(tmp_path, PAIRS)
     with pytest.raises(UserError, match="row 1 has 32 tokens"):
         read_pairs(path, Letters(), 27)
-    assert len(read_pairs(path, Letters(), 30, "cut")) == 2
+    assert len(read_pairs(path, Letters(), 30, "truncate")) == 2
     # Of the first pair only the earlier answer is left, which is not what is compared.
     (pair,) = read_pairs(
-        write(tmp_path, [PAIRS[0], {**PAIRS[1], "prompt": [user("q")]}]), Letters(), 14, "cut"
+        write(tmp_path, [PAIRS[0], {**PAIRS[1], "prompt": [user("q")]}]), Letters(), 14, "truncate"
     )
     assert said(pair[0]) == "fine."
 
@@ -63,7 +63,7 @@ def test_labels_stay_with_their_answers(tmp_path):
         {"prompt": [user("q")], "answer": "kept", "label": False},
     ]
     path = write(tmp_path, rows)
-    singles, desirable = read_labelled(path, Letters(), 14, "cut")
+    singles, desirable = read_labelled(path, Letters(), 14, "truncate")
     assert [said(conversation) for (conversation,) in singles] == ["kept."]
     assert desirable == [False]
 

@@ -15,8 +15,9 @@ from loopback_hub import Hub
 
 from subnetworks.errors import UserError
 from subnetworks.training import data
-from subnetworks.training.hub_data import HubSettings
-from subnetworks.training.settings import parse, parse_settings
+from subnetworks.training.settings import parse_settings
+from subnetworks.training.sources import HubSettings
+from subnetworks.validation import parse
 
 
 def said(role, content):
@@ -158,9 +159,9 @@ def test_what_is_not_there_is_said_in_one_line(hub, tmp_path, source, settings, 
         ({}, "missing key 'gives'"),
         ({"gives": "songs"}, "allowed: conversations, problems, preferences"),
         ({"gives": "problems", "columns": {"chosen": "x"}}, "allowed: prompt, truth"),
-        ({"gives": "problems", "columns": "x"}, "names and texts"),
+        ({"gives": "problems", "columns": "x"}, "expected keys and values"),
     ],
 )
 def test_wrong_settings_are_named(values, words):
     with pytest.raises(UserError, match=words):
-        parse(HubSettings, values, "settings").check()
+        parse(HubSettings, values, "settings")

@@ -28,7 +28,7 @@ SETTINGS = {
     "schedule": "linear",
     "warmup_steps": 2,
     "weight_decay": 0.5,
-    "clip_gradient": 0.05,  # far below the norms met here: clipping must see the masked gradient
+    "max_grad_norm": 0.05,  # far below the norms met here: clipping must see the masked gradient
     "save_every": 2,
 }
 

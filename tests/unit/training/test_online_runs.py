@@ -40,7 +40,7 @@ PRIME = {
     "algorithm": "prime",
     "reward_learning_rate": 1e-3,
     "kl": "loss",
-    "kl_coefficient": 0.1,
+    "kl_coef": 0.1,
     **SETTINGS,
 }
 PPO = {
@@ -48,8 +48,8 @@ PPO = {
     "critic_learning_rate": 1e-3,
     "mask_critic": True,
     "kl": "reward",
-    "kl_coefficient": 0.1,
-    "clip_gradient": 0,
+    "kl_coef": 0.1,
+    "max_grad_norm": 0,
     **SETTINGS,
 }
 GRPO = {"algorithm": "grpo", **SETTINGS, "steps": 2}

@@ -64,7 +64,7 @@ def plain(folder, weights_dtype):
 
     order = epochs(12, SETTINGS["batch_size"], STEPS, 0)
     pairs = examples.read_pairs(
-        folder / "data" / "train.parquet", load_tokenizer(folder / "init"), 2048, "refuse"
+        folder / "data" / "train.parquet", load_tokenizer(folder / "init"), 2048, "error"
     )
     model = AutoModelForCausalLM.from_pretrained(folder / "init", dtype=torch.float32)
     masters = {name: p.detach().clone() for name, p in model.named_parameters()}

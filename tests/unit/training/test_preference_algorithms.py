@@ -14,7 +14,8 @@ from tiny import launch, log, make_init, make_job, make_pairs, master_weights  #
 
 from subnetworks import masks  # noqa: E402
 from subnetworks.training import finish, sft  # noqa: E402
-from subnetworks.training.settings import ALGORITHMS, PreferenceSettings  # noqa: E402
+from subnetworks.training.algorithms import ALGORITHMS  # noqa: E402
+from subnetworks.training.settings import PreferenceSettings  # noqa: E402
 
 STEPS = 3
 COMMON = {

@@ -15,8 +15,9 @@ import pyarrow.parquet
 
 from subnetworks.errors import UserError
 from subnetworks.training import rewards
-from subnetworks.training.rejection import RejectionSettings, verified
-from subnetworks.training.settings import parse
+from subnetworks.training.rejection import verified
+from subnetworks.training.sources import RejectionSettings
+from subnetworks.validation import parse
 
 
 def problem(text, truth):
@@ -77,7 +78,7 @@ def test_at_most_so_many_of_a_problem():
 )
 def test_wrong_settings_are_named(values, words):
     with pytest.raises(UserError) as caught:
-        parse(RejectionSettings, values, "settings of sample").check()
+        parse(RejectionSettings, values, "settings of sample")
     for word in words:
         assert word in str(caught.value)
 

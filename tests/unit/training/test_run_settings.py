@@ -1,14 +1,10 @@
 import pytest
 
 from subnetworks.errors import UserError
-from subnetworks.training.settings import (
-    ALGORITHMS,
-    DpoSettings,
-    GrpoSettings,
-    in_steps,
-    parse_accelerator,
-    parse_settings,
-)
+from subnetworks.training.algorithms import ALGORITHMS
+from subnetworks.training.algorithms.dpo import DpoSettings
+from subnetworks.training.algorithms.grpo import GrpoSettings
+from subnetworks.training.settings import in_steps, parse_accelerator, parse_settings
 
 BASE = {"steps": 10, "learning_rate": 1e-6}
 
@@ -52,16 +48,16 @@ def test_values_arrive_typed():
         ({"reward": {}}, ["reward", "no part"]),
         ({"algorithm": "prime", "reward": {"math": 1, "length": -0.1}}, ["prime", "[0, 1]"]),
         ({"kl": "los"}, ["kl", "none", "loss", "reward"]),
-        ({"kl_coefficient": 0.1}, ["kl", "loss or reward"]),
-        ({"kl": "loss"}, ["kl_coefficient", "above 0"]),
+        ({"kl_coef": 0.1}, ["kl", "loss or reward"]),
+        ({"kl": "loss"}, ["kl_coef", "above 0"]),
         ({"algorithm": "ppo", "lam": 1.5}, ["lam", "[0, 1]"]),
         ({"algorithm": "prime", "beta": 0}, ["beta", "above 0"]),
-        ({"algorithm": "prime", "kl": "reward", "kl_coefficient": 1}, ["kl", "prime", "loss"]),
+        ({"algorithm": "prime", "kl": "reward", "kl_coef": 1}, ["kl", "prime", "loss"]),
         (
-            {"algorithm": "raft_plus_plus", "kl": "reward", "kl_coefficient": 1},
+            {"algorithm": "raft_plus_plus", "kl": "reward", "kl_coef": 1},
             ["kl", "raft_plus_plus", "loss"],
         ),
-        ({"algorithm": "raft++"}, ["raft++", "there are", "raft_plus_plus"]),
+        ({"algorithm": "raft++"}, ["raft++", "allowed: sft", "raft_plus_plus"]),
         ({"updates_per_step": 0}, ["updates_per_step", "at least 1"]),
         ({"batch_size": 6, "updates_per_step": 4}, ["batch_size", "multiple", "updates_per_step"]),
     ],
@@ -110,24 +106,24 @@ def test_what_is_wrong_with_a_preference_run_is_named(algorithm, changes, words)
 
 
 def test_lengths_may_be_told_by_the_data():
-    given = {"algorithm": "dpo", "learning_rate": 1, "epochs": 1, "warmup_share": 0.1}
+    given = {"algorithm": "dpo", "learning_rate": 1, "epochs": 1, "warmup_ratio": 0.1}
     told = in_steps({**given, "batch_size": 128}, examples=12_900)
     assert (told["steps"], told["warmup_steps"]) == (100, 10)
     assert parse_settings(told).steps == 100
     assert in_steps({**given, "epochs": 1.5}, examples=64)["steps"] == 3
     assert in_steps({**given, "epochs": 0.001}, examples=64)["steps"] == 1
-    assert in_steps({"steps": 20, "warmup_share": 0.25}, examples=1)["warmup_steps"] == 5
+    assert in_steps({"steps": 20, "warmup_ratio": 0.25}, examples=1)["warmup_steps"] == 5
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
         ({"epochs": 1, "steps": 3}, "epochs and steps"),
-        ({"epochs": 0}, "epochs must be above 0"),
+        ({"epochs": 0}, "epochs: must be above 0, got 0"),
         ({"epochs": "one"}, "expected a number"),
-        ({"steps": 3, "warmup_share": 2}, r"warmup_share must lie in \[0, 1\]"),
-        ({"steps": 3, "warmup_steps": 1, "warmup_share": 0}, "warmup_share and warmup_steps"),
-        ({"warmup_share": 0.5}, "steps"),
+        ({"steps": 3, "warmup_ratio": 2}, r"warmup_ratio: must lie in \[0, 1\]"),
+        ({"steps": 3, "warmup_steps": 1, "warmup_ratio": 0}, "warmup_ratio and warmup_steps"),
+        ({"warmup_ratio": 0.5}, "steps"),
     ],
 )
 def test_a_length_is_told_once_and_in_its_range(given, words):

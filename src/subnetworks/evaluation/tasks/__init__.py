@@ -1,9 +1,6 @@
 """The benchmarks by name: whose definition, which rows, what is scored, and how they are cut."""
 
-import difflib
 from dataclasses import dataclass
-
-from subnetworks.errors import UserError
 
 _CATEGORIES = (
     "biology business chemistry computer_science economics engineering health history law math "
@@ -148,12 +145,3 @@ TASKS: dict[str, Task] = {
         ),
     )
 }
-
-
-def find(name: str, where: str) -> Task:
-    """The task of that name; `UserError` that lists the known ones otherwise."""
-    if name in TASKS:
-        return TASKS[name]
-    close = difflib.get_close_matches(name, list(TASKS), n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    raise UserError(f"{where}: task {name!r} is not known{hint}; known: {', '.join(TASKS)}")

@@ -1,0 +1,451 @@
+"""What an experiment and the machine's configuration may say: a settings model for every entry."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import Field, create_model, model_validator
+
+from subnetworks.evaluation.machine import Serving
+from subnetworks.evaluation.settings import Settings as BenchmarkSettings
+from subnetworks.mini import settings as mini
+from subnetworks.training.algorithms import ALGORITHMS
+from subnetworks.training.settings import Accelerator, Lengths, Settings, check_lengths
+from subnetworks.training.sources import HubSettings, RejectionSettings
+from subnetworks.validation import (
+    Above,
+    Count,
+    Positive,
+    SettingsModel,
+    Share,
+    by_key,
+    by_value,
+    matching,
+    wrong,
+)
+
+if TYPE_CHECKING:
+    Name = str
+    ExperimentName = str
+    Repository = str
+    Revision = str
+    Inside = str
+    LocalPath = str
+    Tolerance = str
+else:
+    Name = matching("[a-z0-9][a-z0-9_]*", "a name of lower-case letters, digits and underscores")
+    ExperimentName = matching("[A-Za-z0-9][A-Za-z0-9_-]*", "the name of an experiment")
+    _PART = r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.-]*"
+    Repository = matching(f"{_PART}/[A-Za-z0-9][A-Za-z0-9_.-]*", "a repository, owner/name")
+    Revision = matching(
+        r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_./-]*", "a branch, tag or commit of the repository"
+    )
+    Inside = matching(
+        r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*",
+        "a folder or file in the repository",
+    )
+    LocalPath = matching(r"[^\x00-\x1f\x7f{}]+", "a path without braces or control characters")
+    Tolerance = matching(r"[0-9.]+(e-?[0-9]+)?", "a number as text, in quotes")
+
+_BASE = "The checkpoint that this, an adapter, is merged into."
+_CODE = "Take its own Python code and run it wherever it is loaded."
+
+
+class MadeCheckpoint(mini.BaseSettings):
+    """The miniature's base model, made here."""
+
+    make: Literal["base"] = Field(description="What is made.")
+
+
+class HubCheckpoint(SettingsModel):
+    """A checkpoint of the Hub."""
+
+    hub: Repository
+    revision: Revision = Field(
+        "main", description="Branch, tag or commit; the lock holds on to the commit it names."
+    )
+    folder: Inside | None = Field(
+        None, description="The folder (or file) of the repository that is meant, if not all of it."
+    )
+    base: Name | None = Field(None, description=_BASE)
+    trust_remote_code: bool = Field(False, description=_CODE)
+
+
+class LocalCheckpoint(SettingsModel):
+    """A checkpoint of one's own."""
+
+    path: LocalPath = Field(
+        description="A folder or file as `measure` reads it, an adapter's too (with base)."
+    )
+    base: Name | None = Field(None, description=_BASE)
+    trust_remote_code: bool = Field(False, description=_CODE)
+
+
+CHECKPOINTS: dict[str, type[SettingsModel]] = {
+    "make": MadeCheckpoint,
+    "hub": HubCheckpoint,
+    "path": LocalCheckpoint,
+}
+
+
+class Demonstrations(mini.DemonstrationSettings):
+    """Conversations to imitate, made here."""
+
+    make: Literal["demonstrations"]
+
+
+class Problems(mini.ProblemSettings):
+    """Problems with verifiable answers, made here."""
+
+    make: Literal["problems"]
+
+
+class Preferences(mini.PreferenceSettings):
+    """Pairs of a checkpoint's own answers, made here."""
+
+    make: Literal["preferences"]
+    policy: Name = Field(description="The checkpoint that is sampled.")
+
+
+class ForeignDemonstrations(mini.ForeignSettings):
+    """Right answers in a style that no checkpoint made here gives."""
+
+    make: Literal["foreign_demonstrations"]
+
+
+class ForeignPreferences(mini.ForeignSettings):
+    """Pairs in a style that no checkpoint made here gives."""
+
+    make: Literal["foreign_preferences"]
+
+
+MADE_DATA: dict[str, type[SettingsModel]] = {
+    "demonstrations": Demonstrations,
+    "problems": Problems,
+    "preferences": Preferences,
+    "foreign_demonstrations": ForeignDemonstrations,
+    "foreign_preferences": ForeignPreferences,
+}
+
+
+class SampledData(RejectionSettings):
+    """A checkpoint's own right answers, to imitate."""
+
+    sample: Name = Field(description="The data set whose problems are answered.")
+    policy: Name = Field(description="The checkpoint whose right answers are kept.")
+
+
+class HubData(HubSettings):
+    """A data set of the Hub."""
+
+    hub: Repository
+    revision: Revision = Field(
+        "main", description="Branch, tag or commit; the lock holds on to the commit it names."
+    )
+
+
+class Update(SettingsModel):
+    """A pair of checkpoints to compare; every run implies one, init to end."""
+
+    before: Name = Field(description="The checkpoint that is compared with.")
+    after: Name = Field(description="The checkpoint that is compared.")
+    cast: Literal["BF16", "F16", "F32"] | None = Field(
+        None, description="Compare in this instead of the narrower of both."
+    )
+    common_rows: bool = Field(False, description="Compare the common rows of resized vocabularies.")
+    allow_partial: bool = Field(
+        False, description="Compare what there is, also where it is less than 99 % of all entries."
+    )
+    absolute: Annotated[list[Tolerance], Field(min_length=1)] | None = Field(
+        None, description="Tolerances of |Δ| in float32; text, since they name the counts."
+    )
+    relative: Annotated[list[Tolerance], Field(min_length=1)] | None = Field(
+        None, description="Tolerances η of |Δ| ≤ η·max(|w|, |ŵ|); text, as before."
+    )
+
+
+_Names = Annotated[list[Name], Field(min_length=2)]
+
+
+class Mask(SettingsModel):
+    """What every mask that is made of something else may have."""
+
+    seed: Count = Field(0, description="What a random mask is drawn from.")
+
+
+class Complement(Mask):
+    """All that a mask leaves out."""
+
+    complement: Name
+
+
+class Random(Mask):
+    """As many entries at random, in every tensor, as a mask has."""
+
+    random: Name
+
+
+class Union(Mask):
+    """What any of several masks has."""
+
+    union: _Names
+
+
+class Intersection(Mask):
+    """What all of several masks have."""
+
+    intersection: _Names
+
+
+class Difference(Mask):
+    """What the first of several masks has, and none of the others."""
+
+    difference: _Names
+
+
+class ByWeights(SettingsModel):
+    """Entries that a checkpoint's own weights choose, in each tensor."""
+
+    checkpoint: Name = Field(description="Whose weights choose.")
+    like: Name | None = Field(None, description="As many in each tensor as this mask has.")
+    density: Share | None = Field(None, description="This share instead.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.like is None) == (self.density is None):
+            raise wrong("needs exactly one of: like | density")
+        return self
+
+
+class ByRank(ByWeights):
+    """The largest entries of each matrix's best approximation of a rank."""
+
+    rank: Positive = Field(description="Of the approximation.")
+
+
+class Early(SettingsModel):
+    """What had changed after the first steps of a run that keeps its trajectory."""
+
+    run: Name = Field(description="A run with trajectory_every.")
+    steps: Positive = Field(description="One of the steps that it keeps.")
+
+
+class Magnitude(Mask):
+    """The entries of lowest magnitude in each tensor."""
+
+    magnitude: ByWeights
+
+
+class Principal(Mask):
+    """The largest entries of each matrix's best approximation of a rank."""
+
+    principal: ByRank
+
+
+class EarlyMask(Mask):
+    """What had changed after the first steps of a run."""
+
+    early: Early
+
+
+MASKS: dict[str, type[SettingsModel]] = {
+    "complement": Complement,
+    "random": Random,
+    "union": Union,
+    "intersection": Intersection,
+    "difference": Difference,
+    "magnitude": Magnitude,
+    "principal": Principal,
+    "early": EarlyMask,
+}
+
+
+class Overlap(SettingsModel):
+    """Two masks to compare."""
+
+    masks: Annotated[list[Name], Field(min_length=2, max_length=2)]
+
+
+class Agreement(SettingsModel):
+    """A full run, the run within its subnetwork, and checkpoints to compare the agreement with."""
+
+    full: Name
+    subnetwork: Name
+    baselines: dict[Name, Name] = Field(
+        {}, description="Checkpoints to compare with, by what they are called."
+    )
+
+
+class Benchmark(BenchmarkSettings):
+    """An evaluation's task, how it is asked, and where its rows come from."""
+
+    make: Literal["math500", "agieval", "mmlu_pro"] | None = Field(
+        None, description="Rows made here."
+    )
+    rows: Positive | None = Field(None, description="How many are made (500).")
+    seed: Count | None = Field(None, description="What they are drawn from (0).")
+
+    @property
+    def made(self) -> bool:
+        """See `subnetworks.evaluation.settings.Settings.made`."""
+        return self.make is not None
+
+    @model_validator(mode="after")
+    def _source(self) -> Self:
+        for key in ("rows", "seed"):
+            if getattr(self, key) is not None and not self.made:
+                raise wrong(f"{key} needs make: only rows that are made here have one", key)
+        if self.made and (self.data is not None or self.revision is not None):
+            raise wrong("make, data and revision exclude each other", "make")
+        if self.make is not None:
+            self._check_made(self.make)
+        return self
+
+    def _check_made(self, make: str) -> None:
+        """The made rows are those that the task reads."""
+        task = self.definition
+        fits = {
+            "math500": task.name == "math500",
+            "agieval": task.name.startswith("agieval_"),
+            "mmlu_pro": task.name in ("mmlu_pro", "mmlu_pro_math"),
+        }
+        if not fits[make]:
+            wanted = next((name for name in fits if task.name.startswith(name)), None)
+            remedy = f"make: {wanted}" if wanted and wanted != make else "name its rows with data"
+            raise wrong(f"the rows of make: {make} are not those of {task.name}; {remedy}", "make")
+
+
+class Evaluation(SettingsModel):
+    """What a checkpoint is scored on."""
+
+    benchmarks: Annotated[list[Name], Field(min_length=1)]
+
+
+def _in_experiment(name: str, kind: type[Settings]) -> type[Settings]:
+    """The settings of an algorithm's run, with what it trains on and lengths in epochs."""
+    lengths = Lengths.model_fields
+    extra: dict[str, Any] = {
+        "algorithm": (Literal[name], Field(description="How it is trained.")),
+        "init": (Name, Field(description="The checkpoint it starts from.")),
+        "data": (Name, Field(description="The data set it trains on.")),
+        "mask": (Name | None, Field(None, description="The mask it trains within.")),
+        "steps": (Positive | None, Field(None, description="Optimiser steps.")),
+        "epochs": (Above | None, lengths["epochs"]),
+        "warmup_ratio": (Share | None, lengths["warmup_ratio"]),
+    }
+    check = model_validator(mode="after")(_lengths_of_run)
+    return create_model(
+        f"{kind.__name__}OfRun",
+        __base__=kind,
+        __doc__=kind.__doc__,
+        __validators__={"_lengths": check},  # type: ignore[dict-item]
+        **extra,
+    )
+
+
+def _lengths_of_run(self: Any) -> Any:
+    check_lengths(self)
+    return self
+
+
+RUNS: dict[str, type[Settings]] = {
+    name: _in_experiment(name, kind) for name, kind in ALGORITHMS.items()
+}
+
+
+if TYPE_CHECKING:
+    AnyCheckpoint = SettingsModel
+    AnyData = SettingsModel
+    AnyRun = SettingsModel
+    AnyMask = SettingsModel
+    Shown = dict[str, Any]
+else:
+    AnyCheckpoint = by_key(CHECKPOINTS)
+    AnyData = by_key({"make": by_value("make", MADE_DATA), "sample": SampledData, "hub": HubData})
+    AnyRun = by_value("algorithm", RUNS)
+    AnyMask = by_key(MASKS)
+    # Each artefact's own module says what it may be given.
+    Shown = dict[str, Any]
+
+
+class Sections(SettingsModel):
+    """The sections of an experiment; each maps names to entries."""
+
+    checkpoints: dict[Name, AnyCheckpoint] = Field(
+        {}, description="Named sets of weights that no run here makes."
+    )
+    datasets: dict[Name, AnyData] = Field({}, description="Data that runs train on.")
+    runs: dict[Name, AnyRun] = Field(
+        {}, description="Trainings; the end of each is a checkpoint of its name."
+    )
+    updates: dict[Name, Update] = Field(
+        {}, description="Further pairs of checkpoints to compare; every run implies one."
+    )
+    masks: dict[Name, AnyMask] = Field(
+        {}, description="Masks made of others, of weights, of a trajectory; updates imply theirs."
+    )
+    overlaps: dict[Name, Overlap] = Field({}, description="Pairs of masks to compare.")
+    agreements: dict[Name, Agreement] = Field(
+        {}, description="Full runs and those within their subnetworks, to compare."
+    )
+    benchmarks: dict[Name, Benchmark] = Field(
+        {}, description="Evaluation tasks and how they are asked."
+    )
+    evaluation: dict[Name, Evaluation] = Field(
+        {}, description="Which checkpoint is scored on which benchmarks."
+    )
+    tables: dict[Name, Shown] = Field({}, description="The tables wanted, and what each shows.")
+    figures: dict[Name, Shown] = Field({}, description="The figures wanted, and what each shows.")
+
+
+class ExperimentFile(Sections):
+    """An experiment of the subnetworks pipeline."""
+
+    checkpoints: dict[Name, AnyCheckpoint] = Field(
+        description="Named sets of weights that no run here makes."
+    )
+    controls: Sections = Field(
+        Sections.model_validate({}),
+        description="What the paper's readers ask next: further entries of the same sections, that "
+        "`snakemake controls` makes and `snakemake` leaves out.",
+    )
+
+
+class Machine(Accelerator):
+    """A machine that trains and serves."""
+
+    kind: Literal["cpu", "cuda"] = Field(description="What computes.")
+    devices: Positive = Field(
+        description="Worker processes that share the weights (FSDP2 ranks; GPUs on cuda)."
+    )
+    threads: Positive = Field(description="Cores a job takes on a node.")
+    hours: Above | None = Field(
+        None, description="Longest wall time of a job that reads, trains or serves a model (24)."
+    )
+    evaluation: Serving = Field(
+        Serving.model_validate({}),
+        description="What only evaluation reads; changing it trains nothing anew.",
+    )
+
+
+class Configuration(SettingsModel):
+    """The machine settings of the subnetworks pipeline (config.yaml)."""
+
+    experiment: ExperimentName = Field(description="The name of a file in experiments/.")
+    accelerator: str = Field(description="Which of the accelerators trains and serves.")
+    accelerators: dict[str, Machine] = Field(description="Machines by name.")
+    environments: str = Field(description="Folder of the stages' virtual environments.")
+    cache: str = Field(description="Folder of downloaded checkpoints.")
+
+    @model_validator(mode="after")
+    def _there(self) -> Self:
+        if self.accelerator not in self.accelerators:
+            raise wrong(
+                f"accelerator: no entry {self.accelerator!r} in accelerators; "
+                f"there are: {', '.join(self.accelerators)}",
+                "accelerator",
+            )
+        return self
+
+    @property
+    def machine(self) -> Machine:
+        """The one that trains and serves."""
+        return self.accelerators[self.accelerator]

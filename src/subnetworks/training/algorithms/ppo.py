@@ -1,0 +1,63 @@
+"""Proximal policy optimisation, with a critic."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from subnetworks.training.job import Job
+from subnetworks.training.settings import OnlineSettings
+from subnetworks.validation import Positive, Rate, Share
+
+
+class PpoSettings(OnlineSettings):
+    """PPO: advantages by generalised advantage estimation from a critic that starts as the init
+    with a new value head.
+
+    The critic has the policy's schedule, and is trained whole even where the policy is trained
+    within a mask, unless `mask_critic` (its value head always is).
+    """
+
+    algorithm: Literal["ppo"] = "ppo"
+
+    samples_per_prompt: Positive = Field(1, description="Answers sampled for each prompt.")
+    gamma: Share = Field(1.0, description="What later rewards are discounted with.")
+    lam: Share = Field(1.0, description="λ of generalised advantage estimation.")
+    critic_learning_rate: Rate = Field(1e-5, description="The critic's, with the same schedule.")
+    clip_value: Rate = Field(0.5, description="How far its predictions may move in one step.")
+    mask_critic: bool = Field(False, description="Whether the critic keeps to the run's mask too.")
+
+    @property
+    def mask_beside(self) -> bool:
+        """See `OnlineSettings.mask_beside`."""
+        return self.mask_critic
+
+
+SETTINGS = PpoSettings
+
+
+def options(job: Job) -> dict[str, object]:
+    """What PPO asks of verl."""
+    from subnetworks.training.verl_options import model, optimiser
+
+    settings = job.settings
+    assert isinstance(settings, PpoSettings)
+    return {
+        "algorithm.adv_estimator": "gae",
+        "trainer.v1.trainer_mode": "subnetworks",
+        "algorithm.gamma": settings.gamma,
+        "algorithm.lam": settings.lam,
+        **model("critic.model", job),
+        "critic.strategy": "fsdp2",
+        "critic.fsdp.use_torch_compile": False,
+        "+critic.fsdp.mixed_precision": job.mixed_precision,
+        "critic.fsdp.seed": settings.seed,
+        "critic.data_loader_seed": settings.seed,
+        # Whole, whatever the policy's mask, unless the settings say otherwise.
+        **optimiser("critic.optim", job, settings.critic_learning_rate, policy=False),
+        "critic.ppo_micro_batch_size_per_gpu": job.sequences_at_once,
+        "+critic.fsdp.use_dynamic_bsz": False,
+        "+critic.fsdp.micro_batch_size_per_gpu": job.sequences_at_once,
+        "+critic.fsdp.infer_micro_batch_size_per_gpu": job.sequences_at_once,
+        "critic.cliprange_value": settings.clip_value,
+        "critic.checkpoint.save_contents": ["model", "optimizer", "extra"],
+    }

@@ -1,0 +1,28 @@
+"""RAFT++: rejection sampling from the policy itself, step by step."""
+
+from typing import ClassVar, Literal
+
+from subnetworks.training.job import Job
+from subnetworks.training.settings import OnlineSettings
+
+
+class RaftPlusPlusSettings(OnlineSettings):
+    """RAFT++: only right answers are learnt from, with importance ratio and clipping
+    (`subnetworks.training.raft`). Its authors make four updates a step.
+    """
+
+    no_kl_in_reward: ClassVar[str] = "which only tells right answers from wrong ones"
+
+    algorithm: Literal["raft_plus_plus"] = "raft_plus_plus"
+
+
+SETTINGS = RaftPlusPlusSettings
+
+
+def options(job: Job) -> dict[str, object]:
+    """What RAFT++ asks of verl."""
+    return {
+        "algorithm.adv_estimator": "raft++",
+        "critic.enable": False,
+        "trainer.v1.trainer_mode": "subnetworks",
+    }

@@ -1,0 +1,38 @@
+"""Simple preference optimisation."""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from subnetworks.training.settings import PreferenceSettings
+from subnetworks.validation import Above, Rate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from subnetworks.training.objectives import Losses
+
+
+class SimpoSettings(PreferenceSettings):
+    """SimPO: no reference, a margin between the answers."""
+
+    algorithm: Literal["simpo"] = "simpo"
+
+    beta: Above = Field(2.0, description="What the mean log-probabilities are multiplied with.")
+    gamma: Rate = Field(1.0, description="By how much the chosen answer is to lead.")
+
+    @property
+    def per_token(self) -> bool:
+        """The reward is the mean token's."""
+        return True
+
+
+SETTINGS = SimpoSettings
+
+
+def loss(log_probs: "Tensor", data: Any, settings: SimpoSettings) -> "Losses":
+    """See `subnetworks.training.objectives`."""
+    from subnetworks.training import losses, objectives
+
+    chosen, rejected = objectives.answers(log_probs, data, settings).reshape(-1, 2).unbind(1)
+    return losses.simpo(chosen, rejected, settings.beta, settings.gamma)
