@@ -10,7 +10,7 @@ from checkpoints_made import bf16, save
 
 VERBS = (
     "apply convert delta evaluate fetch fetch-data figure lock make mask measure overlap rank "
-    "report sample table times train trajectory transfer"
+    "report sample schema table times train trajectory transfer"
 ).split()
 
 
