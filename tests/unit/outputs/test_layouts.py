@@ -174,6 +174,11 @@ def _fetch(place):
     return ["fetch", *reads, "--output", out], {out: "fetch"}, reads
 
 
+def _convert(place):
+    reads, out = [place("base")], place("own/converted")
+    return ["convert", *reads, "--output", out], {out: "convert"}, reads
+
+
 def _fetch_data(place):
     out = place("own/fetched")
     line = ["fetch-data", "hub:a/b@main", "--output", out, "--settings"]
@@ -255,6 +260,7 @@ VERBS = {
     "trajectory": _trajectory,
     "delta": _delta,
     "apply": _apply,
+    "convert": _convert,
     "fetch": _fetch,
     "fetch-data": _fetch_data,
     "make": _make,
