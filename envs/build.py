@@ -22,8 +22,8 @@ ROOT = ENVS.parent
 sys.path[:0] = [str(ENVS), str(ROOT / "src")]
 
 import sources  # noqa: E402
-from subnetworks.environment import environments, pins  # noqa: E402
-from subnetworks.errors import UserError  # noqa: E402
+from subnetworks.core.environment import environments, pins  # noqa: E402
+from subnetworks.core.errors import UserError  # noqa: E402
 
 PYTHON = "3.11"
 # PyTorch publishes its builds for CPUs (torch==…+cpu) on an index of its own, not on PyPI.

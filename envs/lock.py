@@ -17,8 +17,8 @@ from typing import Any
 
 import build
 import sources
-from subnetworks.environment import environments, pins
-from subnetworks.errors import UserError
+from subnetworks.core.environment import environments, pins
+from subnetworks.core.errors import UserError
 
 PLATFORM = "x86_64-manylinux_2_28"
 # Not a stage: nothing in the workflow runs in them.

@@ -3,8 +3,8 @@
 import gc
 import sys
 
-from subnetworks.environment import require_named
-from subnetworks.errors import UserError
+from subnetworks.core.environment import require_named
+from subnetworks.core.errors import UserError
 
 
 def main() -> None:

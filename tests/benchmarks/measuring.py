@@ -29,7 +29,7 @@ sys.path[:0] = [str(ROOT / "src"), str(Path(__file__).parent)]
 
 import synthetic  # noqa: E402
 
-from subnetworks import processor  # noqa: E402
+from subnetworks.core import processor  # noqa: E402
 
 SHAPES = ((1024, 4096), (2048, 2048), (4096, 4096), (4096, 14336))
 SHAPES_TINY = ((24, 64), (64, 32))
@@ -178,7 +178,7 @@ def bench_fp8(folder: Path, parameters: float, repeats: int) -> None:
 
 def bench_overlap(folder: Path, repeats: int, rows: int = 1_000_000) -> None:
     """AND and population count of two masks of 1000 bytes a row."""
-    from subnetworks import masks, overlaps
+    from subnetworks.measuring import masks, overlaps
 
     size = 1000 * rows
     print(f"\noverlap: two masks of {size / 1e9:g} GB", flush=True)
@@ -224,7 +224,7 @@ def bench_rank(repeats: int, shapes: tuple[tuple[int, int], ...] = SHAPES) -> No
     """Ranks of a sparse update of a bfloat16 matrix, against torch's SVD; then of a whole model."""
     import torch
 
-    from subnetworks import spectra
+    from subnetworks.measuring import spectra
 
     print("\nrank, in processor seconds (a busy machine does not count), one thread", flush=True)
     torch.set_num_threads(1)

@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "src"))
 
 import torch  # noqa: E402
 
-from subnetworks.training.adamw import FORMS  # noqa: E402
+from subnetworks.training.engine.adamw import FORMS  # noqa: E402
 
 SHAPES = [(2048, 512), (512, 2048), (1024, 1024), (512,)] * 8
 HOW = {"lr": 1e-6, "betas": (0.9, 0.999), "weight_decay": 0.01}

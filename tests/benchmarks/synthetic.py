@@ -153,9 +153,9 @@ def write_pair(folder: Path, parameters: float, distinct: int | None = None) -> 
 @lru_cache
 def _fp8(seed: int) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]:
     """A matrix before and after: codes and scales as DeepSeek-V3 has them, and bfloat16."""
+    from subnetworks.checkpoints.numbers import encode
     from subnetworks.checkpoints.quantised import fp8
     from subnetworks.checkpoints.quantised.grid import Grid
-    from subnetworks.numbers import encode
 
     rows, columns, size = 2048, 4096, 128
     grid = Grid((1, rows, columns), (size, size))

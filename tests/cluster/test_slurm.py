@@ -16,7 +16,7 @@ import pytest
 import yaml
 from running import ENVIRONMENT, copy_checkout, run_snakemake
 
-from subnetworks.files import sha256
+from subnetworks.core.files import sha256
 
 SCRIPT = Path(__file__).with_name("one_node.sh")
 EXPERIMENT = """

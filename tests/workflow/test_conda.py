@@ -8,7 +8,7 @@ import pytest
 import yaml
 from running import ROOT, copy_checkout, run_snakemake
 
-from subnetworks.environment import environments
+from subnetworks.core.environment import environments
 
 # All stages on a CPU, and the experiment whose jobs need them.
 STAGES = {

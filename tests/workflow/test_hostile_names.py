@@ -12,7 +12,7 @@ from running import ROOT, run_snakemake
 
 sys.path.insert(0, str(ROOT / "src"))
 from subnetworks import experiment as experiments
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 
 HOSTILE = ["$(touch pwned)", "a;touch pwned", "a\n", "a\ntouch pwned", "..", "../x", "a b", "`id`"]
 HOSTILE += ["-x", "a'b", 'a"b', "a/b", "{x}", "a\0b", "~", "ä"]

@@ -103,7 +103,7 @@ def test_locks_of_shipped_experiments_are_sound() -> None:
     import sys
 
     sys.path.insert(0, str(ROOT / "src"))
-    from subnetworks.hub import locks
+    from subnetworks.checkpoints.hub import locks
 
     for path in (ROOT / "experiments").glob("*.lock"):
         assert locks.read(path)

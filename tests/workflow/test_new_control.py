@@ -20,7 +20,7 @@ from pydantic import Field
 from subnetworks.artefacts.base import Specification, Table, UpdateShown
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.sheet import Column, text
-from subnetworks.results import Context
+from subnetworks.core.results import Context
 
 
 class Shown(Specification):

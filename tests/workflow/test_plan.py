@@ -167,7 +167,7 @@ def test_devices_that_do_not_divide_a_batch_are_refused(copy: Path) -> None:
 
 def test_the_order_of_keys_reruns_nothing() -> None:
     sys.path.insert(0, str(ROOT / "src"))
-    from subnetworks.files import canonical_json
+    from subnetworks.core.files import canonical_json
 
     assert canonical_json({"b": 1, "a": [1.5, None]}) == canonical_json({"a": [1.5, None], "b": 1})
     assert json.loads(canonical_json({"a": "é"})) == {"a": "é"}

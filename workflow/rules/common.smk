@@ -14,10 +14,10 @@ from subnetworks import experiment as experiments
 from subnetworks.artefacts import code
 from subnetworks.artefacts.asking import asked
 from subnetworks.artefacts.published import Published
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 from subnetworks.experiment import checks, inputs, options
-from subnetworks.files import canonical_json, sha256, write_changed
-from subnetworks.hub import locks
+from subnetworks.core.files import canonical_json, sha256, write_changed
+from subnetworks.checkpoints.hub import locks
 
 # Snakemake itself hands this path to a shell, unquoted, when it starts a job in a process of its own.
 if unsafe := re.search(r"[^\w/.,:@%+=~ -]", str(ROOT)):

@@ -9,7 +9,7 @@ from functools import cache
 from typing import TypeVar
 
 from subnetworks.artefacts.base import Artefact, Figure, Table
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 
 Kind = TypeVar("Kind", Table, Figure)
 # The paper's order, by what it calls them; controls stand behind.

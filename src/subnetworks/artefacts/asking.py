@@ -6,10 +6,10 @@ from typing import Any
 
 from subnetworks.artefacts import every
 from subnetworks.artefacts.base import FOLLOWED, Artefact, Specification, require_all
+from subnetworks.core.files import canonical_json
+from subnetworks.core.validation import Origin, Place, hint, not_allowed, parse
 from subnetworks.experiment import Experiment
 from subnetworks.experiment.facts import facts_of
-from subnetworks.files import canonical_json
-from subnetworks.validation import Origin, Place, hint, not_allowed, parse
 
 
 @dataclass(frozen=True)

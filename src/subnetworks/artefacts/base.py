@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 from pydantic import Field, create_model
 
-from subnetworks import provenance
 from subnetworks.artefacts import sheet as sheets
 from subnetworks.artefacts import style
 from subnetworks.artefacts.claims import Claim, Controlled
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.published import Published, Quotes
-from subnetworks.errors import UserError
-from subnetworks.results import Context
-from subnetworks.validation import Origin, Place, SettingsModel, parse
+from subnetworks.core import provenance
+from subnetworks.core.errors import UserError
+from subnetworks.core.results import Context
+from subnetworks.core.validation import Origin, Place, SettingsModel, parse
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing

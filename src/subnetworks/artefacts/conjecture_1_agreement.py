@@ -11,7 +11,7 @@ from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.published import Published, Quotes, ends
 from subnetworks.artefacts.shared import difference, frame, percent
 from subnetworks.artefacts.sheet import Column, text
-from subnetworks.results import Context
+from subnetworks.core.results import Context
 
 TITLE = "Conjecture 1. Weights on which full training and training within the subnetwork agree (%)"
 CAPTION = (

@@ -12,7 +12,7 @@ from subnetworks.artefacts.base import Overlap, Specification, Table, rows_of
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.shared import frame, percent, span
 from subnetworks.artefacts.sheet import Column, text
-from subnetworks.results import Context
+from subnetworks.core.results import Context
 
 TITLE = "Overlaps of subnetworks against chance: uniform, matched per tensor, matched by magnitude"
 CAPTION = (

@@ -14,7 +14,7 @@ from pydantic import Field
 from subnetworks.artefacts import over_training, style
 from subnetworks.artefacts.base import Figure, Overlap, Specification, rows_of
 from subnetworks.artefacts.lazy import matplotlib, polars
-from subnetworks.results import Context
+from subnetworks.core.results import Context
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from subnetworks.artefacts.base import Table, UpdateShown, rows_of
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.shared import SPARSITY_COLUMNS, SPARSITY_SCHEMA, frame, span, sparsity_of
 from subnetworks.artefacts.sheet import Column, text
-from subnetworks.results import Context, label_of
+from subnetworks.core.results import Context, label_of
 
 TITLE = "Sparsity at one learning rate: share of weights unchanged (%)"
 CAPTION = (

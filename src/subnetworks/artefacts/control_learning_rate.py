@@ -9,7 +9,7 @@ from pydantic import Field
 from subnetworks.artefacts import style
 from subnetworks.artefacts.base import Benchmark, Figure, Scored, Specification, UpdateShown
 from subnetworks.artefacts.lazy import matplotlib, polars
-from subnetworks.results import Context, by_hand
+from subnetworks.core.results import Context, by_hand
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,7 @@ from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.pairing import difference_of
 from subnetworks.artefacts.shared import frame, percent
 from subnetworks.artefacts.sheet import Column, text
-from subnetworks.results import Context
+from subnetworks.core.results import Context
 
 TITLE = "Training within the own mask, and within others"
 CAPTION = (

@@ -13,7 +13,7 @@ from subnetworks.artefacts.base import Names, Overlap, Table, UpdateShown, rows_
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.shared import frame, percent, span
 from subnetworks.artefacts.sheet import Column, text
-from subnetworks.results import Context, label_of
+from subnetworks.core.results import Context, label_of
 
 TITLE = "The Path Not Taken: unchanged weights, turned directions, principal and smallest weights"
 CAPTION = (

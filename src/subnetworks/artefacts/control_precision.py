@@ -11,8 +11,8 @@ from subnetworks.artefacts.base import Table, UpdateShown, rows_of
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.shared import frame, percent
 from subnetworks.artefacts.sheet import Column, text
-from subnetworks.errors import UserError
-from subnetworks.results import Context, label_of
+from subnetworks.core.errors import UserError
+from subnetworks.core.results import Context, label_of
 
 TITLE = "Sparsity of the same update by the precision in which its ends are stored (%)"
 CAPTION = (

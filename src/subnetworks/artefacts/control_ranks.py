@@ -13,8 +13,8 @@ from subnetworks.artefacts.base import Names, Table, UpdateShown, rows_of
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.shared import frame, percent, span
 from subnetworks.artefacts.sheet import Column, text
-from subnetworks.errors import UserError
-from subnetworks.results import Context, label_of
+from subnetworks.core.errors import UserError
+from subnetworks.core.results import Context, label_of
 
 TITLE = "Exact rank of the update's matrices beside gentler ranks, as a share of full rank (%)"
 CAPTION = (

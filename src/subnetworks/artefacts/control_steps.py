@@ -14,7 +14,7 @@ import numpy as np
 from subnetworks.artefacts import style
 from subnetworks.artefacts.base import Figure, UpdateShown, rows_of
 from subnetworks.artefacts.lazy import matplotlib, polars
-from subnetworks.results import Context, label_of
+from subnetworks.core.results import Context, label_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

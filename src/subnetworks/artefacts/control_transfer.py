@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from subnetworks.artefacts import style
 from subnetworks.artefacts.base import Figure, Names, UpdateShown, rows_of
 from subnetworks.artefacts.lazy import polars
-from subnetworks.errors import UserError
-from subnetworks.results import Context, label_of
+from subnetworks.core.errors import UserError
+from subnetworks.core.results import Context, label_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from subnetworks.artefacts import style
 from subnetworks.artefacts.base import Figure, Specification, Update, rows_of
 from subnetworks.artefacts.lazy import matplotlib, polars
 from subnetworks.artefacts.published import Published, Quotes, ends
-from subnetworks.results import Context, compared_share_of
+from subnetworks.core.results import Context, compared_share_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

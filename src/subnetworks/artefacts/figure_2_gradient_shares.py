@@ -10,7 +10,7 @@ from subnetworks.artefacts.base import Figure, rows_of
 from subnetworks.artefacts.claims import Claim, all_hold, by_label, listed
 from subnetworks.artefacts.lazy import matplotlib, polars
 from subnetworks.artefacts.published import Published, Quotes
-from subnetworks.results import Context, compared_share_of
+from subnetworks.core.results import Context, compared_share_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,8 +51,9 @@ SCHEMA = {
 def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
     """Draw `spec["runs"]`.
 
-    The parts are those of `subnetworks.trajectories`: an update undone between two saved steps is
-    not seen, so ours bound `never` from above and `cancelled` from below. Source: Figure 2.
+    The parts are those of `subnetworks.measuring.trajectories`: an update undone between two saved
+    steps is not seen, so ours bound `never` from above and `cancelled` from below. Source: Figure
+    2.
     """
     entries = over_training.runs(context)
     ours = [row for entry in entries for row in _measured(context, entry)]

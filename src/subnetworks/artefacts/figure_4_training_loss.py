@@ -10,8 +10,8 @@ from subnetworks.artefacts.base import Figure, Logged, Specification, rows_of
 from subnetworks.artefacts.claims import Claim
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.pairing import mean_of_series
-from subnetworks.errors import UserError
-from subnetworks.results import Context
+from subnetworks.core.errors import UserError
+from subnetworks.core.results import Context
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ from subnetworks.artefacts.base import Figure, rows_of
 from subnetworks.artefacts.claims import Claim, all_hold, by_label, listed
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.published import Published, Quotes
-from subnetworks.results import Context
+from subnetworks.core.results import Context
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing

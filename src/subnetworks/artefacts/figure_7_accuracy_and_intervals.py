@@ -10,8 +10,8 @@ from subnetworks.artefacts import over_training, style
 from subnetworks.artefacts.base import FOLLOWED, Figure, Names, rows_of
 from subnetworks.artefacts.claims import TWO_SIDED_95, Claim, all_hold, by_label, listed
 from subnetworks.artefacts.lazy import matplotlib, polars
-from subnetworks.errors import UserError
-from subnetworks.results import Context
+from subnetworks.core.errors import UserError
+from subnetworks.core.results import Context
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from subnetworks.artefacts import style
 from subnetworks.artefacts.base import Followed, Specification
 from subnetworks.artefacts.lazy import matplotlib, polars
-from subnetworks.results import Context, compared_share_of
+from subnetworks.core.results import Context, compared_share_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

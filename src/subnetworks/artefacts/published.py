@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 
 FOLDER = Path("workflow/published")
 Quotes = dict[str, str]

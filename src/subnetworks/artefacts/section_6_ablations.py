@@ -16,9 +16,9 @@ from subnetworks.artefacts.pairing import student_95
 from subnetworks.artefacts.published import Published, Quotes
 from subnetworks.artefacts.shared import frame, percent, published_row
 from subnetworks.artefacts.sheet import Column, text
-from subnetworks.errors import UserError
-from subnetworks.results import Context
-from subnetworks.validation import wrong
+from subnetworks.core.errors import UserError
+from subnetworks.core.results import Context
+from subnetworks.core.validation import wrong
 
 TITLE = "Ablations of Section 6: share of weights unchanged (%)"
 CAPTION = (

@@ -7,8 +7,8 @@ from typing import Any
 
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.sheet import Column
-from subnetworks.errors import UserError
-from subnetworks.results import Context, compared_share_of
+from subnetworks.core.errors import UserError
+from subnetworks.core.results import Context, compared_share_of
 
 COMPARED_COLUMN = Column("compared_share_pct", "compared")
 COMPARED_NOTE = "Compared: entries compared, of those that both checkpoints have together (%)."

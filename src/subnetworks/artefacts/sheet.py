@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from subnetworks.artefacts.lazy import polars
-from subnetworks.files import write_text
-from subnetworks.results import by_hand
+from subnetworks.core.files import write_text
+from subnetworks.core.results import by_hand
 
 BLANK = "–"
 GROUPS = {"here": "This experiment", "paper": "The paper, as printed"}

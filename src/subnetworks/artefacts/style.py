@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from subnetworks.artefacts.lazy import matplotlib, polars
-from subnetworks.files import atomic_path, write_text
+from subnetworks.core.files import atomic_path, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -32,7 +32,7 @@ from subnetworks.artefacts.shared import (
     sparsity_of,
 )
 from subnetworks.artefacts.sheet import Column, text
-from subnetworks.results import Context, label_of
+from subnetworks.core.results import Context, label_of
 
 TITLE = "Table 1. Sparsity of the update: share of weights left unchanged (%)"
 CAPTION = (

@@ -18,7 +18,7 @@ from subnetworks.artefacts.shared import (
     published_row,
 )
 from subnetworks.artefacts.sheet import Column, text
-from subnetworks.results import Context, compared_share_of, label_of
+from subnetworks.core.results import Context, compared_share_of, label_of
 
 TITLE = "Table 2. Rank of the update's matrices as a share of full rank (%)"
 CAPTION = (

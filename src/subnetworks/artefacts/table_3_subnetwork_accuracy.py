@@ -16,8 +16,8 @@ from subnetworks.artefacts.pairing import LEVEL, difference_of, holm
 from subnetworks.artefacts.published import Published, Quotes
 from subnetworks.artefacts.shared import difference, frame, percent, remark_on
 from subnetworks.artefacts.sheet import Column, text
+from subnetworks.core.results import Context
 from subnetworks.evaluation.statistics import Z_95
-from subnetworks.results import Context
 
 TITLE = "Table 3. Accuracy after full training and after training within the subnetwork (%)"
 CAPTION = (

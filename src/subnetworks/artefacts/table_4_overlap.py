@@ -12,7 +12,7 @@ from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.published import Published, Quotes
 from subnetworks.artefacts.shared import COMPARED_COLUMN, difference, frame, percent, published_row
 from subnetworks.artefacts.sheet import Column, text
-from subnetworks.results import Context, compared_share_of
+from subnetworks.core.results import Context, compared_share_of
 
 TITLE = "Table 4. Overlap of two runs' subnetworks, against chance (%)"
 CAPTION = (

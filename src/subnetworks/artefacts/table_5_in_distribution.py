@@ -32,7 +32,7 @@ from subnetworks.artefacts.shared import (
     sparsity_of,
 )
 from subnetworks.artefacts.sheet import Column, text
-from subnetworks.results import Context, by_hand, label_of
+from subnetworks.core.results import Context, by_hand, label_of
 
 TITLE = "Table 5. Sparsity by in- and out-of-distribution data: share of weights unchanged (%)"
 CAPTION = (

@@ -19,7 +19,7 @@ from subnetworks.artefacts.shared import (
     remark_on,
 )
 from subnetworks.artefacts.sheet import Column, text
-from subnetworks.results import Context, compared_share_of, label_of
+from subnetworks.core.results import Context, compared_share_of, label_of
 
 TITLE = "Table 6. Sparsity of the update at different tolerances (%)"
 CAPTION = (

@@ -10,8 +10,8 @@ from subnetworks.checkpoints.formats import adapter, safetensors, torch_zip
 from subnetworks.checkpoints.reading import Checkpoint
 from subnetworks.checkpoints.reading import open as open_checkpoint
 from subnetworks.checkpoints.storage import Tensor, same_content
-from subnetworks.errors import UserError
-from subnetworks.tensors import is_head, is_token_embedding
+from subnetworks.checkpoints.tensors import is_head, is_token_embedding
+from subnetworks.core.errors import UserError
 
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 # Where a tied head is not stored, its name in nearly all models.

@@ -9,10 +9,10 @@ from subnetworks.checkpoints.manifest import write_manifest
 from subnetworks.checkpoints.reading import Checkpoint, places
 from subnetworks.checkpoints.reading import open as open_checkpoint
 from subnetworks.checkpoints.storage import Tensor
+from subnetworks.checkpoints.weights import SAFE
 from subnetworks.checkpoints.writing import write_file, write_index
-from subnetworks.outputs import claim
-from subnetworks.outputs import folder as made_folder
-from subnetworks.weights import SAFE
+from subnetworks.core.outputs import claim
+from subnetworks.core.outputs import folder as made_folder
 
 
 def apply(
@@ -25,7 +25,7 @@ def apply(
     written from, or the base's where the delta does not say. Returns the number of tensors.
 
     Raises:
-        UserError: as `subnetworks.checkpoints.open` and `subnetworks.outputs.claim`.
+        UserError: as `subnetworks.checkpoints.open` and `subnetworks.core.outputs.claim`.
     """
     claim("apply", reads=[delta, *places(base)], folders=[output])
     with (

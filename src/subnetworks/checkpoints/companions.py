@@ -13,10 +13,10 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from subnetworks.checkpoints.hub.sources import TOKENIZER, safe
 from subnetworks.checkpoints.reading import Checkpoint
-from subnetworks.errors import UserError
-from subnetworks.hub.sources import TOKENIZER, safe
-from subnetworks.weights import PICKLES, SAFE
+from subnetworks.checkpoints.weights import PICKLES, SAFE
+from subnetworks.core.errors import UserError
 
 # More chat templates, as transformers saves them beside the first.
 TEMPLATES = "additional_chat_templates"

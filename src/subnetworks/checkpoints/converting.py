@@ -12,9 +12,9 @@ from subnetworks.checkpoints.reading import open as open_checkpoint
 from subnetworks.checkpoints.storage import Tensor
 from subnetworks.checkpoints.wrappers import without_wrappers
 from subnetworks.checkpoints.writing import write_file, write_index
-from subnetworks.errors import UserError
-from subnetworks.outputs import claim
-from subnetworks.outputs import folder as made_folder
+from subnetworks.core.errors import UserError
+from subnetworks.core.outputs import claim
+from subnetworks.core.outputs import folder as made_folder
 
 # Bytes of weights in a file.
 _FILE = 5 * 10**9
@@ -32,7 +32,8 @@ def convert(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> l
         what a user should know, in lines.
 
     Raises:
-        UserError: as `subnetworks.checkpoints.open` and `subnetworks.outputs.claim`; a tensor that
+        UserError: as `subnetworks.checkpoints.open` and `subnetworks.core.outputs.claim`; a tensor
+        that
             cannot be written.
     """
     claim("convert", reads=places(source), folders=[output])

@@ -3,7 +3,7 @@
 A delta is a safetensors file. Its metadata (all strings) gives
 
 - `format`: `subnetworks-delta-1`;
-- `base`: the digest of the base's content (`subnetworks.updates.digests`);
+- `base`: the digest of the base's content (`subnetworks.measuring.updates.digests`);
 - `base_path`: where the base lay when the delta was written, relative to the delta's folder, or
   `hub:owner/name@revision`;
 - `changed`: the number of entries stored;
@@ -17,7 +17,7 @@ A delta is a safetensors file. Its metadata (all strings) gives
 The encodings of a tensor, of which the smallest is taken:
 
 - `same`: nothing is stored, the tensor is the base's;
-- `bitmap`: `NAME#where` has one bit an entry, packed as in a mask (`subnetworks.masks`);
+- `bitmap`: `NAME#where` has one bit an entry, packed as in a mask (`subnetworks.measuring.masks`);
 - `gaps`: `NAME#where` has, a byte each (uint8), how many unchanged entries precede each changed
   one within its block; 255 stands for 255 unchanged entries and no changed one;
 - `offsets`: `NAME#where` has the position of each changed entry within its block (uint16);
@@ -53,8 +53,8 @@ from subnetworks.checkpoints.reading import Checkpoint, split_base
 from subnetworks.checkpoints.reading import open as open_checkpoint
 from subnetworks.checkpoints.storage import ITEMSIZE, File, Tensor
 from subnetworks.checkpoints.writing import PIECE, header
-from subnetworks.errors import UserError
-from subnetworks.files import atomic_path, canonical_json
+from subnetworks.core.errors import UserError
+from subnetworks.core.files import atomic_path, canonical_json
 
 FORMAT = "subnetworks-delta-1"
 BLOCK = 1 << 16
@@ -457,7 +457,7 @@ def open_delta(path: Path, base: str | None = None) -> Checkpoint:
     checkpoint._open.append(file)
     try:
         # The one look back up the chain: what a base is is what `measure` says of it.
-        from subnetworks.updates.digests import digest
+        from subnetworks.measuring.updates.digests import digest
 
         found = digest(checkpoint)
         if found != facts["base"]:

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from subnetworks.checkpoints.formats import dcp, folders, slices, torch_zip, verl_fsdp, zero
+from subnetworks.checkpoints.hub import client, locks
+from subnetworks.checkpoints.hub.sources import BESIDE, Source, needed, parse
 from subnetworks.checkpoints.manifest import NAME, write_manifest
 from subnetworks.checkpoints.reading import open as open_checkpoint
 from subnetworks.checkpoints.reading import places
-from subnetworks.errors import UserError
-from subnetworks.hub import client, locks
-from subnetworks.hub.sources import BESIDE, Source, needed, parse
-from subnetworks.outputs import claim
-from subnetworks.outputs import folder as made_folder
-from subnetworks.weights import INDEX, SAFE, TORCH, TORCH_INDEX, Choice
+from subnetworks.checkpoints.weights import INDEX, SAFE, TORCH, TORCH_INDEX, Choice
+from subnetworks.core.errors import UserError
+from subnetworks.core.outputs import claim
+from subnetworks.core.outputs import folder as made_folder
 
 
 def download(
@@ -77,7 +77,7 @@ def fetch(
     Raises:
         UserError: no such repository, revision or folder, no weights in it, a shard that its index
             names is missing, a file of torch asks for more than tensors, or something is in the way
-            (see `subnetworks.outputs`).
+            (see `subnetworks.core.outputs`).
     """
     own = [] if source.startswith("hub:") else [source]
     own += [str(path) for path in places(base)] if base else []

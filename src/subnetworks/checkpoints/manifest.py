@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from subnetworks.errors import UserError
-from subnetworks.files import sha256, write_json
+from subnetworks.core.errors import UserError
+from subnetworks.core.files import sha256, write_json
 
 NAME = "manifest.json"
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from subnetworks.checkpoints import formats, manifest
 from subnetworks.checkpoints.formats import folders, strangers
 from subnetworks.checkpoints.storage import File, Tensor
-from subnetworks.errors import UserError
-from subnetworks.weights import PICKLES, SAFE
+from subnetworks.checkpoints.weights import PICKLES, SAFE
+from subnetworks.core.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,11 +94,11 @@ def open(source: str | os.PathLike[str]) -> Checkpoint:
     Args:
         source: a folder, a file of safetensors or of torch, the index of such files, or
             `hub:owner/name@revision`, maybe with `:folder` (which is fetched into the Hub's cache
-            first). Which files of a folder are read: `subnetworks.weights`. A file that is a delta
-            (`subnetworks.checkpoints.deltas`) stands for the checkpoint it makes of its base, which
-            is looked for where it lay, or named: `delta:FILE@BASE`. A LoRA
-            adapter stands, as `adapter:PATH@BASE`, for its base with it merged in; it may be one of
-            the Hub: `adapter:hub:owner/name@revision@BASE`.
+            first). Which files of a folder are read: `subnetworks.checkpoints.weights`. A file that
+            is a delta (`subnetworks.checkpoints.deltas`) stands for the checkpoint it makes of its
+            base, which is looked for where it lay, or named: `delta:FILE@BASE`. A LoRA adapter
+            stands, as `adapter:PATH@BASE`, for its base with it merged in; it may be one of the
+            Hub: `adapter:hub:owner/name@revision@BASE`.
 
     Raises:
         UserError: there is no such checkpoint, or it is damaged or incomplete, or asks for more
@@ -158,7 +158,7 @@ def _local(source: str) -> Path:
     if not source.startswith("hub:"):
         return Path(source)
     from subnetworks.checkpoints.fetching import download
-    from subnetworks.hub.sources import parse
+    from subnetworks.checkpoints.hub.sources import parse
 
     return download(parse(source))[0]
 

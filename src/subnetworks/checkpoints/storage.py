@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 
 # Bytes an entry takes, by safetensors' names of dtypes, which all formats are given in.
 ITEMSIZE = {

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from subnetworks.checkpoints.reading import Checkpoint
 from subnetworks.checkpoints.storage import Tensor
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 
 # Modules that hold another and nothing of their own, anywhere in a name: torch.compile, FSDP,
 # activation checkpointing, Lightning.

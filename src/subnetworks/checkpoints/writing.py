@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from subnetworks.checkpoints.storage import Tensor
-from subnetworks.files import atomic_path
+from subnetworks.core.files import atomic_path
 
 # Bytes copied at a time.
 PIECE = 1 << 22

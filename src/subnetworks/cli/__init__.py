@@ -11,8 +11,8 @@ import sys
 
 import typer
 
-from subnetworks.errors import UserError
-from subnetworks.files import disk_full
+from subnetworks.core.errors import UserError
+from subnetworks.core.files import disk_full
 
 
 def _describe() -> None:

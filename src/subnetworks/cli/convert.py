@@ -28,7 +28,7 @@ def convert(
     python -m subnetworks convert adapter:lora/@base/ --output merged/
     """
     from subnetworks.checkpoints.converting import convert as run
-    from subnetworks.provenance import recorded
+    from subnetworks.core.provenance import recorded
 
     with recorded(output / "manifest.json", settings={"source": source}):
         notes = run(source, output)

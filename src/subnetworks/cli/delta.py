@@ -38,11 +38,11 @@ def delta(
     from subnetworks import checkpoints
     from subnetworks.checkpoints.companions import companions
     from subnetworks.checkpoints.deltas import write
-    from subnetworks.errors import UserError
-    from subnetworks.outputs import claim
-    from subnetworks.provenance import recorded
-    from subnetworks.updates.digests import digest
-    from subnetworks.updates.stored import coverage_of
+    from subnetworks.core.errors import UserError
+    from subnetworks.core.outputs import claim
+    from subnetworks.core.provenance import recorded
+    from subnetworks.measuring.updates.digests import digest
+    from subnetworks.measuring.updates.stored import coverage_of
 
     if output.suffix != ".safetensors":
         raise UserError(f"--output {output}: a delta's name ends in .safetensors")
@@ -84,7 +84,7 @@ def apply(
     python -m subnetworks apply base/ tuned.safetensors --output tuned/
     """
     from subnetworks.checkpoints.applying import apply as run
-    from subnetworks.provenance import recorded
+    from subnetworks.core.provenance import recorded
 
     with recorded(output / "manifest.json", settings={"base": base, "delta": str(delta)}):
         tensors = run(base, delta, output)

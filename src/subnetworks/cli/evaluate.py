@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from subnetworks.errors import UserError
-from subnetworks.options import json_object
+from subnetworks.core.errors import UserError
+from subnetworks.core.options import json_object
 
 
 def evaluate(

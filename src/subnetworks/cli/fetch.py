@@ -56,7 +56,7 @@ def fetch(
     python -m subnetworks fetch ~/models/mine --output checkpoints/mine
     """
     from subnetworks import checkpoints
-    from subnetworks.provenance import recorded
+    from subnetworks.core.provenance import recorded
 
     settings = {"source": source, "trust_remote_code": trust_remote_code}
     settings |= {"base": base} if base else {}

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from subnetworks.cli.fetch import Cache, LockFile, Planned
-from subnetworks.options import json_object
+from subnetworks.core.options import json_object
 
 
 def fetch_data(
@@ -24,8 +24,8 @@ def fetch_data(
     python -m subnetworks fetch-data hub:allenai/llama-3.1-tulu-3-8b-preference-mixture@main
     --output data/tulu3 --settings '{"gives": "preferences"}'
     """
-    from subnetworks.provenance import recorded
-    from subnetworks.training import hub_data
+    from subnetworks.core.provenance import recorded
+    from subnetworks.training.data import hub_data
 
     values = json_object(settings, "--settings")
     with recorded(output / "manifest.json", settings={"source": source, **values}):

@@ -23,8 +23,8 @@ def lock(
     python -m subnetworks lock experiments/paper.yaml
     """
     from subnetworks import experiment as experiments
-    from subnetworks.hub import locks
-    from subnetworks.outputs import claim
+    from subnetworks.checkpoints.hub import locks
+    from subnetworks.core.outputs import claim
 
     path = experiment.with_suffix(".lock")
     claim("lock", reads=[experiment], beside=[path, cache])

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from subnetworks.options import json_object
+from subnetworks.core.options import json_object
 
 
 def add_to(app: typer.Typer) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from subnetworks.cli.overlap import DIFFERENT_BASES, DIFFERENT_RULES
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 
 
 class Operation(StrEnum):
@@ -76,10 +76,11 @@ def mask(
     python -m subnetworks mask early runs/grpo/trajectory/step_000015.safetensors
     --output early.safetensors
     """
-    from subnetworks import checkpoints, mask_origins
-    from subnetworks.masks import Mask, combine, randomise
-    from subnetworks.outputs import claim
-    from subnetworks.provenance import recorded
+    from subnetworks import checkpoints
+    from subnetworks.core.outputs import claim
+    from subnetworks.core.provenance import recorded
+    from subnetworks.measuring import mask_origins
+    from subnetworks.measuring.masks import Mask, combine, randomise
 
     _check(operation, sources, like, density, rank)
     settings = {
@@ -94,7 +95,7 @@ def mask(
     with recorded(*outputs, seed=seed, settings=settings):
         if operation in _OF_WEIGHTS:
             # They need the measuring kernels; the others need no more than numpy.
-            from subnetworks import selections
+            from subnetworks.measuring import selections
 
             if operation is Operation.early:
                 changed = selections.early(sources[0], output)

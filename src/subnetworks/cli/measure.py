@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 
 
 def read_names(path: Path | None) -> dict[str, str]:
@@ -57,7 +57,7 @@ def tell_coverage(
 
 def emit(value: Any, path: Path) -> None:
     """Write JSON to a file, or to standard output for `-`."""
-    from subnetworks.files import write_json
+    from subnetworks.core.files import write_json
 
     if str(path) == "-":
         json.dump(value, sys.stdout, indent=2, allow_nan=False)
@@ -122,11 +122,11 @@ def measure(
     # Nothing here multiplies matrices, and idle threads of BLAS cost time.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from subnetworks import checkpoints
-    from subnetworks.outputs import claim
-    from subnetworks.provenance import recorded
-    from subnetworks.updates import Rules, Selection, summarise, write_table
-    from subnetworks.updates import measure as run
-    from subnetworks.updates import table as rows_of
+    from subnetworks.core.outputs import claim
+    from subnetworks.core.provenance import recorded
+    from subnetworks.measuring.updates import Rules, Selection, summarise, write_table
+    from subnetworks.measuring.updates import measure as run
+    from subnetworks.measuring.updates import table as rows_of
 
     if cast is not None and cast not in ("BF16", "F16", "F32"):
         raise UserError(f"--cast {cast}: expected BF16, F16 or F32")

@@ -48,11 +48,12 @@ def overlap(
     python -m subnetworks overlap a.safetensors b.safetensors --magnitude base/ --json overlap.json
     --table overlap.parquet
     """
-    from subnetworks import checkpoints, overlaps
+    from subnetworks import checkpoints
     from subnetworks.cli.measure import emit
-    from subnetworks.outputs import claim
-    from subnetworks.provenance import recorded
-    from subnetworks.updates.summary import write_table
+    from subnetworks.core.outputs import claim
+    from subnetworks.core.provenance import recorded
+    from subnetworks.measuring import overlaps
+    from subnetworks.measuring.updates.summary import write_table
 
     outputs = claim(
         "overlap",

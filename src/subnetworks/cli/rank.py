@@ -65,11 +65,12 @@ def rank(
     for library in ("OPENBLAS", "OMP", "MKL"):
         # Read by the linear algebra libraries when they are loaded, which is only now.
         os.environ[f"{library}_NUM_THREADS"] = str(cores // workers)
-    from subnetworks import checkpoints, spectra
+    from subnetworks import checkpoints
     from subnetworks.cli.measure import emit, read_names
-    from subnetworks.outputs import claim
-    from subnetworks.provenance import recorded
-    from subnetworks.updates.summary import write_table
+    from subnetworks.core.outputs import claim
+    from subnetworks.core.provenance import recorded
+    from subnetworks.measuring import spectra
+    from subnetworks.measuring.updates.summary import write_table
 
     outputs = claim(
         "rank",

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from subnetworks.cli.table import Published
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 
 
 def report(
@@ -30,10 +30,10 @@ def report(
     python -m subnetworks report --results results/mini --output results/mini/report.html --brief
     """
     from subnetworks import report as pages
-    from subnetworks.files import write_text
-    from subnetworks.outputs import claim
-    from subnetworks.provenance import recorded
-    from subnetworks.results import stages
+    from subnetworks.core.files import write_text
+    from subnetworks.core.outputs import claim
+    from subnetworks.core.provenance import recorded
+    from subnetworks.core.results import stages
 
     writers = {".md": pages.to_markdown, ".html": pages.to_html}
     for path in output or ():

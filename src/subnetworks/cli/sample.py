@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from subnetworks.options import json_object
+from subnetworks.core.options import json_object
 
 
 def add_to(app: typer.Typer) -> None:
@@ -31,7 +31,7 @@ def add_to(app: typer.Typer) -> None:
             --policy results/mini/checkpoints/sft --output results/mini/data/right_answers
             --settings '{"samples": 4, "max_response_length": 16}'
         """
-        from subnetworks.training.rejection import sample as run
+        from subnetworks.training.data.rejection import sample as run
 
         run(
             json_object(settings, "--settings"),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from subnetworks.options import json_object
+from subnetworks.core.options import json_object
 
 if TYPE_CHECKING:
     from subnetworks.artefacts import Kind
@@ -43,8 +43,8 @@ def write(
 ) -> None:
     """Write an artefact's files and print their paths."""
     from subnetworks import artefacts
-    from subnetworks.provenance import recorded
-    from subnetworks.results import Context, claim_shown
+    from subnetworks.core.provenance import recorded
+    from subnetworks.core.results import Context, claim_shown
 
     artefact = artefacts.load(name, kind)
     context = Context(results, published, json_object(spec, "--spec"))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 
 
 def times(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from subnetworks.options import json_object
+from subnetworks.core.options import json_object
 
 
 def add_to(app: typer.Typer) -> None:
@@ -41,7 +41,7 @@ def add_to(app: typer.Typer) -> None:
             --output results/mini/checkpoints/grpo_subnetwork
             --run-folder results/mini/runs/grpo_subnetwork
         """
-        from subnetworks.training.run import train as run
+        from subnetworks.training.runtime.run import train as run
 
         run(
             json_object(settings, "--settings"),

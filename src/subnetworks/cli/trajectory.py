@@ -24,11 +24,12 @@ def trajectory(
 
     python -m subnetworks trajectory results/mini/runs/grpo/trajectory --json trajectory.json
     """
-    from subnetworks import checkpoints, trajectories
+    from subnetworks import checkpoints
     from subnetworks.cli.measure import emit
-    from subnetworks.outputs import claim
-    from subnetworks.provenance import recorded
-    from subnetworks.updates import write_table
+    from subnetworks.core.outputs import claim
+    from subnetworks.core.provenance import recorded
+    from subnetworks.measuring import trajectories
+    from subnetworks.measuring.updates import write_table
 
     init, steps = trajectories.saved(folder)
     outputs = claim(

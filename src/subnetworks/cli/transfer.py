@@ -31,10 +31,11 @@ def transfer(
 
     python -m subnetworks transfer base/ grpo/ dpo.safetensors sft.safetensors
     """
-    from subnetworks import checkpoints, transfers
+    from subnetworks import checkpoints
     from subnetworks.cli.measure import emit
-    from subnetworks.outputs import claim
-    from subnetworks.provenance import recorded
+    from subnetworks.core.outputs import claim
+    from subnetworks.core.provenance import recorded
+    from subnetworks.measuring import transfers
 
     outputs = claim(
         "transfer", reads=[*checkpoints.places(before, after), *masks], files={"--json": json_}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from subnetworks.files import canonical_json
+from subnetworks.core.files import canonical_json
 
 
 class Answers:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 from subnetworks.evaluation import engine, watchdog
 from subnetworks.evaluation.machine import Machine
 from subnetworks.evaluation.server import Server

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from subnetworks.checkpoints.manifest import trusts, verify
-from subnetworks.errors import UserError
-from subnetworks.files import canonical_json, sha256
+from subnetworks.core.errors import UserError
+from subnetworks.core.files import canonical_json, sha256
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "spiece.model")
 

@@ -20,8 +20,10 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from subnetworks import files, outputs, provenance
-from subnetworks.errors import UserError
+from subnetworks.core import files, outputs, provenance
+from subnetworks.core.errors import UserError
+from subnetworks.core.files import canonical_json, locked, write_json
+from subnetworks.core.provenance import recorded, versions
 from subnetworks.evaluation import backends, scores
 from subnetworks.evaluation import checkpoint as checkpoints
 from subnetworks.evaluation import machine as machines
@@ -33,9 +35,7 @@ from subnetworks.evaluation.machine import Machine
 from subnetworks.evaluation.preparing import NoAccess, prepare, seed_all
 from subnetworks.evaluation.settings import Settings
 from subnetworks.evaluation.tasks import definitions, rows
-from subnetworks.files import canonical_json, locked, write_json
 from subnetworks.grading import grader
-from subnetworks.provenance import recorded, versions
 
 ROOM_FOR_PROMPTS = 4096
 _SHOWN = ("metric", "score", "stderr", "interval_95", "n", "cut")
@@ -118,7 +118,8 @@ def evaluate(
 
 
 def claim(checkpoint: Path, wanted: Sequence[Benchmark], output: Path) -> list[outputs.Output]:
-    """Check where an evaluation is to write (`subnetworks.outputs`); gives the index and scores.
+    """Check where an evaluation is to write (`subnetworks.core.outputs`); gives the index and
+    scores.
 
     Raises:
         UserError: something else is in the way.

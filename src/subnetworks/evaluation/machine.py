@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from subnetworks import precision
-from subnetworks.validation import Above, Count, Positive, Rate, SettingsModel
-from subnetworks.validation import parse as parse_model
+from subnetworks.core import precision
+from subnetworks.core.validation import Above, Count, Positive, Rate, SettingsModel
+from subnetworks.core.validation import parse as parse_model
 
 _SEQUENCES = {"cpu": 128, "cuda": 256}
 _READY_WITHIN_S = {"cpu": 600.0, "cuda": 1800.0}
@@ -44,7 +44,7 @@ class Machine(Serving):
     """What differs from machine to machine.
 
     `devices` are GPUs that a checkpoint is spread over (tensor parallel size), `bfloat16` is how
-    the accelerator computes in bf16 where dtype is auto (`subnetworks.precision`).
+    the accelerator computes in bf16 where dtype is auto (`subnetworks.core.precision`).
     """
 
     kind: Literal["cpu", "cuda"]

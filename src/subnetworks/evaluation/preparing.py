@@ -4,10 +4,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
+from subnetworks.core.files import canonical_json
 from subnetworks.evaluation.benchmark import Benchmark
 from subnetworks.evaluation.tasks import definitions
-from subnetworks.files import canonical_json
 
 
 def seed_all(seed: int) -> None:

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from subnetworks.core.files import atomic_path
 from subnetworks.evaluation.benchmark import Benchmark
 from subnetworks.evaluation.settings import Settings
 from subnetworks.evaluation.statistics import Estimate, estimate, pass_at_k
 from subnetworks.evaluation.tasks import rows
-from subnetworks.files import atomic_path
 
 
 def items_of(

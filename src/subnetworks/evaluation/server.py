@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import IO
 
 from subnetworks.checkpoints.manifest import trusts
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 from subnetworks.evaluation import engine, serving, watchdog
 from subnetworks.evaluation.machine import Machine
 

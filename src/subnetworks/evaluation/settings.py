@@ -6,10 +6,8 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from subnetworks.errors import UserError
-from subnetworks.evaluation import tasks
-from subnetworks.evaluation.tasks import Task
-from subnetworks.validation import (
+from subnetworks.core.errors import UserError
+from subnetworks.core.validation import (
     Count,
     Positive,
     Rate,
@@ -19,7 +17,9 @@ from subnetworks.validation import (
     shown,
     wrong,
 )
-from subnetworks.validation import parse as parse_model
+from subnetworks.core.validation import parse as parse_model
+from subnetworks.evaluation import tasks
+from subnetworks.evaluation.tasks import Task
 
 
 class Settings(SettingsModel):

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from subnetworks.errors import UserError
+from subnetworks.checkpoints.hub.sources import DATA_FILES, Source
+from subnetworks.core.errors import UserError
+from subnetworks.core.validation import Origin, Place, SettingsModel, hint, parse, quoted, shown
 from subnetworks.experiment import models, reading
-from subnetworks.hub.sources import DATA_FILES, Source
-from subnetworks.validation import Origin, Place, SettingsModel, hint, parse, quoted, shown
 
 Section = dict[str, dict[str, Any]]
 SECTIONS = (

@@ -9,10 +9,11 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Self
 
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 from subnetworks.evaluation.tasks import rows
 from subnetworks.experiment import Experiment, mask_checkpoint, mask_sources
 from subnetworks.experiment.models import Benchmark, Machine
+from subnetworks.training.data.sources import RejectionSettings
 from subnetworks.training.settings import (
     REWARDS,
     OfflineSettings,
@@ -21,7 +22,6 @@ from subnetworks.training.settings import (
     Settings,
     check_devices,
 )
-from subnetworks.training.sources import RejectionSettings
 
 # What an algorithm of each kind trains on.
 NEEDS = {"sft": "conversations", "online": "problems", "preference": "preferences"}
@@ -128,8 +128,8 @@ def _check_verl(
     experiment: Experiment, place: tuple[str, str], run: Settings, machine: Machine
 ) -> None:
     """No further option of verl contradicts what the run sets itself."""
-    from subnetworks.training import online, preference, sft, verl_options
-    from subnetworks.training.job import Job
+    from subnetworks.training.runtime import online, preference, sft, verl_options
+    from subnetworks.training.runtime.job import Job
 
     here = Path()
     settings = run.model_copy(update={"steps": run.steps or 1})

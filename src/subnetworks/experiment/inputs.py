@@ -4,9 +4,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from subnetworks.checkpoints.hub import locks
+from subnetworks.checkpoints.hub.client import Entry
 from subnetworks.experiment import Experiment, mask_checkpoint, mask_sources
-from subnetworks.hub import locks
-from subnetworks.hub.client import Entry
 
 Files = dict[str, str | list[str]]
 """By what a job calls them; what it does not need is an empty list."""

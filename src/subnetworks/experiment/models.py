@@ -4,13 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, create_model, model_validator
 
-from subnetworks.evaluation.machine import Serving
-from subnetworks.evaluation.settings import Settings as BenchmarkSettings
-from subnetworks.mini import settings as mini
-from subnetworks.training.algorithms import ALGORITHMS
-from subnetworks.training.settings import Accelerator, Lengths, Settings, check_lengths
-from subnetworks.training.sources import HubSettings, RejectionSettings
-from subnetworks.validation import (
+from subnetworks.core.validation import (
     Above,
     Count,
     Positive,
@@ -21,6 +15,12 @@ from subnetworks.validation import (
     matching,
     wrong,
 )
+from subnetworks.evaluation.machine import Serving
+from subnetworks.evaluation.settings import Settings as BenchmarkSettings
+from subnetworks.mini import settings as mini
+from subnetworks.training.algorithms import ALGORITHMS
+from subnetworks.training.data.sources import HubSettings, RejectionSettings
+from subnetworks.training.settings import Accelerator, Lengths, Settings, check_lengths
 
 if TYPE_CHECKING:
     Name = str

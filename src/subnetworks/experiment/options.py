@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from subnetworks.core.files import canonical_json
 from subnetworks.experiment import Experiment
-from subnetworks.files import canonical_json
-from subnetworks.training import trajectory
+from subnetworks.training.runtime import trajectory
 
 # Keys of a benchmark that say how its rows are made; the others say how they are asked.
 _MADE_KEYS = ("rows", "seed")

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from subnetworks.errors import UserError
-from subnetworks.validation import Origin, Place
+from subnetworks.core.errors import UserError
+from subnetworks.core.validation import Origin, Place
 
 # YAML 1.1, which PyYAML reads, takes 5e-7 for text.
 _EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from subnetworks.core.files import write_json
+from subnetworks.core.validation import SettingsModel
 from subnetworks.evaluation.machine import Serving
 from subnetworks.experiment import models
-from subnetworks.files import write_json
 from subnetworks.training.settings import Settings
-from subnetworks.validation import SettingsModel
 
 SCHEMAS: dict[str, type[SettingsModel]] = {
     "experiment": models.ExperimentFile,

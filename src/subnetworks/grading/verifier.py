@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 
 # Limits by the clock, for when that of processor time (`verification`) does not bite; so wide that
 # even on a machine many times over busy load does not decide what is right.

@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from subnetworks.errors import UserError
-from subnetworks.files import atomic_path
+from subnetworks.core.errors import UserError
+from subnetworks.core.files import atomic_path
 from subnetworks.kernels import portable, processor
 from subnetworks.kernels.layout import (
     BF16,

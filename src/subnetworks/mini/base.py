@@ -136,7 +136,7 @@ def make(settings: BaseSettings, folder: Path, name: str) -> dict[str, Any]:
     import torch
 
     from subnetworks.checkpoints import write_manifest
-    from subnetworks.updates import digests
+    from subnetworks.measuring.updates import digests
 
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)

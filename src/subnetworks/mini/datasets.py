@@ -68,7 +68,7 @@ def held_out(number: int, source: random.Random, operation: Operation = "+") -> 
     Raises:
         UserError: there are not that many.
     """
-    from subnetworks.errors import UserError
+    from subnetworks.core.errors import UserError
 
     pool = arithmetic.problems(operation, held_out=True)
     if number > len(pool):

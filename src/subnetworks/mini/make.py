@@ -4,8 +4,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from subnetworks.datasets import Splits, write
-from subnetworks.errors import UserError
+from subnetworks.core.datasets import Splits, write
+from subnetworks.core.errors import UserError
+from subnetworks.core.outputs import claim
+from subnetworks.core.outputs import folder as made_folder
+from subnetworks.core.provenance import recorded
+from subnetworks.core.validation import parse
 from subnetworks.mini import base, benchmarks, datasets, foreign, preferences
 from subnetworks.mini.settings import (
     BaseSettings,
@@ -16,10 +20,6 @@ from subnetworks.mini.settings import (
     ProblemSettings,
     Settings,
 )
-from subnetworks.outputs import claim
-from subnetworks.outputs import folder as made_folder
-from subnetworks.provenance import recorded
-from subnetworks.validation import parse
 
 DATASETS: dict[str, tuple[type[Settings], Callable[[Any], Splits]]] = {
     "demonstrations": (DemonstrationSettings, datasets.demonstrations),

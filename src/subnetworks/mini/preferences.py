@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from subnetworks.checkpoints.manifest import verify
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 from subnetworks.mini import arithmetic
 from subnetworks.mini.arithmetic import Problem, boxed
 from subnetworks.mini.datasets import Row, conversation

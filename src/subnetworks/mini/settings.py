@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from subnetworks.core.validation import Above, Count, Positive, SettingsModel, Share
 from subnetworks.mini.arithmetic import Operation
-from subnetworks.validation import Above, Count, Positive, SettingsModel, Share
 
 OPERATIONS: dict[str, Operation] = {"addition": "+", "subtraction": "-"}
 """What a task is called in settings: the first is task A, the second task B."""

@@ -9,7 +9,7 @@ from subnetworks.artefacts import sheet
 from subnetworks.artefacts.claims import Claim, Controlled
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.published import FOLDER, Published
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 from subnetworks.report.captions import Caption, to_html
 from subnetworks.report.origins import Origins, read_origins
 from subnetworks.report.settings import RunSettings, read_settings

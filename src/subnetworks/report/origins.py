@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 
 Record = dict[str, Any]
 # The verbs in the order of the data.

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from subnetworks.core.results import by_hand
 from subnetworks.report.origins import read_record
-from subnetworks.results import by_hand
 
 _SHOWN = (
     "algorithm seed steps batch_size samples_per_prompt learning_rate schedule warmup_steps "

@@ -10,10 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from subnetworks.errors import UserError
-from subnetworks.precision import Bfloat16, Dtype
-from subnetworks.training.schedule import Schedule
-from subnetworks.validation import (
+from subnetworks.core.errors import UserError
+from subnetworks.core.precision import Bfloat16, Dtype
+from subnetworks.core.validation import (
     Above,
     AtLeastTwo,
     Count,
@@ -28,6 +27,7 @@ from subnetworks.validation import (
     shown,
     wrong,
 )
+from subnetworks.training.engine.schedule import Schedule
 
 Kind = Literal["sft", "online", "preference"]
 Truncation = Literal["error", "truncate"]

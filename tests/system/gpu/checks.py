@@ -95,7 +95,7 @@ def optimiser(bench: Bench) -> None:
     """Compact and dense AdamW within a mask: the same bits, nothing outside, time and memory."""
     import torch
 
-    from subnetworks.training.adamw import FORMS
+    from subnetworks.training.engine.adamw import FORMS
 
     side = 4096 if bench.large else 96
     shapes = [(side, side), (side, 2 * side), (2 * side, side), (side,)] * (4 if bench.large else 2)
@@ -172,7 +172,7 @@ def measure(bench: Bench) -> None:
     """Counts and mask of an update on the device, beside the compiled kernels' on the CPU."""
     import synthetic
 
-    from subnetworks import updates
+    from subnetworks.measuring import updates
 
     n = synthetic.write_pair(bench.folder, 1.2e9 if bench.large else 3e5, 16)
     before, after = bench.folder / "before", bench.folder / "after"
@@ -200,7 +200,7 @@ def rank(bench: Bench) -> None:
     """Ranks of an update's matrices by a Gram matrix on the device, beside LAPACK's on the CPU."""
     import synthetic
 
-    from subnetworks import spectra
+    from subnetworks.measuring import spectra
 
     sizes = ((1024, 4096), (4096, 4096), (4096, 14336)) if bench.large else ((24, 64), (96, 96))
     shapes = [(f"model.layers.{k}.mlp.up_proj.weight", size) for k, size in enumerate(sizes)]
@@ -280,7 +280,7 @@ def plainly(bench: Bench, algorithm: str) -> None:
     """Steps of plain torch with the project's masked AdamW: compact and dense, bit for bit."""
     import torch
 
-    from subnetworks.training.adamw import FORMS
+    from subnetworks.training.engine.adamw import FORMS
 
     # What adds gradients up in another order each time would hide a difference, or feign one.
     torch.use_deterministic_algorithms(True)
@@ -362,7 +362,7 @@ def report(
 
 def dpo_loss(scores: Any, reference: Any, answer: Any, offsets: Any) -> Any:
     """The project's DPO, sequences taken in pairs: the chosen answer, then the rejected one."""
-    from subnetworks.training import losses
+    from subnetworks.training.objectives import losses
 
     policy, fixed = (
         losses.answer_log_probabilities(values, answer, offsets, mean=False)
@@ -408,8 +408,8 @@ def by_engine(bench: Bench, algorithm: str) -> None:
     from safetensors.torch import load_file
     from tiny import make_init, make_pairs
 
-    from subnetworks import masks
-    from subnetworks.training.run import train
+    from subnetworks.measuring import masks
+    from subnetworks.training.runtime.run import train
 
     init, data = bench.folder / "init", bench.folder / "data"
     make_init(init, hidden_size=32)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import build
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 FAKE_UV = """\

@@ -12,8 +12,9 @@ import pytest
 
 pytest.importorskip("typer")
 
-from subnetworks import cli, files, provenance
-from subnetworks.errors import UserError
+from subnetworks import cli
+from subnetworks.core import files, provenance
+from subnetworks.core.errors import UserError
 
 SOURCE = Path(files.__file__).parents[1]
 
@@ -29,7 +30,7 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path, kind):
     write = "part.write_text('half')" if kind == "atomic_path" else "(part / 'a').write_text('x')"
     checked = "" if kind == "atomic_path" else ", print"
     killed = run(
-        f"import os, signal\nfrom subnetworks.files import {kind}\n"
+        f"import os, signal\nfrom subnetworks.core.files import {kind}\n"
         f"with {kind}({str(result)!r}{checked}) as part:\n    {write}\n"
         "    os.kill(os.getpid(), 9)\n"
     )
@@ -58,7 +59,7 @@ def test_a_folder_is_replaced_by_several_at_once(tmp_path):
     folder = tmp_path / "folder"
     code = f"""
 from pathlib import Path
-from subnetworks.files import atomic_folder
+from subnetworks.core.files import atomic_folder
 for _ in range(100):
     with atomic_folder({str(folder)!r}, lambda old: None) as part:
         for k in range(20):
@@ -140,7 +141,7 @@ def test_whoever_was_handed_the_lock_keeps_it_when_the_first_is_killed(tmp_path,
     monkeypatch.setattr(files, "_LOCK_PATIENCE_S", 0.3)
     there, ours = os.pipe()
     killed = run(
-        "import os, subprocess, sys\nfrom subnetworks.files import locked\n"
+        "import os, subprocess, sys\nfrom subnetworks.core.files import locked\n"
         f"with locked({str(tmp_path)!r}) as lock:\n"
         "    child = [sys.executable, '-c', 'import sys; sys.stdin.read()']\n"
         "    subprocess.Popen(child, pass_fds=[lock])\n    os.kill(os.getpid(), 9)\n",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from subnetworks.environment import environments, normalised, pins
+from subnetworks.core.environment import environments, normalised, pins
 
 ROOT = Path(__file__).parents[3]
 ENVS = ROOT / "envs"

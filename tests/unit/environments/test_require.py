@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from subnetworks.environment import VARIABLE, mismatch, pins, require, require_named
-from subnetworks.errors import UserError
+from subnetworks.core.environment import VARIABLE, mismatch, pins, require, require_named
+from subnetworks.core.errors import UserError
 
 PYPROJECT = """\
 [tool.subnetworks.environments]

@@ -172,7 +172,7 @@ def stand_in(rule: Rule) -> type:
             return self._dead
 
         def failure(self, what: str) -> Exception:
-            from subnetworks.errors import UserError
+            from subnetworks.core.errors import UserError
 
             return UserError(what)
 

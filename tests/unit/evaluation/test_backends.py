@@ -19,7 +19,7 @@ needs_evaluation()
 import pyarrow.parquet  # noqa: E402
 
 import subnetworks  # noqa: E402
-from subnetworks.errors import UserError  # noqa: E402
+from subnetworks.core.errors import UserError  # noqa: E402
 from subnetworks.evaluation import harness, keeping, watchdog  # noqa: E402
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

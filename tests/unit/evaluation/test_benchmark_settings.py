@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from conftest import shared, write_rows
 
-from subnetworks import processor
-from subnetworks.errors import UserError
+from subnetworks.core import processor
+from subnetworks.core.errors import UserError
 from subnetworks.evaluation import machine, settings, tasks
 from subnetworks.evaluation.tasks import rows
 

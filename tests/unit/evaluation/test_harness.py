@@ -14,7 +14,7 @@ needs_evaluation()
 
 import pyarrow.parquet  # noqa: E402
 
-from subnetworks.errors import UserError  # noqa: E402
+from subnetworks.core.errors import UserError  # noqa: E402
 from subnetworks.evaluation import harness  # noqa: E402
 
 CPU = {"kind": "cpu", "devices": 1, "threads": 1, "max_model_len": 16384}

@@ -16,8 +16,8 @@ from conftest import needs_evaluation
 needs_evaluation()
 
 import subnetworks  # noqa: E402
-from subnetworks.outputs import Output  # noqa: E402
-from subnetworks.provenance import recorded  # noqa: E402
+from subnetworks.core.outputs import Output  # noqa: E402
+from subnetworks.core.provenance import recorded  # noqa: E402
 
 COMMIT = "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be"
 ROWS = [

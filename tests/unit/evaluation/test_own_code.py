@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("numpy")
 
 from subnetworks.checkpoints import write_manifest
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 from subnetworks.evaluation.checkpoint import inspect
 
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import gone, processes_with, running
 
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 from subnetworks.evaluation import server, watchdog
 from subnetworks.evaluation.machine import Machine
 

@@ -11,7 +11,7 @@ pytest.importorskip("pydantic")
 import yaml
 
 from subnetworks.artefacts.asking import asked
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 from subnetworks.experiment import inputs, load, mask_sources, options
 
 ROOT = Path(__file__).parents[3]

@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("pydantic")
 
+from subnetworks.checkpoints.hub import locks
 from subnetworks.experiment import Experiment, inputs, options
 from subnetworks.experiment.facts import facts_of, run_of
-from subnetworks.hub import locks
 
 SECTIONS: dict[str, Any] = {
     "checkpoints": {"base": {"make": "base"}},

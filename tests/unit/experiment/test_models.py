@@ -115,7 +115,7 @@ def loss(log_probs, data, settings):
 READ = """
 from subnetworks.experiment import models, schemas
 from subnetworks.training.settings import parse_settings
-from subnetworks.validation import parse
+from subnetworks.core.validation import parse
 run = {"algorithm": "ipo", "init": "a", "data": "b", "steps": 1, "learning_rate": 1, "beta": 2}
 file = {"checkpoints": {"a": {"make": "base"}}, "runs": {"x": run}}
 print(parse(models.ExperimentFile, file, "x").runs["x"].beta)

@@ -8,9 +8,9 @@ import pytest
 pytest.importorskip("yaml")
 pytest.importorskip("pydantic")
 
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
+from subnetworks.core.validation import parse
 from subnetworks.experiment import checks, configuration, load, models, reading
-from subnetworks.validation import parse
 
 ROOT = Path(__file__).parents[3]
 SMALL = """\

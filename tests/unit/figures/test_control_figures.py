@@ -11,8 +11,8 @@ pytest.importorskip("matplotlib")
 
 from subnetworks import artefacts  # noqa: E402
 from subnetworks.artefacts import Figure, style  # noqa: E402
-from subnetworks.errors import UserError  # noqa: E402
-from subnetworks.results import Context  # noqa: E402
+from subnetworks.core.errors import UserError  # noqa: E402
+from subnetworks.core.results import Context  # noqa: E402
 
 
 def write(folder: Path, name: str, value: Any) -> None:

@@ -15,8 +15,8 @@ matplotlib = pytest.importorskip("matplotlib")
 
 from subnetworks import artefacts  # noqa: E402
 from subnetworks.artefacts import Figure, style  # noqa: E402
-from subnetworks.errors import UserError  # noqa: E402
-from subnetworks.results import Context  # noqa: E402
+from subnetworks.core.errors import UserError  # noqa: E402
+from subnetworks.core.results import Context  # noqa: E402
 
 PUBLISHED = Path(__file__).resolve().parents[3] / "workflow" / "published"
 NAMES = [figure.name for figure in artefacts.of_kind(Figure) if not figure.is_control]
@@ -101,7 +101,7 @@ def test_figure_3_mean_counts_every_tensor_once(drawn, results):
 
 
 def test_figure_3_has_a_line_for_every_kind_of_matrix_in_a_layer():
-    from subnetworks.tensors import MATRICES
+    from subnetworks.checkpoints.tensors import MATRICES
 
     assert set(MATRICES) - {"embedding", "head", "other"} <= set(style.MATRICES)
 

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("math_verify")
 
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 from subnetworks.grading import verifier
 from subnetworks.grading.grader import LONGEST, SECONDS, grade, same
 from subnetworks.grading.verifier import Verifier, shared

@@ -15,9 +15,9 @@ from conftest import safetensors  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from subnetworks import checkpoints  # noqa: E402
-from subnetworks.errors import UserError  # noqa: E402
-from subnetworks.hub import locks  # noqa: E402
-from subnetworks.hub.client import Content, Entry  # noqa: E402
+from subnetworks.checkpoints.hub import locks  # noqa: E402
+from subnetworks.checkpoints.hub.client import Content, Entry  # noqa: E402
+from subnetworks.core.errors import UserError  # noqa: E402
 
 
 class Bomb:

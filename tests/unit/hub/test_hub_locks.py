@@ -12,9 +12,9 @@ pytest.importorskip("pydantic")
 from conftest import run, sharded
 from loopback_hub import Hub
 
-from subnetworks.errors import UserError
-from subnetworks.hub import locks
-from subnetworks.hub.client import Content, Entry
+from subnetworks.checkpoints.hub import locks
+from subnetworks.checkpoints.hub.client import Content, Entry
+from subnetworks.core.errors import UserError
 
 EXPERIMENT = """
 checkpoints:

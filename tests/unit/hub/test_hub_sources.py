@@ -2,8 +2,8 @@
 
 import pytest
 
-from subnetworks.errors import UserError
-from subnetworks.hub.sources import Source, needed, parse, safe
+from subnetworks.checkpoints.hub.sources import Source, needed, parse, safe
+from subnetworks.core.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from checkpoints_made import bf16, llama, save
 
 from subnetworks.checkpoints import open as open_checkpoint
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 
 MODULE = "model.layers.0.self_attn.q_proj"
 A, B = (f"base_model.model.{MODULE}.lora_{side}.weight" for side in "AB")

@@ -13,8 +13,8 @@ safetensors = pytest.importorskip("safetensors.torch")
 
 from checkpoints_made import Stored, bf16, llama, save, save_sharded, updated  # noqa: E402
 
-from subnetworks.masks import Mask  # noqa: E402
-from subnetworks.updates import measure, summarise  # noqa: E402
+from subnetworks.measuring.masks import Mask  # noqa: E402
+from subnetworks.measuring.updates import measure, summarise  # noqa: E402
 
 Tensors = dict[str, Stored]
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"

@@ -16,7 +16,7 @@ from checkpoints_made import bf16, llama, save, save_sharded, updated
 
 from subnetworks import checkpoints, cli
 from subnetworks.checkpoints import storage
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -317,7 +317,7 @@ def test_one_file_of_several_can_be_named(tmp_path: Path) -> None:
 
 
 def test_a_tensor_of_an_unknown_dtype_is_left_out_alone(tmp_path: Path) -> None:
-    from subnetworks import updates
+    from subnetworks.measuring import updates
 
     for name in ("a", "b"):
         tensors = {"v": entry(dtype="F4"), "w": entry(offsets=[4, 8])}

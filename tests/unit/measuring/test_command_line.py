@@ -60,7 +60,7 @@ def test_measuring_loads_nothing_that_it_does_not_need(tmp_path: Path) -> None:
         "except SystemExit: print(*sys.modules)\n"
     )
     loaded = set(run("-c", program).stdout.splitlines()[-1].split())
-    assert "subnetworks.updates.measuring" in loaded
+    assert "subnetworks.measuring.updates.measuring" in loaded
     libraries = {
         "numba",
         "torch",
@@ -72,7 +72,7 @@ def test_measuring_loads_nothing_that_it_does_not_need(tmp_path: Path) -> None:
         "jsonschema",
         "pydantic",
     }
-    assert not loaded & (libraries | {"numpy.random", "subnetworks.hub.client"})
+    assert not loaded & (libraries | {"numpy.random", "subnetworks.checkpoints.hub.client"})
 
 
 def test_an_unknown_verb_is_named() -> None:

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from subnetworks import checkpoints
 from subnetworks.checkpoints import companions, deltas
 from subnetworks.cli import load
-from subnetworks.errors import UserError
-from subnetworks.updates.digests import digest
+from subnetworks.core.errors import UserError
+from subnetworks.measuring.updates.digests import digest
 
 BASE = {
     "config.json": '{"vocab_size": 50}',

@@ -14,8 +14,8 @@ from typer.testing import CliRunner  # noqa: E402
 from subnetworks import checkpoints  # noqa: E402
 from subnetworks.checkpoints import converting  # noqa: E402
 from subnetworks.cli import load  # noqa: E402
-from subnetworks.errors import UserError  # noqa: E402
-from subnetworks.training.finish import shapes  # noqa: E402
+from subnetworks.core.errors import UserError  # noqa: E402
+from subnetworks.training.runtime.finish import shapes  # noqa: E402
 
 CONFIG = {"model_type": "llama", "vocab_size": 11, "tie_word_embeddings": False}
 

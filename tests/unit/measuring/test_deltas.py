@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from subnetworks import checkpoints, updates
+from subnetworks import checkpoints
 from subnetworks.checkpoints import deltas
 from subnetworks.checkpoints.storage import Tensor
 from subnetworks.cli import load
-from subnetworks.errors import UserError
-from subnetworks.updates.digests import digest
+from subnetworks.core.errors import UserError
+from subnetworks.measuring import updates
+from subnetworks.measuring.updates.digests import digest
 
 N = 3 * deltas.BLOCK + 12_345
 

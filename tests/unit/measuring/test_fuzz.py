@@ -19,10 +19,11 @@ hypothesis = pytest.importorskip("hypothesis")
 from checkpoints_made import llama, save, updated  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from subnetworks import checkpoints, masks  # noqa: E402
+from subnetworks import checkpoints  # noqa: E402
 from subnetworks.checkpoints import deltas, storage  # noqa: E402
-from subnetworks.errors import UserError  # noqa: E402
-from subnetworks.updates import digests, measure  # noqa: E402
+from subnetworks.core.errors import UserError  # noqa: E402
+from subnetworks.measuring import masks  # noqa: E402
+from subnetworks.measuring.updates import digests, measure  # noqa: E402
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "400"))
 NUMBERS = st.sampled_from([0, 1, -1, 2, 7, 255, 2**31, 2**32, 2**63 - 1, 2**64, 10**30])

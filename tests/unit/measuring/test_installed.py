@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from subnetworks.environment import normalised
-from subnetworks.provenance import installed, versions
+from subnetworks.core.environment import normalised
+from subnetworks.core.provenance import installed, versions
 
 
 def test_versions_are_those_of_importlib_metadata() -> None:

@@ -10,10 +10,11 @@ pytest.importorskip("scipy")
 
 from checkpoints_made import llama, save, save_sharded, updated
 
-from subnetworks import checkpoints, masks, overlaps, selections, spectra, updates
+from subnetworks import checkpoints
 from subnetworks.checkpoints import manifest
-from subnetworks.errors import UserError
-from subnetworks.updates import digests
+from subnetworks.core.errors import UserError
+from subnetworks.measuring import masks, overlaps, selections, spectra, updates
+from subnetworks.measuring.updates import digests
 
 
 def flip(path, at=-3):

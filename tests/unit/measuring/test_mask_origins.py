@@ -11,12 +11,12 @@ pytest.importorskip("numba")
 from checkpoints_made import llama, save, updated
 from typer.testing import CliRunner
 
-from subnetworks import masks, overlaps, selections, transfers
 from subnetworks.cli import load
-from subnetworks.errors import UserError
-from subnetworks.masks import Mask
-from subnetworks.selections import Share
-from subnetworks.updates import Selection, measure
+from subnetworks.core.errors import UserError
+from subnetworks.measuring import masks, overlaps, selections, transfers
+from subnetworks.measuring.masks import Mask
+from subnetworks.measuring.selections import Share
+from subnetworks.measuring.updates import Selection, measure
 
 
 @pytest.fixture

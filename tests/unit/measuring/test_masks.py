@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from subnetworks import masks
-from subnetworks.errors import UserError
-from subnetworks.masks import Mask
+from subnetworks.core.errors import UserError
+from subnetworks.measuring import masks
+from subnetworks.measuring.masks import Mask
 
 Arrays = dict[str, np.ndarray]
 

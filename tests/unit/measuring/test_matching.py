@@ -13,10 +13,11 @@ pytest.importorskip("scipy")
 
 from checkpoints_made import Stored, bf16, llama, save, updated
 
-from subnetworks import cli, spectra, transfers
-from subnetworks.errors import UserError
-from subnetworks.masks import Mask
-from subnetworks.updates import measure, summarise, table
+from subnetworks import cli
+from subnetworks.core.errors import UserError
+from subnetworks.measuring import spectra, transfers
+from subnetworks.measuring.masks import Mask
+from subnetworks.measuring.updates import measure, summarise, table
 
 Tensors = dict[str, Stored]
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"

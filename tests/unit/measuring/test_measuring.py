@@ -18,10 +18,10 @@ from checkpoints_made import Stored, bf16, llama, save, save_sharded, updated  #
 
 import subnetworks  # noqa: E402
 from subnetworks import cli, kernels  # noqa: E402
-from subnetworks.errors import UserError  # noqa: E402
-from subnetworks.masks import Mask  # noqa: E402
-from subnetworks.numbers import decode, encode  # noqa: E402
-from subnetworks.updates import Rules, Selection, measure, summarise, table  # noqa: E402
+from subnetworks.checkpoints.numbers import decode, encode  # noqa: E402
+from subnetworks.core.errors import UserError  # noqa: E402
+from subnetworks.measuring.masks import Mask  # noqa: E402
+from subnetworks.measuring.updates import Rules, Selection, measure, summarise, table  # noqa: E402
 
 Tensors = dict[str, Stored]
 

@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from subnetworks.numbers import decode, encode, narrower, round_to  # noqa: E402
+from subnetworks.checkpoints.numbers import decode, encode, narrower, round_to  # noqa: E402
 
 FORMATS = {
     "BF16": (torch.int16, torch.bfloat16, 16),

@@ -10,8 +10,8 @@ pytest.importorskip("numba")
 
 from checkpoints_made import bf16, save
 
-from subnetworks import masks, overlaps
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
+from subnetworks.measuring import masks, overlaps
 
 SHAPES = {
     "model.layers.0.mlp.up_proj.weight": (401, 333),

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("numpy")
 
 from subnetworks.checkpoints.formats import pickles
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 
 SENTINEL = "ran"
 

@@ -11,10 +11,11 @@ pytest.importorskip("numba")
 
 from checkpoints_made import Stored, bf16, llama, save, updated
 
-from subnetworks import kernels, overlaps
-from subnetworks.errors import UserError
-from subnetworks.numbers import encode
-from subnetworks.updates import Selection, measure, summarise
+from subnetworks import kernels
+from subnetworks.checkpoints.numbers import encode
+from subnetworks.core.errors import UserError
+from subnetworks.measuring import overlaps
+from subnetworks.measuring.updates import Selection, measure, summarise
 
 Choose = Callable[[str], None]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import subnetworks
-from subnetworks.provenance import recorded
+from subnetworks.core.provenance import recorded
 
 
 def test_a_record_tells_the_machine_and_how_long_and_how_much(tmp_path):
@@ -36,7 +36,7 @@ def test_a_failed_block_leaves_no_record(tmp_path):
 def test_the_first_record_of_a_process_tells_how_long_it_had_run(tmp_path):
     code = """
 import sys, time
-from subnetworks.provenance import recorded
+from subnetworks.core.provenance import recorded
 time.sleep(0.4)
 with recorded(sys.argv[1]):
     with recorded(sys.argv[2]):

@@ -16,7 +16,7 @@ from checkpoints_made import bf16, llama, save, save_sharded, updated
 from typer.testing import CliRunner
 
 from subnetworks.cli import load
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 
 UNTIED = {"tie_word_embeddings": False}
 TIED = {"tie_word_embeddings": True}

@@ -8,14 +8,15 @@ pytest.importorskip("numba")
 from checkpoints_made import bf16, llama, save, updated
 from typer.testing import CliRunner
 
-from subnetworks import checkpoints, masks, selections, updates
+from subnetworks import checkpoints
 from subnetworks.checkpoints import deltas
+from subnetworks.checkpoints.numbers import decode
 from subnetworks.cli import load
-from subnetworks.errors import UserError
-from subnetworks.masks import Mask
-from subnetworks.numbers import decode
-from subnetworks.selections import Share
-from subnetworks.updates.digests import digest
+from subnetworks.core.errors import UserError
+from subnetworks.measuring import masks, selections, updates
+from subnetworks.measuring.masks import Mask
+from subnetworks.measuring.selections import Share
+from subnetworks.measuring.updates.digests import digest
 
 
 @pytest.fixture

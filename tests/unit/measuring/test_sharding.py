@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from subnetworks.checkpoints.formats.sharding import Chunk, join
 from subnetworks.checkpoints.storage import Tensor
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 
 
 def stored(array: np.ndarray) -> Tensor:

@@ -10,12 +10,12 @@ pytest.importorskip("scipy")
 
 from checkpoints_made import bf16, llama, save, updated  # noqa: E402
 
-from subnetworks import spectra  # noqa: E402
-from subnetworks.errors import UserError  # noqa: E402
-from subnetworks.numbers import round_to  # noqa: E402
-from subnetworks.spectra import linear  # noqa: E402
-from subnetworks.spectra.linear import LapackGram, TorchGram  # noqa: E402
-from subnetworks.spectra.rotation import rotation  # noqa: E402
+from subnetworks.checkpoints.numbers import round_to  # noqa: E402
+from subnetworks.core.errors import UserError  # noqa: E402
+from subnetworks.measuring import spectra  # noqa: E402
+from subnetworks.measuring.spectra import linear  # noqa: E402
+from subnetworks.measuring.spectra.linear import LapackGram, TorchGram  # noqa: E402
+from subnetworks.measuring.spectra.rotation import rotation  # noqa: E402
 
 SHAPES = [
     (1, 1),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from subnetworks.tensors import is_buffer, is_head, is_token_embedding, place
+from subnetworks.checkpoints.tensors import is_buffer, is_head, is_token_embedding, place
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ pytest.importorskip("numba")
 
 from checkpoints_made import Stored, llama, save, updated
 
-from subnetworks.errors import UserError
-from subnetworks.updates import measure, summarise
+from subnetworks.core.errors import UserError
+from subnetworks.measuring.updates import measure, summarise
 
 Tensors = dict[str, Stored]
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"

@@ -24,7 +24,7 @@ torch = pytest.importorskip("torch")
 
 from subnetworks import checkpoints  # noqa: E402
 from subnetworks.checkpoints.formats.archives import DTYPES  # noqa: E402
-from subnetworks.errors import UserError  # noqa: E402
+from subnetworks.core.errors import UserError  # noqa: E402
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "400"))
 
@@ -190,7 +190,7 @@ def test_measuring_them_is_measuring_safetensors(tmp_path: Path) -> None:
     pytest.importorskip("numba")
     from safetensors.torch import save_file
 
-    from subnetworks.updates import measure
+    from subnetworks.measuring.updates import measure
 
     results = []
     for kind in ("bin", "safetensors", "transposed"):

@@ -10,9 +10,10 @@ torch = pytest.importorskip("torch")
 
 from checkpoints_made import bf16, llama, save, updated  # noqa: E402
 
-from subnetworks import checkpoints, updates  # noqa: E402
-from subnetworks.errors import UserError  # noqa: E402
-from subnetworks.updates.stored import coverage_of  # noqa: E402
+from subnetworks import checkpoints  # noqa: E402
+from subnetworks.core.errors import UserError  # noqa: E402
+from subnetworks.measuring import updates  # noqa: E402
+from subnetworks.measuring.updates.stored import coverage_of  # noqa: E402
 
 
 @pytest.fixture

@@ -10,11 +10,12 @@ pytest.importorskip("numba")
 from checkpoints_made import llama, save, updated
 from typer.testing import CliRunner
 
-from subnetworks import checkpoints, trajectories, updates
+from subnetworks import checkpoints
 from subnetworks.checkpoints import deltas
 from subnetworks.cli import load
-from subnetworks.errors import UserError
-from subnetworks.updates.digests import digest
+from subnetworks.core.errors import UserError
+from subnetworks.measuring import trajectories, updates
+from subnetworks.measuring.updates.digests import digest
 
 STEPS = [2, 4, 6]
 

@@ -12,8 +12,8 @@ pytest.importorskip("numba")
 
 from checkpoints_made import bf16, save
 
-from subnetworks import masks, transfers
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
+from subnetworks.measuring import masks, transfers
 
 
 def values(stored: tuple[str, np.ndarray]) -> np.ndarray:

@@ -22,8 +22,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from subnetworks.errors import UserError
-from subnetworks.files import sha256
+from subnetworks.core.errors import UserError
+from subnetworks.core.files import sha256
 from subnetworks.mini import base, foreign, preferences
 from subnetworks.mini.arithmetic import Problem, problems
 from subnetworks.mini.make import KINDS, make

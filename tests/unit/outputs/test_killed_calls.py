@@ -15,7 +15,7 @@ SOURCE = Path(__file__).resolve().parents[3] / "src"
 # Runs the command line, and dies like a killed process before the k-th renaming.
 KILLED = """
 import os, sys
-import subnetworks.files
+import subnetworks.core.files
 last, count = int(sys.argv.pop(1)), 0
 def dying(rename):
     def renamed(*places):

@@ -10,10 +10,10 @@ pytest.importorskip("numba")
 from typer.testing import CliRunner
 
 from subnetworks.cli import load
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
+from subnetworks.core.files import remove_own
 from subnetworks.evaluation.tasks import definitions
-from subnetworks.files import remove_own
-from subnetworks.training import state
+from subnetworks.training.runtime import state
 
 NAME = "model.layers.0.self_attn.q_proj.weight"
 

@@ -24,10 +24,10 @@ import pyarrow.parquet
 from layouts import Layout, Own
 from typer.testing import CliRunner
 
-from subnetworks import files, outputs, provenance
 from subnetworks.checkpoints import manifest
 from subnetworks.cli import load
-from subnetworks.errors import UserError
+from subnetworks.core import files, outputs, provenance
+from subnetworks.core.errors import UserError
 
 LAYOUTS = int(os.environ.get("SUBNETWORKS_LAYOUTS", "55"))
 RUNNER, APP = CliRunner(), load()
@@ -284,9 +284,10 @@ def stand_in(patch, cached):
             patch.setitem(sys.modules, name, MagicMock())
 
     from subnetworks import artefacts, experiment, report
+    from subnetworks.checkpoints.hub import client
     from subnetworks.evaluation import harness
-    from subnetworks.hub import client
-    from subnetworks.training import hub_data, rejection, run
+    from subnetworks.training.data import hub_data, rejection
+    from subnetworks.training.runtime import run
 
     patch.setattr(os, "fsync", lambda descriptor: None)
     patch.setattr(provenance, "_Git", lambda: SimpleNamespace(answer=dict))

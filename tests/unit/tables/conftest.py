@@ -26,7 +26,7 @@ def results(made_up: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture
 def context(results: Path, made_up: ModuleType) -> Any:
     """`context("table_…")`: that artefact's context over the made-up results."""
-    from subnetworks.results import Context
+    from subnetworks.core.results import Context
 
     def of(name: str, **changes: Any) -> Context:
         spec = made_up.SPECS[name] | changes

@@ -11,7 +11,7 @@ pytest.importorskip("pydantic")
 from subnetworks import artefacts
 from subnetworks.artefacts.asking import asked
 from subnetworks.artefacts.published import Published
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 from subnetworks.experiment import Experiment
 
 PUBLISHED = Path(__file__).resolve().parents[3] / "workflow" / "published"

@@ -12,9 +12,9 @@ pytest.importorskip("jinja2")
 from subnetworks import artefacts, report  # noqa: E402
 from subnetworks.artefacts import Table  # noqa: E402
 from subnetworks.artefacts import sheet as style  # noqa: E402
-from subnetworks.errors import UserError  # noqa: E402
+from subnetworks.core.errors import UserError  # noqa: E402
+from subnetworks.core.results import Context  # noqa: E402
 from subnetworks.report.words import CONTROLS_HEADING  # noqa: E402
-from subnetworks.results import Context  # noqa: E402
 
 
 def write(folder: Path, name: str, value: Any) -> None:

@@ -12,7 +12,7 @@ pytest.importorskip("polars")
 from subnetworks import artefacts
 from subnetworks.artefacts import Table
 from subnetworks.artefacts import sheet as style
-from subnetworks.results import Context
+from subnetworks.core.results import Context
 
 ROOT = Path(__file__).resolve().parents[3]
 TABLES = {table.name: table for table in artefacts.of_kind(Table)}

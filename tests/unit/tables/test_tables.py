@@ -14,8 +14,8 @@ polars = pytest.importorskip("polars")
 from subnetworks import artefacts  # noqa: E402
 from subnetworks.artefacts import Table, pairing  # noqa: E402
 from subnetworks.artefacts import sheet as style  # noqa: E402
-from subnetworks.errors import UserError  # noqa: E402
-from subnetworks.results import Context  # noqa: E402
+from subnetworks.core.errors import UserError  # noqa: E402
+from subnetworks.core.results import Context  # noqa: E402
 
 PUBLISHED = Path(__file__).resolve().parents[3] / "workflow" / "published"
 NAMES = [table.name for table in artefacts.of_kind(Table) if not table.is_control]

@@ -1,9 +1,9 @@
 """Trains a tiny model several ways in one process of `torch.distributed.run`; not a test itself.
 
-`engine_steps.py FOLDER` reads FOLDER/jobs.json, name -> job of `subnetworks.training.preference`,
-and leaves each trained state in its job's folder, and the weights that a sampler would be sent. A
-job that resumes starts from a copy of the state that the job named before it left, less what was
-saved later.
+`engine_steps.py FOLDER` reads FOLDER/jobs.json, name -> job of
+`subnetworks.training.runtime.preference`, and leaves each trained state in its job's folder, and
+the weights that a sampler would be sent. A job that resumes starts from a copy of the state that
+the job named before it left, less what was saved later.
 """
 
 import json
@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from verl.utils.distributed import destroy_global_process_group, initialize_global_process_group
 
-from subnetworks.training.preference import Trainer
+from subnetworks.training.runtime.preference import Trainer
 
 
 def main():

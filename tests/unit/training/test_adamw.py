@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from subnetworks.training.adamw import CompactAdamW, DenseAdamW  # noqa: E402
+from subnetworks.training.engine.adamw import CompactAdamW, DenseAdamW  # noqa: E402
 
 SHAPES = [(37, 53), (211,), (), (5, 4, 3), (1,), (0, 7), (400, 500)]
 HOW = {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-6, "weight_decay": 0.3}

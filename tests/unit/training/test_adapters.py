@@ -197,7 +197,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("config", "word"), REFUSED.values(), ids=REFUSED)
 def test_what_is_not_plain_lora_is_refused_by_name(config, word, tmp_path):
-    from subnetworks.errors import UserError
+    from subnetworks.core.errors import UserError
 
     model = llama()
     model.save_pretrained(tmp_path / "base")

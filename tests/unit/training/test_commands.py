@@ -11,9 +11,9 @@ hydra = pytest.importorskip("hydra")
 
 from omegaconf import OmegaConf  # noqa: E402
 
-from subnetworks.errors import UserError  # noqa: E402
-from subnetworks.training import nodes, online, preference, sft, verl_options  # noqa: E402
-from subnetworks.training.job import Job, environment  # noqa: E402
+from subnetworks.core.errors import UserError  # noqa: E402
+from subnetworks.training.runtime import nodes, online, preference, sft, verl_options  # noqa: E402
+from subnetworks.training.runtime.job import Job, environment  # noqa: E402
 from subnetworks.training.settings import parse_accelerator, parse_settings  # noqa: E402
 
 BASE = {"steps": 40, "batch_size": 16, "learning_rate": 3e-6, "seed": 7, "warmup_steps": 4}

@@ -1,7 +1,7 @@
 import pytest
 
-from subnetworks.errors import UserError
-from subnetworks.training.conversations import cut, epochs, spans, tokenise
+from subnetworks.core.errors import UserError
+from subnetworks.training.data.conversations import cut, epochs, spans, tokenise
 
 
 class Letters:

@@ -5,8 +5,8 @@ pytest.importorskip("pyarrow")
 import pyarrow
 import pyarrow.parquet
 
-from subnetworks.errors import UserError
-from subnetworks.training import data
+from subnetworks.core.errors import UserError
+from subnetworks.training.data import checks as data
 from subnetworks.training.settings import parse_accelerator, parse_settings
 
 PAIR = {"prompt": [{"role": "user", "content": "1+1="}], "chosen": "2", "rejected": "3"}
@@ -131,7 +131,7 @@ def test_a_reward_that_cannot_work_is_named_before_training(tmp_path, monkeypatc
 def test_more_than_the_context_is_refused_before_training(tmp_path, algorithm, row):
     save_file = pytest.importorskip("safetensors.numpy").save_file
     numpy = pytest.importorskip("numpy")
-    run = pytest.importorskip("subnetworks.training.run")
+    run = pytest.importorskip("subnetworks.training.runtime.run")
     (tmp_path / "init").mkdir()
     save_file({"w": numpy.zeros(2, numpy.float32)}, tmp_path / "init" / "model.safetensors")
     (tmp_path / "init" / "config.json").write_text('{"max_position_embeddings": 64}')

@@ -8,8 +8,8 @@ import pyarrow
 import pyarrow.parquet
 from test_conversations import Letters, assistant, user
 
-from subnetworks.errors import UserError
-from subnetworks.training.examples import mismatched, read_labelled, read_pairs
+from subnetworks.core.errors import UserError
+from subnetworks.training.data.examples import mismatched, read_labelled, read_pairs
 
 PROMPT = [user("hi"), assistant("yo"), user("so")]
 PAIRS = [

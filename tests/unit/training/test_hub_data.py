@@ -13,11 +13,11 @@ import pyarrow
 import pyarrow.parquet
 from loopback_hub import Hub
 
-from subnetworks.errors import UserError
-from subnetworks.training import data
+from subnetworks.core.errors import UserError
+from subnetworks.core.validation import parse
+from subnetworks.training.data import checks as data
+from subnetworks.training.data.sources import HubSettings
 from subnetworks.training.settings import parse_settings
-from subnetworks.training.sources import HubSettings
-from subnetworks.validation import parse
 
 
 def said(role, content):

@@ -1,7 +1,7 @@
 import csv
 import json
 
-from subnetworks.training.log import COLUMNS, StepsLog
+from subnetworks.training.runtime.log import COLUMNS, StepsLog
 
 
 def line(step, **data):

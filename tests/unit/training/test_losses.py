@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from subnetworks.training.losses import (  # noqa: E402
+from subnetworks.training.objectives.losses import (  # noqa: E402
     answer_log_probabilities,
     dpo,
     kto,

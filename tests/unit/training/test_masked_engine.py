@@ -13,10 +13,12 @@ import tiny  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from tiny import launch, log, make_init, make_pairs, master_weights, saved_weights  # noqa: E402
 
-from subnetworks import checkpoints, masks  # noqa: E402
-from subnetworks.errors import UserError  # noqa: E402
-from subnetworks.training import finish, masking, state, trajectory  # noqa: E402
-from subnetworks.updates import digests  # noqa: E402
+from subnetworks import checkpoints  # noqa: E402
+from subnetworks.core.errors import UserError  # noqa: E402
+from subnetworks.measuring import masks  # noqa: E402
+from subnetworks.measuring.updates import digests  # noqa: E402
+from subnetworks.training.engine import masking  # noqa: E402
+from subnetworks.training.runtime import finish, state, trajectory  # noqa: E402
 
 STEPS = 4
 SETTINGS = {
@@ -257,7 +259,7 @@ def test_a_run_that_diverged_gives_no_checkpoint(trained, tmp_path):
 
 
 def test_a_value_models_head_is_trained_whole_within_a_language_models_mask(tmp_path):
-    from subnetworks.training.masked import _sharded_masks
+    from subnetworks.training.engine.masked import _sharded_masks
 
     module = torch.nn.ModuleDict(
         {"model": torch.nn.Linear(3, 2, bias=False), "score": torch.nn.Linear(2, 1, bias=False)}

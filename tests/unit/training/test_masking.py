@@ -3,9 +3,9 @@ import pytest
 
 pytest.importorskip("safetensors")
 
-from subnetworks import masks
-from subnetworks.errors import UserError
-from subnetworks.training import masking
+from subnetworks.core.errors import UserError
+from subnetworks.measuring import masks
+from subnetworks.training.engine import masking
 
 SHAPES = {"a.weight": (3, 4), "b.weight": (5,)}
 

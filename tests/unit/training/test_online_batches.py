@@ -13,8 +13,8 @@ from omegaconf import OmegaConf  # noqa: E402
 from verl.trainer.ppo.core_algos import get_policy_loss_fn  # noqa: E402
 from verl.workers.config import ActorConfig  # noqa: E402
 
-from subnetworks.training import raft  # noqa: E402
-from subnetworks.training.online_trainer import Trainer, as_batch  # noqa: E402
+from subnetworks.training.objectives import raft  # noqa: E402
+from subnetworks.training.runtime.online_trainer import Trainer, as_batch  # noqa: E402
 
 PROMPTS = [[5, 6], [5, 6], [7, 8, 9], [7, 8, 9]]
 ANSWERS = [[1, 2, 3], [4], [1, 2], [3, 4, 5, 6]]

@@ -20,9 +20,9 @@ import pyarrow.parquet  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from tiny import make_init, saved_weights  # noqa: E402
 
-from subnetworks import masks  # noqa: E402
-from subnetworks.training import finish  # noqa: E402
-from subnetworks.training.run import train  # noqa: E402
+from subnetworks.measuring import masks  # noqa: E402
+from subnetworks.training.runtime import finish  # noqa: E402
+from subnetworks.training.runtime.run import train  # noqa: E402
 
 STEPS = 4
 SETTINGS = {

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from subnetworks import precision, processor
+from subnetworks.core import precision, processor
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("verl")
@@ -13,8 +13,9 @@ import tiny  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from tiny import launch, log, make_init, make_pairs, master_weights  # noqa: E402
 
-from subnetworks.training import examples, online  # noqa: E402
-from subnetworks.training.conversations import epochs, load_tokenizer  # noqa: E402
+from subnetworks.training.data import examples  # noqa: E402
+from subnetworks.training.data.conversations import epochs, load_tokenizer  # noqa: E402
+from subnetworks.training.runtime import online  # noqa: E402
 from subnetworks.training.settings import parse_accelerator  # noqa: E402
 
 STEPS = 3

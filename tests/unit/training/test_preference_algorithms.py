@@ -12,9 +12,9 @@ import numpy  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from tiny import launch, log, make_init, make_job, make_pairs, master_weights  # noqa: E402
 
-from subnetworks import masks  # noqa: E402
-from subnetworks.training import finish, sft  # noqa: E402
+from subnetworks.measuring import masks  # noqa: E402
 from subnetworks.training.algorithms import ALGORITHMS  # noqa: E402
+from subnetworks.training.runtime import finish, sft  # noqa: E402
 from subnetworks.training.settings import PreferenceSettings  # noqa: E402
 
 STEPS = 3

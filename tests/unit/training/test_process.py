@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("rich")
 
-from subnetworks.errors import UserError
-from subnetworks.training import guard, process
-from subnetworks.training.job import Command
-from subnetworks.training.log import StepsLog
+from subnetworks.core.errors import UserError
+from subnetworks.training.runtime import guard, process
+from subnetworks.training.runtime.job import Command
+from subnetworks.training.runtime.log import StepsLog
 
 # A trainer with a daemon that leaves its group and session, as Ray's and vLLM's do.
 TRAINER = """
@@ -102,7 +102,7 @@ def test_a_failure_shows_the_last_lines_and_leaves_nothing(tmp_path, capfd):
 
 
 REFUSING = """
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 def main():
     raise UserError("rows.parquet: row 7 has 9 tokens, more than max_length (8)")
 """
@@ -116,7 +116,7 @@ def test_an_error_of_the_trainers_own_is_all_that_is_said(tmp_path, ranks, capfd
     (tmp_path / "scratch").mkdir()
     (tmp_path / "refusing.py").write_text(REFUSING)
     launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--standalone"]
-    what = ["-m", "subnetworks.training.start", "refusing"]
+    what = ["-m", "subnetworks.training.runtime.start", "refusing"]
     command = Command(
         [sys.executable, *(launcher if ranks > 1 else []), *what],
         {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])},
@@ -207,7 +207,7 @@ def test_sigterm_gives_the_trainer_time_to_save(tmp_path):
     here = Path(__file__).parent
     trainer = (
         "import signal, sys, time; from pathlib import Path\n"
-        "from subnetworks.training.stopping import Stop\n"
+        "from subnetworks.training.runtime.stopping import Stop\n"
         "stop = Stop(); stop.agreed()  # loads torch\n"
         "Path(sys.argv[1], 'started').touch()\n"
         "while not stop.agreed(): time.sleep(0.05)\n"

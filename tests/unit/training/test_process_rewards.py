@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("verl")
 
-from subnetworks.training import process_rewards  # noqa: E402
+from subnetworks.training.objectives import process_rewards  # noqa: E402
 
 BETA = 0.05
 LENGTHS = [3, 5, 1, 4, 2, 5]

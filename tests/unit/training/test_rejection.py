@@ -13,11 +13,11 @@ pytest.importorskip("pyarrow")
 import pyarrow
 import pyarrow.parquet
 
-from subnetworks.errors import UserError
-from subnetworks.training import rewards
-from subnetworks.training.rejection import verified
-from subnetworks.training.sources import RejectionSettings
-from subnetworks.validation import parse
+from subnetworks.core.errors import UserError
+from subnetworks.core.validation import parse
+from subnetworks.training.data import rewards
+from subnetworks.training.data.rejection import verified
+from subnetworks.training.data.sources import RejectionSettings
 
 
 def problem(text, truth):
@@ -134,7 +134,7 @@ def test_nothing_right_is_an_error_and_leaves_nothing(folder, tmp_path):
 
 
 def test_where_any_answer_pays_none_is_rejected():
-    reward = rewards.load("subnetworks.training.rewards:whatever")
+    reward = rewards.load("subnetworks.training.data.rewards:whatever")
     rows, right = verified(PROBLEMS, ANSWERS, reward, RejectionSettings(samples=3))
     assert right == len(ANSWERS)
     assert {row["messages"][-1]["content"] for row in rows} == set(ANSWERS)

@@ -1,9 +1,9 @@
 import pytest
 
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 from subnetworks.grading.boxes import last_boxed
-from subnetworks.training.rewards import Ending, boxed, checked, load, read, score, written
-from subnetworks.training.sampling import endings, request_seed, requests
+from subnetworks.training.data.rewards import Ending, boxed, checked, load, read, score, written
+from subnetworks.training.rollout.sampling import endings, request_seed, requests
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 import pytest
 
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 from subnetworks.training.algorithms import ALGORITHMS
 from subnetworks.training.algorithms.dpo import DpoSettings
 from subnetworks.training.algorithms.grpo import GrpoSettings

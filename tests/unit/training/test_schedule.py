@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from subnetworks.training.schedule import factor
+from subnetworks.training.engine.schedule import factor
 
 
 def test_warm_up_is_linear_and_never_zero():

@@ -15,9 +15,11 @@ import pyarrow.parquet  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from tiny import make_init  # noqa: E402
 
-from subnetworks import checkpoints, masks  # noqa: E402
-from subnetworks.errors import UserError  # noqa: E402
-from subnetworks.training import finish, masking, run  # noqa: E402
+from subnetworks import checkpoints  # noqa: E402
+from subnetworks.core.errors import UserError  # noqa: E402
+from subnetworks.measuring import masks  # noqa: E402
+from subnetworks.training.engine import masking  # noqa: E402
+from subnetworks.training.runtime import finish, run  # noqa: E402
 
 SETTINGS = {
     "algorithm": "sft",

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save  # noqa:
 
 from subnetworks.checkpoints import fetch  # noqa: E402
 from subnetworks.checkpoints import open as open_checkpoint  # noqa: E402
-from subnetworks.errors import UserError  # noqa: E402
+from subnetworks.core.errors import UserError  # noqa: E402
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 FSDP = ["fsdp2_2/actor", "fsdp2_4/actor", "hsdp_4/actor", "fsdp1_4/actor"]

@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from subnetworks.training import state  # noqa: E402
+from subnetworks.training.runtime import state  # noqa: E402
 
 FACTS = {"settings": {"learning_rate": 1e-6}, "init": "abc"}
 

@@ -8,9 +8,9 @@ pytest.importorskip("transformers")
 pytest.importorskip("tokenizers")
 pytest.importorskip("jinja2")
 
-from subnetworks.errors import UserError
-from subnetworks.training import data
-from subnetworks.training.conversations import (
+from subnetworks.core.errors import UserError
+from subnetworks.training.data import checks as data
+from subnetworks.training.data.conversations import (
     check_ends,
     end_tokens,
     opens_thinking,

@@ -14,7 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 from trl.experimental.cpo import CPOConfig, CPOTrainer  # noqa: E402
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer  # noqa: E402
 
-from subnetworks.training import examples, losses, objectives  # noqa: E402
+from subnetworks.training.data import examples  # noqa: E402
+from subnetworks.training.objectives import losses  # noqa: E402
+from subnetworks.training.objectives import preferences as objectives  # noqa: E402
 from subnetworks.training.settings import parse_settings  # noqa: E402
 
 PAIRS = 5

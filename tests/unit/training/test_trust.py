@@ -13,7 +13,7 @@ import contextlib
 
 from subnetworks import checkpoints
 from subnetworks.checkpoints.manifest import trusts
-from subnetworks.training.conversations import load_tokenizer
+from subnetworks.training.data.conversations import load_tokenizer
 
 CODE = """
 from pathlib import Path

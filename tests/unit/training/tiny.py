@@ -10,9 +10,10 @@ import pyarrow
 import pyarrow.parquet
 import torch
 
-from subnetworks.training import masking, state
-from subnetworks.training.job import Job, distributed, environment
-from subnetworks.training.preference import described
+from subnetworks.training.engine import masking
+from subnetworks.training.runtime import state
+from subnetworks.training.runtime.job import Job, distributed, environment
+from subnetworks.training.runtime.preference import described
 from subnetworks.training.settings import parse_accelerator, parse_settings
 
 

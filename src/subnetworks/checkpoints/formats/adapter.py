@@ -22,9 +22,9 @@ import numpy as np
 
 from subnetworks.checkpoints.formats import folders
 from subnetworks.checkpoints.formats.contents import Contents
+from subnetworks.checkpoints.numbers import decode, encode, round_to
 from subnetworks.checkpoints.storage import Tensor
-from subnetworks.errors import UserError
-from subnetworks.numbers import decode, encode, round_to
+from subnetworks.core.errors import UserError
 
 CONFIG = "adapter_config.json"
 _MERGE = "merge it with peft (merge_and_unload), save the model, and compare that"

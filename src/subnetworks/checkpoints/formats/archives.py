@@ -15,7 +15,7 @@ import numpy as np
 from subnetworks.checkpoints.formats import pickles
 from subnetworks.checkpoints.formats.pickles import View
 from subnetworks.checkpoints.storage import File, Span, Tensor
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 
 # torch's dtypes by safetensors' names; of others only that there are such tensors is known.
 DTYPES = {

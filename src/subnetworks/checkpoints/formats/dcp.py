@@ -20,9 +20,9 @@ from subnetworks.checkpoints.formats.archives import DTYPES, Archive
 from subnetworks.checkpoints.formats.contents import Contents
 from subnetworks.checkpoints.formats.pickles import Record
 from subnetworks.checkpoints.formats.sharding import Chunk, join
+from subnetworks.checkpoints.hub.sources import safe
 from subnetworks.checkpoints.storage import File, Tensor
-from subnetworks.errors import UserError
-from subnetworks.hub.sources import safe
+from subnetworks.core.errors import UserError
 
 METADATA = ".metadata"
 _SUFFIX = ".distcp"

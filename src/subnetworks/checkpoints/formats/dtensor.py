@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from subnetworks.checkpoints.formats.pickles import Name, Record, View
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 
 _FUNCTION = "torch._tensor._rebuild_from_type_v2"
 _TENSORS = (

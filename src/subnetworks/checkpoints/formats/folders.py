@@ -1,4 +1,6 @@
-"""Folders of files with weights: which are read (`subnetworks.weights`), and read as one."""
+"""Folders of files with weights: which are read (`subnetworks.checkpoints.weights`), and read as
+one.
+"""
 
 import json
 from collections.abc import Callable
@@ -6,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from subnetworks.checkpoints.formats.contents import Contents
-from subnetworks.errors import UserError
-from subnetworks.hub.sources import safe
-from subnetworks.weights import Choice, choose
+from subnetworks.checkpoints.hub.sources import safe
+from subnetworks.checkpoints.weights import Choice, choose
+from subnetworks.core.errors import UserError
 
 _MODELOPT = "hf_quant_config.json"
 # Reads one file; the tensors' names get the prefix.

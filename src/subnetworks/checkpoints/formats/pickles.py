@@ -20,7 +20,7 @@ import struct
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 
 # A state dict of 60,000 tensors takes 2.5 million operations and 10 MB.
 OPERATIONS = 8_000_000

@@ -9,8 +9,8 @@ from typing import Any
 from subnetworks.checkpoints.formats import folders, strangers
 from subnetworks.checkpoints.formats.contents import UNKNOWN, Contents
 from subnetworks.checkpoints.storage import ITEMSIZE, File, Span, Tensor
-from subnetworks.errors import UserError
-from subnetworks.weights import INDEX, SAFE
+from subnetworks.checkpoints.weights import INDEX, SAFE
+from subnetworks.core.errors import UserError
 
 _MAX_HEADER = 100_000_000  # the format's own limit
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from subnetworks.checkpoints.storage import Tensor
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 
 # Entries that are put in place at a time: their positions take eight bytes each.
 _PIECE = 1 << 17

@@ -12,8 +12,8 @@ from subnetworks.checkpoints.formats import folders, safetensors
 from subnetworks.checkpoints.formats.contents import Contents
 from subnetworks.checkpoints.formats.sharding import Chunk, join
 from subnetworks.checkpoints.storage import Tensor
-from subnetworks.errors import UserError
-from subnetworks.tensors import is_token_embedding
+from subnetworks.checkpoints.tensors import is_token_embedding
+from subnetworks.core.errors import UserError
 
 _NAME = re.compile(r"shard-(\d+)-model-(\d+)-of-(\d+)\.safetensors")
 _INFO = "DCP_SHARDING_INFO"

@@ -13,8 +13,8 @@ from subnetworks.checkpoints.formats.archives import DTYPES, Archive
 from subnetworks.checkpoints.formats.contents import UNKNOWN, Contents
 from subnetworks.checkpoints.formats.pickles import Ordered, Record, View
 from subnetworks.checkpoints.storage import File
-from subnetworks.errors import UserError
-from subnetworks.weights import TORCH, TORCH_INDEX
+from subnetworks.checkpoints.weights import TORCH, TORCH_INDEX
+from subnetworks.core.errors import UserError
 
 # What trainers call the state dict in what they save, and what lies beside it.
 _MODEL = ("model", "model_state_dict", "state_dict", "module", "network")

@@ -13,8 +13,8 @@ from subnetworks.checkpoints.formats.contents import Contents
 from subnetworks.checkpoints.formats.pickles import View
 from subnetworks.checkpoints.formats.sharding import Chunk, join
 from subnetworks.checkpoints.storage import File, Tensor, same_content
-from subnetworks.errors import UserError
-from subnetworks.weights import VERL as _SHARD
+from subnetworks.checkpoints.weights import VERL as _SHARD
+from subnetworks.core.errors import UserError
 
 _HUGGINGFACE = "huggingface"
 _ADAPTER = "lora_adapter"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from subnetworks.checkpoints.formats import torch_zip
 from subnetworks.checkpoints.formats.contents import Contents
-from subnetworks.errors import UserError
-from subnetworks.weights import SAFE
+from subnetworks.checkpoints.weights import SAFE
+from subnetworks.core.errors import UserError
 
 _PARTS = re.compile(r".*zero_pp_rank_\d+_mp_rank_\d+_(?:optim|model)_states\.pt")
 _WHOLE = re.compile(r"mp_rank_(\d+)_model_states\.pt")

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 
 # Where configurations keep it: Hugging Face's key, that of older compressed-tensors, and MLX's.
 _SECTIONS = ("quantization_config", "compression_config", "quantization")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from subnetworks.checkpoints.storage import Tensor
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 
 REMEDY = "dequantise it with the library that wrote it, or compare the unquantised releases"
 

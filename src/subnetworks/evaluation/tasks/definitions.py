@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 from subnetworks.evaluation.settings import Settings
 from subnetworks.evaluation.tasks.rows import Files, read
 

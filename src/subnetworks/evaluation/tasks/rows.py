@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subnetworks.checkpoints.manifest import verify
-from subnetworks.errors import UserError
+from subnetworks.core.errors import UserError
 from subnetworks.evaluation.tasks import Task
 
 if TYPE_CHECKING:

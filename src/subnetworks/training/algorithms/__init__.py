@@ -2,8 +2,8 @@
 
 A module's `SETTINGS` is the model of its settings. An on-policy one also has `options(job)`: verl's
 options beyond those that all on-policy algorithms share; one that learns from preferences has
-`loss(log_probs, data, settings)` (`subnetworks.training.objectives`). torch and verl are imported
-in functions alone, so that the workflow can read settings without them.
+`loss(log_probs, data, settings)` (`subnetworks.training.objectives.preferences`). torch and verl
+are imported in functions alone, so that the workflow can read settings without them.
 """
 
 import importlib
@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from subnetworks.core.validation import Origin, Place, not_allowed
 from subnetworks.training.settings import Settings
-from subnetworks.validation import Origin, Place, not_allowed
 
 MODULES: dict[str, ModuleType] = {
     found.name: importlib.import_module(f"{__name__}.{found.name}")

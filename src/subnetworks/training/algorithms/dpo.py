@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from subnetworks.core.validation import Above
 from subnetworks.training.settings import PreferenceSettings
-from subnetworks.validation import Above
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from subnetworks.training.objectives import Losses
+    from subnetworks.training.objectives.preferences import Losses
 
 
 class DpoSettings(PreferenceSettings):
@@ -35,8 +35,9 @@ SETTINGS = DpoSettings
 
 
 def loss(log_probs: "Tensor", data: Any, settings: DpoSettings) -> "Losses":
-    """See `subnetworks.training.objectives`."""
-    from subnetworks.training import losses, objectives
+    """See `subnetworks.training.objectives.preferences`."""
+    from subnetworks.training.objectives import losses
+    from subnetworks.training.objectives import preferences as objectives
 
     chosen, rejected = objectives.answers(log_probs, data, settings).reshape(-1, 2).unbind(1)
     reference = data["reference"].reshape(-1, 2)

@@ -4,9 +4,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from subnetworks.training.job import Job
+from subnetworks.core.validation import AtLeastTwo
+from subnetworks.training.runtime.job import Job
 from subnetworks.training.settings import OnlineSettings
-from subnetworks.validation import AtLeastTwo
 
 
 class GrpoSettings(OnlineSettings):

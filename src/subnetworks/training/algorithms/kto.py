@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from subnetworks.core.validation import Above, AtLeastTwo, Rate
 from subnetworks.training.settings import PreferenceSettings
-from subnetworks.validation import Above, AtLeastTwo, Rate
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from subnetworks.training.objectives import Losses
+    from subnetworks.training.objectives.preferences import Losses
 
 
 class KtoSettings(PreferenceSettings):
@@ -32,8 +32,9 @@ SETTINGS = KtoSettings
 
 
 def loss(log_probs: "Tensor", data: Any, settings: KtoSettings) -> "Losses":
-    """See `subnetworks.training.objectives`."""
-    from subnetworks.training import losses, objectives
+    """See `subnetworks.training.objectives.preferences`."""
+    from subnetworks.training.objectives import losses
+    from subnetworks.training.objectives import preferences as objectives
 
     return losses.kto(
         objectives.answers(log_probs, data, settings),

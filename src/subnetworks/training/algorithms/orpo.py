@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from subnetworks.core.validation import Rate
 from subnetworks.training.settings import PreferenceSettings
-from subnetworks.validation import Rate
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from subnetworks.training.objectives import Losses
+    from subnetworks.training.objectives.preferences import Losses
 
 
 class OrpoSettings(PreferenceSettings):
@@ -32,7 +32,8 @@ SETTINGS = OrpoSettings
 def loss(log_probs: "Tensor", data: Any, settings: OrpoSettings) -> "Losses":
     """The imitated text is the whole chosen conversation, and every token of the step counts alike,
     as in TRL and in the authors' code."""
-    from subnetworks.training import losses, objectives
+    from subnetworks.training.objectives import losses
+    from subnetworks.training.objectives import preferences as objectives
 
     chosen, rejected = objectives.answers(log_probs, data, settings).reshape(-1, 2).unbind(1)
     preference, ratio = losses.odds_ratio(chosen, rejected)

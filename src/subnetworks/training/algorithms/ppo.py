@@ -4,9 +4,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from subnetworks.training.job import Job
+from subnetworks.core.validation import Positive, Rate, Share
+from subnetworks.training.runtime.job import Job
 from subnetworks.training.settings import OnlineSettings
-from subnetworks.validation import Positive, Rate, Share
 
 
 class PpoSettings(OnlineSettings):
@@ -37,7 +37,7 @@ SETTINGS = PpoSettings
 
 def options(job: Job) -> dict[str, object]:
     """What PPO asks of verl."""
-    from subnetworks.training.verl_options import model, optimiser
+    from subnetworks.training.runtime.verl_options import model, optimiser
 
     settings = job.settings
     assert isinstance(settings, PpoSettings)

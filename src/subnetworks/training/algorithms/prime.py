@@ -5,14 +5,14 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from subnetworks.training.job import Job
+from subnetworks.core.validation import Above, AtLeastTwo, Rate, wrong
+from subnetworks.training.runtime.job import Job
 from subnetworks.training.settings import OnlineSettings
-from subnetworks.validation import Above, AtLeastTwo, Rate, wrong
 
 
 class PrimeSettings(OnlineSettings):
     """PRIME: a reward model, trained along on the scores of the answers, gives a reward for every
-    token (`subnetworks.training.process_rewards`).
+    token (`subnetworks.training.objectives.process_rewards`).
 
     The reward model starts as the init, which is also its reference, has the policy's schedule, and
     is trained whole even where the policy is trained within a mask, unless `mask_reward_model`.

@@ -2,13 +2,13 @@
 
 from typing import ClassVar, Literal
 
-from subnetworks.training.job import Job
+from subnetworks.training.runtime.job import Job
 from subnetworks.training.settings import OnlineSettings
 
 
 class RaftPlusPlusSettings(OnlineSettings):
     """RAFT++: only right answers are learnt from, with importance ratio and clipping
-    (`subnetworks.training.raft`). Its authors make four updates a step.
+    (`subnetworks.training.objectives.raft`). Its authors make four updates a step.
     """
 
     no_kl_in_reward: ClassVar[str] = "which only tells right answers from wrong ones"

@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from subnetworks.core.validation import Above, Rate
 from subnetworks.training.settings import PreferenceSettings
-from subnetworks.validation import Above, Rate
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from subnetworks.training.objectives import Losses
+    from subnetworks.training.objectives.preferences import Losses
 
 
 class SimpoSettings(PreferenceSettings):
@@ -31,8 +31,9 @@ SETTINGS = SimpoSettings
 
 
 def loss(log_probs: "Tensor", data: Any, settings: SimpoSettings) -> "Losses":
-    """See `subnetworks.training.objectives`."""
-    from subnetworks.training import losses, objectives
+    """See `subnetworks.training.objectives.preferences`."""
+    from subnetworks.training.objectives import losses
+    from subnetworks.training.objectives import preferences as objectives
 
     chosen, rejected = objectives.answers(log_probs, data, settings).reshape(-1, 2).unbind(1)
     return losses.simpo(chosen, rejected, settings.beta, settings.gamma)

@@ -1,0 +1,1 @@
+"""What every part uses: errors, files, outputs and their records, the environment, progress."""

@@ -1,0 +1,1 @@
+"""What training changed: updates, their ranks, masks, overlaps."""

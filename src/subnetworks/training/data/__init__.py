@@ -1,0 +1,1 @@
+"""What runs train on: rows, conversations, rewards."""

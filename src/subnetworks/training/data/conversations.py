@@ -1,0 +1,201 @@
+"""From chat messages to tokens, and which of them the model is to learn."""
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from subnetworks.checkpoints.manifest import trusts
+from subnetworks.core.errors import UserError
+
+Message = Mapping[str, str]
+OPENED = "<think>"
+
+
+def spans(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
+    """A conversation as the tokenizer's chat template writes it, and where the assistant speaks.
+
+    Returns:
+        The text, and (begin, end) in characters of every assistant message, from behind the prompt
+        that asks for it to the end of what the template closes it with.
+
+    Where a prompt opens `<think>` and the template writes answers without their reasoning, the
+    assistant speaks from before it.
+
+    Raises:
+        UserError: there is no template, it refuses the conversation, or it does not write from left
+            to right, so that no part of the text belongs to one message.
+    """
+    text = templated(tokenizer, messages)
+    found = []
+    for index, message in enumerate(messages):
+        if message["role"] == "assistant":
+            begin = templated(tokenizer, messages[:index], ask=True)
+            end = templated(tokenizer, messages[: index + 1])
+            if not end.startswith(begin):
+                begin = begin.rstrip().removesuffix(OPENED)
+            if not (end.startswith(begin) and text.startswith(end)):
+                raise UserError(
+                    "the tokenizer's chat template rewrites earlier messages when later ones are "
+                    "added: it cannot be used for training"
+                )
+            found.append((len(begin), len(end)))
+    return text, found
+
+
+def templated(tokenizer: Any, messages: Sequence[Message], ask: bool = False) -> str:
+    """A conversation as the chat template writes it, with the beginning of an answer if `ask`.
+
+    Raises:
+        UserError: there is no template, or it refuses the conversation.
+    """
+    if not getattr(tokenizer, "chat_template", True):
+        folder = getattr(tokenizer, "name_or_path", "the init")
+        raise UserError(
+            f"{folder}: its tokenizer has no chat template; write one as chat_template.jinja into "
+            "the folder, its instruct model's for instance"
+        )
+    try:
+        text: str = tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=ask
+        )
+    except Exception as error:
+        from jinja2 import TemplateError
+
+        if not isinstance(error, TemplateError):
+            raise
+        roles = ", ".join(str(message["role"]) for message in messages)
+        raise UserError(
+            f"the tokenizer's chat template refuses a conversation of {roles} ({error}); leave out "
+            "system messages, or let user and assistant take turns, as it asks for"
+        ) from None
+    return text
+
+
+def tokenise(
+    tokenizer: Any, conversations: Sequence[Sequence[Message]], max_length: int | None, source: str
+) -> list[tuple[list[int], list[int]]]:
+    """Tokens of each conversation and, for each token, 1 if it is the assistant's.
+
+    Raises:
+        UserError: a conversation is longer than `max_length` tokens (None: no bound), has nothing
+            to learn, or cannot be written by the tokenizer's chat template.
+    """
+    written = []
+    for row, messages in enumerate(conversations):
+        try:
+            written.append(spans(tokenizer, messages))
+        except UserError as error:
+            raise UserError(f"{source}: row {row}: {error}") from None
+    encoded = tokenizer(
+        [text for text, _ in written],
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+    )
+    result = []
+    for row, (ids, offsets) in enumerate(
+        zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    ):
+        parts = written[row][1]
+        learnt = [int(any(b <= begin < e for b, e in parts)) for begin, _ in offsets]
+        if max_length is not None and len(ids) > max_length:
+            raise UserError(
+                f"{source}: row {row} has {len(ids)} tokens, more than max_length ({max_length}); "
+                "raise max_length, shorten the row, or set truncation to truncate"
+            )
+        if not any(learnt):
+            raise UserError(f"{source}: row {row} has no assistant message to learn from")
+        result.append((ids, learnt))
+    return result
+
+
+def cut(
+    rows: Sequence[Sequence[tuple[list[int], list[int]]]], max_length: int, source: str
+) -> list[int]:
+    """Shorten every conversation in place to its first `max_length` tokens.
+
+    Args:
+        rows: the conversations of each row, as `tokenise` gives them.
+
+    Returns:
+        The rows in which every conversation still has something to learn.
+
+    Raises:
+        UserError: there is no such row.
+    """
+    kept = []
+    for index, row in enumerate(rows):
+        for ids, learnt in row:
+            del ids[max_length:], learnt[max_length:]
+        if all(any(learnt) for _, learnt in row):
+            kept.append(index)
+    if not kept:
+        raise UserError(f"{source}: max_length ({max_length}) leaves no row an answer; raise it")
+    if len(kept) < len(rows):
+        print(
+            f"{source}: {len(rows) - len(kept)} of {len(rows)} rows are left out: within "
+            f"max_length ({max_length}) they have no answer",
+            flush=True,
+        )
+    return kept
+
+
+def epochs(rows: int, batch: int, steps: int, seed: int) -> list[list[int]]:
+    """Which rows each step takes: each epoch in a new order, all drawn from `seed`.
+
+    An epoch's remainder is carried over into the next, so every row is seen equally often.
+    """
+    import numpy
+
+    generator = numpy.random.default_rng(seed)
+    order: list[int] = []
+    while len(order) < steps * batch:
+        order.extend(generator.permutation(rows).tolist())
+    bounds = range(0, steps * batch + 1, batch)
+    return [order[begin:end] for begin, end in pairwise(bounds)]
+
+
+def load_tokenizer(folder: str | Path) -> Any:
+    """The tokenizer of a checkpoint's folder."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=trusts(folder)
+    )
+
+
+def end_tokens(tokenizer: Any, folder: str | Path) -> frozenset[int]:
+    """The tokens that end an answer: the tokenizer's, and those of the checkpoint's generation
+    settings, as vLLM takes them."""
+    try:
+        told = json.loads((Path(folder) / "generation_config.json").read_text(encoding="utf-8"))
+        more = told.get("eos_token_id")
+    except (OSError, ValueError, AttributeError):
+        more = None
+    found = [tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])]
+    return frozenset(token for token in found if token is not None)
+
+
+def check_ends(tokenizer: Any, folder: str | Path) -> None:
+    """Check that sampling stops where the chat template ends an answer.
+
+    Raises:
+        UserError: it would not: every answer would be cut off.
+    """
+    told = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2+2"}]
+    text, ((begin, end),) = spans(tokenizer, told)
+    mark = text[begin:end].rpartition("2+2")[2]
+    tokens = tokenizer(mark, add_special_tokens=False)["input_ids"]
+    if mark.strip() and not end_tokens(tokenizer, folder) & set(tokens):
+        raise UserError(
+            f"{folder}: its chat template ends an answer with {mark.strip()!r}, at which sampling "
+            f"does not stop (eos_token: {tokenizer.eos_token!r}); add that token's number to "
+            "eos_token_id in generation_config.json"
+        )
+
+
+def opens_thinking(tokenizer: Any, prompt: Sequence[int]) -> bool:
+    """Whether a prompt itself ends with `<think>`, so that the answer begins inside it."""
+    return bool(tokenizer.decode(prompt[-8:]).rstrip().endswith(OPENED))

@@ -1,0 +1,191 @@
+"""Rejection sampling (RFT): a policy's own right answers, as conversations to imitate."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from subnetworks.checkpoints.manifest import trusts, verify
+from subnetworks.core import datasets, outputs
+from subnetworks.core.errors import UserError
+from subnetworks.core.precision import of_serving
+from subnetworks.core.provenance import recorded
+from subnetworks.core.validation import parse
+from subnetworks.training.data import rewards
+from subnetworks.training.data.checks import check_problems, read_problems
+from subnetworks.training.data.conversations import check_ends, load_tokenizer
+from subnetworks.training.data.sources import RejectionSettings
+from subnetworks.training.runtime import finish, state
+from subnetworks.training.settings import Accelerator, parse_accelerator
+
+Row = dict[str, Any]
+
+
+def sample(
+    values: Mapping[str, Any],
+    *,
+    problems: Path,
+    policy: Path,
+    output: Path,
+    accelerator: Mapping[str, Any] | None = None,
+) -> None:
+    """Sample answers to problems from a policy, and write the right ones as a data set to imitate.
+
+    Writes `output`/train.parquet with `messages` (prompt and answer), and its manifest; the folder
+    appears as a whole.
+
+    Args:
+        values: keys of `RejectionSettings`.
+        problems: folder with train.parquet in the schema of on-policy runs.
+        policy: folder of the checkpoint that answers.
+        accelerator: keys of `subnetworks.training.settings.Accelerator`.
+
+    Raises:
+        UserError: wrong settings, problems or policy; or not one answer is right.
+    """
+    outputs.claim("sample", reads=[problems, policy], folders=[output])
+    settings = parse(RejectionSettings, values, "settings of sample")
+    machine = parse_accelerator(accelerator or {})
+    for folder in (problems, policy):
+        verify(folder)
+    finish.shapes(policy)
+    rows = check_problems(problems)[: settings.problems]
+    reward = rewards.load(settings.reward)
+    tokenizer = load_tokenizer(policy)
+    check_ends(tokenizer, policy)
+    read = read_problems(problems / "train.parquet", tokenizer, settings.max_prompt_length)
+    prompts = [ids for ids, _ in read][: len(rows)]
+    facts = {
+        "settings": settings.model_dump(),
+        "policy": state.digest(policy),
+        "problems": state.digest(problems),
+    }
+    with recorded(output / "manifest.json", seed=settings.seed, **facts) as meta:
+        answers, cut = generate(prompts, policy, tokenizer, settings, machine)
+        kept, right = verified(rows, answers, reward, settings, cut)
+        meta["products"] = of_serving(machine.kind, machine.bfloat16)
+        meta |= {"sampled": len(answers), "cut": sum(cut), "right": right, "kept": len(kept)}
+        if not kept:
+            raise UserError(
+                f"{policy}: not one of {len(answers)} answers to the {len(rows)} problems in "
+                f"{problems} is right by the reward {settings.reward!r} ({sum(cut)} were cut off "
+                "at max_response_length): nothing to imitate; sample more, or from a better policy"
+            )
+        print(
+            f"{len(answers)} answers sampled, {sum(cut)} cut off at max_response_length and "
+            f"dropped, {right} right, {len(kept)} different ones kept"
+        )
+        with outputs.folder(output, "sample") as folder:
+            datasets.write(
+                {"train": kept},
+                folder,
+                name=output.absolute().name,
+                kind="sample",
+                settings=settings.model_dump(),
+            )
+
+
+def verified(
+    problems: Sequence[Row],
+    answers: Sequence[str],
+    reward: rewards.Reward,
+    settings: RejectionSettings,
+    cut: Sequence[bool] = (),
+) -> tuple[list[Row], int]:
+    """The conversations to imitate, and how many answers were right.
+
+    Each answer to a prompt is kept once, in the order in which they were sampled.
+
+    Args:
+        problems: rows with `prompt` and `reward_model.ground_truth`.
+        answers: `settings.samples` for each problem, one problem's side by side.
+        cut: whether each was cut off; those are not asked about. By default none was.
+    """
+    kept: dict[str, dict[str, Row]] = {}
+    right = 0
+    for index, answer in enumerate(answers):
+        if cut and cut[index]:
+            continue
+        problem = problems[index // settings.samples]
+        truth = str(problem["reward_model"]["ground_truth"])
+        if rewards.checked(reward, answer, truth) != 1:
+            continue
+        right += 1
+        different = kept.setdefault(repr(problem["prompt"]), {})
+        if settings.answers_per_problem is None or len(different) < settings.answers_per_problem:
+            reply = {"role": "assistant", "content": answer}
+            different.setdefault(answer, {"messages": [*problem["prompt"], reply]})
+    return [row for different in kept.values() for row in different.values()], right
+
+
+def generate(
+    prompts: Sequence[list[int]],
+    policy: Path,
+    tokenizer: Any,
+    settings: RejectionSettings,
+    machine: Accelerator,
+) -> tuple[list[str], list[bool]]:
+    """`settings.samples` answers to each prompt, one prompt's side by side, and which were cut off.
+
+    By vLLM; special tokens are left out. On a CPU the same seed gives the same answers: the
+    engine is in this process, and has all prompts before its first step. (A seed for every draw
+    would be a call of its own to the random generator, and cost more time than a small model.)
+
+    Args:
+        prompts: tokens of each prompt.
+    """
+    os.environ |= _ENVIRONMENT[machine.kind]
+    os.environ.setdefault("OMP_NUM_THREADS", str(machine.threads))
+    from vllm import LLM, SamplingParams
+    from vllm.inputs import TokensPrompt
+
+    engine = LLM(
+        model=str(policy),
+        dtype=of_serving(machine.kind, machine.bfloat16),
+        trust_remote_code=trusts(policy),
+        seed=settings.seed,
+        max_model_len=settings.max_prompt_length + settings.max_response_length,
+        max_num_seqs=256,
+        **_ENGINE[machine.kind],
+        **({"tensor_parallel_size": machine.devices} if machine.kind == "cuda" else {}),
+    )
+    outputs = engine.generate(
+        [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts],
+        SamplingParams(
+            n=settings.samples,
+            temperature=settings.temperature,
+            top_p=1.0,
+            top_k=0,
+            max_tokens=settings.max_response_length,
+            detokenize=False,
+        ),
+        use_tqdm=sys.stderr.isatty(),
+    )
+    answers = [answer for output in outputs for answer in output.outputs]
+    texts = tokenizer.batch_decode(
+        [list(answer.token_ids) for answer in answers], skip_special_tokens=True
+    )
+    return texts, [answer.finish_reason == "length" for answer in answers]
+
+
+_QUIET = {
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+_ENVIRONMENT = {
+    # One process: the engine is ready in seconds, and no thread is pinned to a busy core.
+    "cpu": _QUIET
+    | {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    },
+    "cuda": _QUIET,
+}
+_ENGINE: dict[str, dict[str, Any]] = {
+    "cpu": {"enforce_eager": True},
+    "cuda": {"gpu_memory_utilization": 0.9},
+}

@@ -1,0 +1,204 @@
+"""verl's FSDP engine, able to train within a mask.
+
+`external_lib` makes verl import this module in every training process; it registers the engine for
+the vendor "subnetworks" (VERL_ENGINE_VENDOR), on CPU and CUDA alike. The settings come through
+`optim.override_optimizer_config["subnetworks"]`.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import verl.workers.engine.fsdp.transformer_impl as fsdp
+import verl.workers.rollout.base as rollouts
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim.lr_scheduler import LambdaLR
+from verl.workers.engine.base import EngineRegistry
+
+from subnetworks.measuring.masks import Mask
+from subnetworks.training.engine.adamw import FORMS, CompactAdamW, DenseAdamW, local
+from subnetworks.training.engine.schedule import factor
+from subnetworks.training.engine.value_head import ValueHeadMixin
+from subnetworks.training.runtime import trajectory
+
+VENDOR = "subnetworks"
+_WRAPPERS = ("_fsdp_wrapped_module.", "_orig_mod.", "_checkpoint_wrapped_module.")
+# The policy's folder of a saved step.
+_STEP = re.compile(r"/global_step_(\d+)(?:/actor)?/?$")
+# What verl's value models have on top: transformers' token classifiers, and trl's.
+_VALUE_HEADS = ("score.", "classifier.", "v_head.")
+
+
+class MaskedEngineMixin:
+    """Trains within the mask that its optimiser's section names, or whole where it names none.
+
+    Nothing outside the mask moves (`subnetworks.training.engine.adamw`). The optimiser is AdamW.
+    """
+
+    def _build_optimizer(self, module: torch.nn.Module) -> torch.optim.Optimizer:
+        given = self.optimizer_config
+        others = dict(given.override_optimizer_config or {})
+        own = dict(others.pop("subnetworks", None) or {})
+        if own.get("mask"):
+            if self.engine_config.strategy != "fsdp2":
+                raise ValueError("training within a mask needs strategy fsdp2")
+            if (given.optimizer_impl, given.optimizer) != ("torch.optim", "AdamW"):
+                raise ValueError("training within a mask needs torch.optim's AdamW")
+            return FORMS[own.get("optimiser_state", "compact")](
+                module.parameters(),
+                _sharded_masks(module, own["mask"]),
+                lr=given.lr,
+                betas=tuple(given.betas),
+                weight_decay=given.weight_decay,
+                **others,
+            )
+        self.optimizer_config = dataclasses.replace(given, override_optimizer_config=others or None)
+        try:
+            return super()._build_optimizer(module)
+        finally:
+            self.optimizer_config = given
+
+    def _build_lr_scheduler(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
+        own = _own(self.optimizer_config)
+        schedule, warmup = own.get("schedule", "constant"), own.get("warmup_steps", 0)
+        steps = self.optimizer_config.total_training_steps
+        return LambdaLR(optimizer, lambda step: factor(step, steps, warmup, schedule))
+
+    def forward_backward_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """verl's, on the weights as the run's arithmetic sees them."""
+        with self._rounded():
+            return super().forward_backward_batch(*args, **kwargs)
+
+    @contextmanager
+    def _rounded(self) -> Iterator[None]:
+        """Meanwhile the float32 weights are those nearest in what the run sees them in.
+
+        A no-op where the engine computes in that, for it rounds them to the same. The gradients
+        stay: those of the rounded weights, as in mixed precision.
+        """
+        dtype = self._weights_dtype
+        if dtype == self._autocast_dtype:
+            yield
+            return
+        parts = [local(parameter.detach()) for parameter in self.module.parameters()]
+        kept = [(part, part.clone()) for part in parts]
+        with torch.no_grad():
+            for part, _ in kept:
+                part.copy_(part.to(dtype))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for part, master in kept:
+                    part.copy_(master)
+
+    @property
+    def _weights_dtype(self) -> torch.dtype:
+        """What the forward pass sees the weights rounded to."""
+        return getattr(torch, (self.engine_config.mixed_precision or {}).get("weights", "bfloat16"))
+
+    def get_per_tensor_param(self, **kwargs: Any) -> Any:
+        """The weights for the sampler: whole tensors by name, rounded as the trainer sees them."""
+        weights, adapter = super().get_per_tensor_param(**kwargs)
+        dtype = self._weights_dtype
+        return ((name, tensor.to(dtype)) for name, tensor in weights), adapter
+
+    def prepare_model_outputs(self, output: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Log-probabilities in float32: in bfloat16 they, and with them the logged loss and a
+        preference's margin, would have three digits."""
+        if getattr(output, "logits", None) is not None:
+            output.logits = output.logits.float()
+        return super().prepare_model_outputs(output, *args, **kwargs)
+
+    def lr_scheduler_step(self) -> float:
+        """Go on to the next step's learning rate; gives the one this step took."""
+        taken = self.optimizer.param_groups[0]["lr"]
+        super().lr_scheduler_step()
+        return taken
+
+    def optimizer_step(self) -> float:
+        """One step of AdamW inside the mask; gives the norm of the masked gradient."""
+        if isinstance(self.optimizer, DenseAdamW | CompactAdamW):
+            self.optimizer.mask_gradients()
+        return super().optimizer_step()
+
+    def save_checkpoint(self, local_path: str, *args: Any, **kwargs: Any) -> None:
+        """Save as verl does; then, if it is a step of the trajectory, write its delta.
+
+        Before training goes on, so that no later save removes what is read here.
+        """
+        super().save_checkpoint(local_path, *args, **kwargs)
+        asked = _own(self.optimizer_config).get("trajectory")
+        saved = Path(local_path)
+        # A critic or a reward model beside the policy is saved under a name of its own.
+        if not asked or not (step := _STEP.search(str(saved))):
+            return
+        number = int(step[1])
+        if number % asked["every"] == 0:
+            if not torch.distributed.get_rank():
+                trajectory.write(
+                    saved, Path(asked["init"]), Path(asked["folder"]), number, asked["base"]
+                )
+            torch.distributed.barrier()
+
+
+def _own(config: Any) -> dict[str, Any]:
+    """What the optimiser's section has for this engine."""
+    return dict(((config and config.override_optimizer_config) or {}).get("subnetworks") or {})
+
+
+def _sharded_masks(
+    module: torch.nn.Module, path: str
+) -> Iterable[tuple[torch.nn.Parameter, Tensor | None]]:
+    """Each parameter with this rank's part of its mask (bool, the parameter's device).
+
+    None, which is no mask, for the head of a value model: no language model has its like.
+    """
+    mask = Mask.open(path)
+    known = set(mask.names)
+    inside = total = 0
+    for name, parameter in module.named_parameters():
+        for wrapper in _WRAPPERS:
+            name = name.replace(wrapper, "")
+        if name.startswith(_VALUE_HEADS):
+            yield parameter, None
+            continue
+        if name not in known or tuple(mask.shape(name)) != tuple(parameter.shape):
+            raise ValueError(f"{path}: no mask of shape {tuple(parameter.shape)} for {name}")
+        bits = torch.from_numpy(mask.array(name)).to(parameter.device)
+        inside += int(bits.sum())
+        total += bits.numel()
+        if isinstance(parameter, DTensor):
+            # Every rank reads the same file, so nothing is sent.
+            bits = distribute_tensor(
+                bits, parameter.device_mesh, parameter.placements, src_data_rank=None
+            ).to_local()
+        yield parameter, bits
+    print(f"training within {path}: {inside} of {total} entries", flush=True)
+
+
+def _register() -> None:
+    for kind, bases in (
+        ("language_model", (fsdp.FSDPEngineWithLMHead,)),
+        ("value_model", (ValueHeadMixin, fsdp.FSDPEngineWithValueHead)),
+    ):
+        engine = type(f"Masked{bases[-1].__name__}", (MaskedEngineMixin, *bases), {})
+        EngineRegistry.register(kind, ["fsdp", "fsdp2"], ["cuda", "cpu"], VENDOR)(engine)
+    rollouts._ROLLOUT_REGISTRY["vllm", "async"] = (
+        "subnetworks.training.rollout.weights.ServerAdapter"
+    )
+    if os.environ.get("VERL_PLATFORM") == "cpu":
+        sender = "subnetworks.training.engine.platform_cpu.weights.WeightSender"
+        rollouts._ROLLOUT_REGISTRY["vllm", "async"] = sender
+        # verl keeps the reference policy in pinned memory, which needs an accelerator.
+        offload = fsdp.CPUOffloadPolicy
+        fsdp.CPUOffloadPolicy = lambda pin_memory=True: offload(pin_memory=False)
+
+
+_register()

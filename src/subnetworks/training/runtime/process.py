@@ -1,0 +1,263 @@
+"""Start a trainer, show how far it is, and end it with everything it started."""
+
+import contextlib
+import errno
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from subnetworks.core.errors import UserError
+from subnetworks.training.runtime import guard, start
+from subnetworks.training.runtime.job import Command
+from subnetworks.training.runtime.log import Row, StepsLog
+
+_POLL_SECONDS = 0.3
+_LINE_SECONDS = 10.0
+_TAIL_LINES = 30
+# SLURM names a job's GPUs for every vendor; verl and Ray refuse AMD's name beside NVIDIA's.
+_UNWANTED = {"ROCR_VISIBLE_DEVICES"}
+_LITTLE_ROOM = 1 << 20
+# How long a trainer that is to stop may take to end its step and save; SLURM kills after 30.
+_SAVE_SECONDS = 25.0
+
+
+class Display(Protocol):
+    """Shows a run's progress."""
+
+    def show(self, step: int, last: Row | None) -> None:
+        """Called often: `step` steps are done, `last` is the newest step's row."""
+
+
+class TerminalDisplay:
+    """One line that is redrawn."""
+
+    def __init__(self, name: str, steps: int, console: Console) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self.task = self.progress.add_task(name, total=steps, state="starting")
+
+    def show(self, step: int, last: Row | None) -> None:
+        """See `Display`."""
+        state = describe(last) if last else "starting"
+        self.progress.update(self.task, completed=step, state=state)
+
+
+class PlainDisplay:
+    """A line now and then, where the output is a file or a pipe."""
+
+    def __init__(self, name: str, steps: int, console: Console) -> None:
+        self.name, self.steps, self.console = name, steps, console
+        self.begin = time.monotonic()
+        self.next = self.begin + _LINE_SECONDS
+        self.first: tuple[int, float] | None = None
+
+    def show(self, step: int, last: Row | None) -> None:
+        """See `Display`."""
+        now = time.monotonic()
+        if last and not self.first:
+            self.first = (step, now)
+        if now < self.next and step < self.steps:
+            return
+        if step >= self.steps and self.next == float("inf"):
+            return
+        self.next = now + _LINE_SECONDS if step < self.steps else float("inf")
+        left = ""
+        if self.first and step > self.first[0]:
+            seconds = (now - self.first[1]) / (step - self.first[0]) * (self.steps - step)
+            left = f", {seconds:.0f} s left"
+        state = describe(last) if last else f"starting ({now - self.begin:.0f} s)"
+        self.console.print(
+            f"{self.name}: step {step}/{self.steps}, {state}{left}", highlight=False, soft_wrap=True
+        )
+
+
+def describe(last: Row) -> str:
+    """The newest step in a few words: its reward or loss, and its seconds."""
+    name = "loss" if last["reward"] is None else "reward"
+    value = last[name]
+    parts = [] if value is None else [f"{name} {value:.3f}"]
+    if last["seconds"] is not None:
+        parts.append(f"{last['seconds']:.2f} s/step")
+    return ", ".join(parts)
+
+
+@contextlib.contextmanager
+def display(name: str, steps: int) -> Iterator[Display]:
+    """The display that fits standard error."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        shown = TerminalDisplay(name, steps, console)
+        with shown.progress:
+            yield shown
+    else:
+        yield PlainDisplay(name, steps, console)
+
+
+def run(
+    command: Command,
+    scratch: Path,
+    log_file: Path,
+    steps_log: StepsLog,
+    shown: Display,
+    stall_seconds: float,
+    keep: tuple[int, ...] = (),
+) -> None:
+    """Run a trainer to its end; its output is appended to `log_file`.
+
+    However this ends (also by SIGKILL), no process that the trainer started survives, and `scratch`
+    is removed. The descriptors `keep` stay open until then.
+
+    SIGTERM is handed on: the trainer ends its step and saves, if it can within 25 s.
+
+    Raises:
+        UserError: SIGTERM has come, the trainer ended with one itself, it failed otherwise (its
+            last lines are printed to standard error), its loss is no number, or it made no step for
+            `stall_seconds`.
+    """
+    arguments = [sys.executable, guard.__file__, str(scratch), *command.arguments]
+    with (
+        open(log_file, "ab") as output,
+        _noted_termination() as terminated,
+        tempfile.NamedTemporaryFile(prefix="subnetworks-error-") as error_file,
+    ):
+        process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=inherited() | command.environment | {start.ERROR_FILE: error_file.name},
+            start_new_session=True,
+            pass_fds=keep,
+        )
+        assert process.stdin is not None
+        last = max(steps_log.rows, default=0)
+        alive = time.monotonic()
+        row: Row | None = None
+        stalled = False
+        asked = 0.0
+        diverged: Row | None = None
+        try:
+            while process.poll() is None and not stalled and not diverged:
+                time.sleep(_POLL_SECONDS)
+                if terminated.is_set() and not asked:
+                    asked = time.monotonic()
+                    with contextlib.suppress(BrokenPipeError):
+                        os.write(process.stdin.fileno(), b"\n")
+                if asked and time.monotonic() - asked > _SAVE_SECONDS:
+                    break
+                if new := steps_log.read():
+                    row = new[-1]
+                    last, alive = int(row["step"] or 0), time.monotonic()
+                    diverged = first_without_loss(new)
+                shown.show(last, row)
+                stalled = time.monotonic() - alive > stall_seconds
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            process.wait()
+        if new := steps_log.read():
+            row = new[-1]
+            last = int(row["step"] or 0)
+            diverged = diverged or first_without_loss(new)
+        own_error = Path(error_file.name).read_text(encoding="utf-8")
+    if terminated.is_set():
+        raise UserError(
+            f"{log_file}: stopped by SIGTERM after step {last}; run again to resume from the last "
+            "step that was saved"
+        )
+    if diverged:
+        raise UserError(
+            f"{log_file}: the loss of step {diverged['step']} is {diverged['loss']}: the run "
+            "diverged, or its init or data are damaged, and no checkpoint is made of it; lower its "
+            "learning_rate"
+        )
+    if own_error and process.returncode:
+        raise UserError(own_error)
+    if stalled or process.returncode:
+        print(f"--- last lines of {log_file} ---", tail(log_file), "---", sep="\n", file=sys.stderr)
+    if stalled:
+        raise UserError(
+            f"{log_file}: no new step for {stall_seconds:.0f} s after step {last}, stopped as "
+            "hung; run again to resume, or raise the accelerator's stall_seconds"
+        )
+    if process.returncode:
+        full = no_room(log_file)
+        raise UserError(
+            f"{log_file}: the trainer ended with status {process.returncode} after step {last}; "
+            + ("the disk is full: make room and " if full else "its last lines stand above; ")
+            + "run again to resume"
+        )
+    shown.show(last, row)
+
+
+def inherited() -> dict[str, str]:
+    """This process's environment, as far as trainers bear it."""
+    return {name: value for name, value in os.environ.items() if name not in _UNWANTED}
+
+
+def first_without_loss(rows: Sequence[Row]) -> Row | None:
+    """The first step whose loss is NaN or infinite."""
+    losses = ((row, row["loss"]) for row in rows)
+    return next((row for row, loss in losses if loss is not None and not math.isfinite(loss)), None)
+
+
+def no_room(log_file: Path) -> bool:
+    """Whether a trainer failed on a full disk, on which it may not have been able to say so."""
+    return (
+        os.strerror(errno.ENOSPC) in tail(log_file)
+        or shutil.disk_usage(log_file.parent).free < _LITTLE_ROOM
+    )
+
+
+def tail(file: Path, lines: int = _TAIL_LINES) -> str:
+    """The last lines of a text file."""
+    with open(file, "rb") as handle:
+        handle.seek(0, os.SEEK_END)
+        handle.seek(max(0, handle.tell() - (1 << 16)))
+        return "\n".join(handle.read().decode("utf-8", "replace").splitlines()[-lines:])
+
+
+@contextlib.contextmanager
+def _noted_termination() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, so that the trainer can save and be ended first."""
+    noted = threading.Event()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.set()
+
+    try:
+        before = signal.signal(signal.SIGTERM, note)
+    except ValueError:  # not the main thread: whoever called us handles signals
+        yield noted
+        return
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,92 @@
+"""verl's SFT trainer as one process of `torch.distributed.run`: rows in an order that follows the
+seed, tokenised once, and each step's seconds in the log."""
+
+import sys
+import time
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from verl.trainer.sft_trainer import SFTTrainer
+from verl.utils import tensordict_utils as tu
+from verl.utils.device import auto_set_device
+from verl.utils.distributed import destroy_global_process_group, initialize_global_process_group
+
+from subnetworks.training.data.conversations import cut, tokenise
+from subnetworks.training.runtime.stopping import Stop
+from subnetworks.training.runtime.verl_options import load
+
+
+class ConversationDataset(Dataset):
+    """Rows of the column `messages`; verl constructs it with its `data` section.
+
+    An item has `input_ids`, `position_ids` and `loss_mask`, int64, shape (tokens,).
+    """
+
+    def __init__(
+        self,
+        parquet_files: Any,
+        tokenizer: Any,
+        config: Any,
+        processor: Any = None,
+        max_samples: int = -1,
+    ) -> None:
+        import pyarrow.parquet
+
+        path = parquet_files if isinstance(parquet_files, str) else parquet_files[0]
+        rows = pyarrow.parquet.read_table(path, columns=["messages"])["messages"].to_pylist()
+        bound = None if config.truncation == "truncate" else config.max_length
+        self.rows = tokenise(tokenizer, rows, bound, path)
+        if config.truncation == "truncate":
+            kept = cut([(row,) for row in self.rows], config.max_length, path)
+            self.rows = [self.rows[index] for index in kept]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        ids, learnt = self.rows[index]
+        return {
+            "input_ids": torch.tensor(ids),
+            "position_ids": torch.arange(len(ids)),
+            "loss_mask": torch.tensor(learnt),
+        }
+
+
+class SeededTrainer(SFTTrainer):
+    """verl's trainer with the run's seed and a clock; it saves and ends if it is asked to stop."""
+
+    def _build_dataloader(self) -> None:
+        super()._build_dataloader()
+        self.train_sampler.seed = self.config.trainer.seed
+
+    def _build_engine(self) -> None:
+        super()._build_engine()
+        train_batch = self.training_client.train_batch
+        stop = Stop()
+        stopping = False
+
+        def timed(data: Any) -> Any:
+            nonlocal stopping
+            if stopping:  # and the last step is saved
+                raise SystemExit
+            begin = time.perf_counter()
+            output = train_batch(data=data)
+            stopping = stop.agreed()
+            if stopping:
+                self.save_freq = 1
+            if self.engine.is_mp_src_rank_with_outputs():
+                tu.get(output, "metrics")["seconds"] = time.perf_counter() - begin
+            return output
+
+        self.training_client.train_batch = timed
+
+
+def main() -> None:
+    """Train with verl's own configuration and the file that the command line names."""
+    config = load("sft_trainer_engine", sys.argv[1])
+    auto_set_device(config)
+    torch.manual_seed(config.trainer.seed)
+    initialize_global_process_group()
+    SeededTrainer(config=config).fit()
+    destroy_global_process_group()
