@@ -20,6 +20,7 @@ import pyarrow.parquet  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from tiny import make_init, saved_weights  # noqa: E402
 
+from subnetworks.core.processor import has_bfloat16  # noqa: E402
 from subnetworks.measuring import masks  # noqa: E402
 from subnetworks.training.runtime import finish  # noqa: E402
 from subnetworks.training.runtime.run import train  # noqa: E402
@@ -165,9 +166,12 @@ def test_ppo_trains_the_policy_and_if_asked_its_critic_within_the_mask(folder):
 
 
 def test_raft_makes_its_updates_within_the_mask(folder):
-    run(folder, "raft", RAFT, bfloat16="native")
+    # A sampler in native bf16 where the processor has none would take minutes, or die.
+    native = has_bfloat16()
+    run(folder, "raft", RAFT, bfloat16="native" if native else "emulated")
     meta = json.loads((folder / "raft/log.csv.meta.json").read_text())
-    assert meta["arithmetic"] == {"weights": "bfloat16", "products": "bfloat16"}
+    products = "bfloat16" if native else "float32"
+    assert meta["arithmetic"] == {"weights": "bfloat16", "products": products}
     mask = masks.Mask.open(folder / "mask.safetensors")
     policy = weights(folder, "raft", "actor")
     moved = 0
