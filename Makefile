@@ -62,6 +62,7 @@ lint: bootstrap ## Check style, types, the workflow and the documentation
 	.venvs/lint/bin/ruff check
 	.venvs/lint/bin/ruff format --check
 	.venvs/lint/bin/mypy
+	PYTHONPATH=src .venvs/lint/bin/lint-imports --no-cache
 	.venvs/lint/bin/snakefmt --check Snakefile workflow
 	$(RUN) snakemake --lint
 	@$(MAKE) docs
