@@ -25,7 +25,7 @@ def options(job: Job) -> dict[str, object]:
         "data.max_length": settings.max_length,
         "data.truncation": settings.truncation,
         "data.num_workers": 0,
-        "data.custom_cls.path": "pkg://subnetworks.training.sft_main",
+        "data.custom_cls.path": "pkg://subnetworks.training.runtime.sft_main",
         "data.custom_cls.name": "ConversationDataset",
         **model("model", job),
         "engine.strategy": "fsdp2",
