@@ -16,7 +16,7 @@ from subnetworks import cli
 from subnetworks.core import files, provenance
 from subnetworks.core.errors import UserError
 
-SOURCE = Path(files.__file__).parents[1]
+SOURCE = Path(files.__file__).parents[2]
 
 
 def run(code, stdin=None):

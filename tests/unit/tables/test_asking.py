@@ -12,6 +12,7 @@ from subnetworks import artefacts
 from subnetworks.artefacts.asking import asked
 from subnetworks.artefacts.published import Published
 from subnetworks.core.errors import UserError
+from subnetworks.core.validation import Origin
 from subnetworks.experiment import Experiment
 
 PUBLISHED = Path(__file__).resolve().parents[3] / "workflow" / "published"
@@ -35,7 +36,8 @@ SECTIONS: dict[str, Any] = {
 
 def ask(**shown: Any) -> dict[str, Any]:
     sections = {"tables": {}, "figures": {}, **SECTIONS, **shown}
-    return asked(Experiment(name="small", source=Path("small.yaml"), **sections))
+    origin = Origin("small.yaml")
+    return asked(Experiment(name="small", source=Path("small.yaml"), origin=origin, **sections))
 
 
 def told(name: str, **shown: Any) -> dict[str, Any]:
