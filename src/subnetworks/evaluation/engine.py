@@ -26,6 +26,7 @@ def options(machine: Machine, context: int) -> dict[str, Any]:
         found["gpu_memory_utilization"] = machine.memory_share
     else:
         found["enforce_eager"] = True
+        found["kv_cache_memory_bytes"] = int(machine.kv_cache_gb * (1 << 30))
     return found
 
 
@@ -45,7 +46,6 @@ def environment(machine: Machine, scratch: Path) -> dict[str, str]:
     }
     if machine.kind == "cpu":
         found |= {
-            "VLLM_CPU_KVCACHE_SPACE": str(machine.kv_cache_gb),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "VLLM_CACHE_ROOT": str(scratch),
             "CUDA_VISIBLE_DEVICES": "",

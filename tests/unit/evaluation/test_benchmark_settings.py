@@ -9,7 +9,7 @@ from conftest import shared, write_rows
 
 from subnetworks.core import processor
 from subnetworks.core.errors import UserError
-from subnetworks.evaluation import machine, settings, tasks
+from subnetworks.evaluation import engine, machine, settings, tasks
 from subnetworks.evaluation.tasks import rows
 
 MATH = {"task": "math500", "data": "x.jsonl"}
@@ -158,6 +158,12 @@ def test_a_processor_without_bfloat16_serves_in_float32(monkeypatch: pytest.Monk
     assert dtype() == dtype(bfloat16="emulated") == "float32"
     assert dtype(dtype="bfloat16") == dtype(bfloat16="native") == "bfloat16"
     assert dtype(kind="cuda") == "bfloat16"
+
+
+@pytest.mark.parametrize(("asked", "size"), [({}, 1 << 30), ({"kv_cache_gb": 0.5}, 1 << 29)])
+def test_vllm_is_given_its_cache_in_whole_bytes(asked: dict[str, Any], size: int) -> None:
+    words = engine.command_line(engine.options(machine.parse({"kind": "cpu", **asked}), 64))
+    assert words[words.index("--kv-cache-memory-bytes") + 1] == str(size)
 
 
 @pytest.mark.parametrize(
