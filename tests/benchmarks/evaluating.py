@@ -89,7 +89,7 @@ def main() -> None:
             f"a random model of {weights / 1e6:.0f} M weights (bfloat16), {arguments.threads} cores"
         )
         benchmarks = make(folder, arguments)
-        machine = {"kind": "cpu", "threads": arguments.threads, "dtype": "bfloat16"}
+        machine = {"kind": "cpu", "threads": arguments.threads}
         walls, rates = {}, {}
         for backend in ("served", "hf"):
             output = folder / backend

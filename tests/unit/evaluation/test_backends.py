@@ -248,7 +248,9 @@ def test_sampling_by_transformers_repeats_with_its_seed(
 
 
 def test_an_unknown_backend(evaluated: Evaluated, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no backend 'vlm'; there are: served, vllm, hf"):
+    with pytest.raises(
+        UserError, match="backend: 'vlm' is not allowed .*; allowed: served, vllm, hf"
+    ):
         harness.evaluate(
             evaluated.checkpoint, evaluated.benchmarks, tmp_path, MACHINE, backend="vlm"
         )
