@@ -249,7 +249,7 @@ def test_sampling_by_transformers_repeats_with_its_seed(
 
 def test_an_unknown_backend(evaluated: Evaluated, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match="backend: 'vlm' is not allowed .*; allowed: served, vllm, hf"
+        UserError, match=r"backend: 'vlm' is not allowed .*; allowed: served, vllm, hf"
     ):
         harness.evaluate(
             evaluated.checkpoint, evaluated.benchmarks, tmp_path, MACHINE, backend="vlm"
