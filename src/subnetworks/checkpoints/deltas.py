@@ -3,7 +3,7 @@
 A delta is a safetensors file. Its metadata (all strings) gives
 
 - `format`: `subnetworks-delta-1`;
-- `base`: the digest of the base's content (`subnetworks.measuring.updates.digests`);
+- `base`: the digest of the base's content (`subnetworks.checkpoints.identity`);
 - `base_path`: where the base lay when the delta was written, relative to the delta's folder, or
   `hub:owner/name@revision`;
 - `changed`: the number of entries stored;
@@ -47,6 +47,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from subnetworks.checkpoints import identity
 from subnetworks.checkpoints.companions import Companion, allowed, companions
 from subnetworks.checkpoints.formats.safetensors import read_header, read_tensors
 from subnetworks.checkpoints.reading import Checkpoint, split_base
@@ -456,10 +457,7 @@ def open_delta(path: Path, base: str | None = None) -> Checkpoint:
         raise
     checkpoint._open.append(file)
     try:
-        # The one look back up the chain: what a base is is what `measure` says of it.
-        from subnetworks.measuring.updates.digests import digest
-
-        found = digest(checkpoint)
+        found = identity.digest(checkpoint)
         if found != facts["base"]:
             raise UserError(
                 f"{path}: applies to a base with digest {facts['base']}, but {source} has {found}; "

@@ -38,10 +38,10 @@ def delta(
     from subnetworks import checkpoints
     from subnetworks.checkpoints.companions import companions
     from subnetworks.checkpoints.deltas import write
+    from subnetworks.checkpoints.identity import digest
     from subnetworks.core.errors import UserError
     from subnetworks.core.outputs import claim
     from subnetworks.core.provenance import recorded
-    from subnetworks.measuring.updates.digests import digest
     from subnetworks.measuring.updates.stored import coverage_of
 
     if output.suffix != ".safetensors":

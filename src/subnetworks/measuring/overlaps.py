@@ -8,9 +8,8 @@ bfloat16 rounding alone makes small weights change and large ones not.
 
 import math
 import os
-import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -18,15 +17,15 @@ from typing import Any
 import numpy as np
 
 from subnetworks import checkpoints, kernels
+from subnetworks.checkpoints.identity import digest, verify
 from subnetworks.checkpoints.numbers import decode
 from subnetworks.checkpoints.tensors import place
 from subnetworks.core.errors import UserError
-from subnetworks.core.progress import Progress
+from subnetworks.core.threads import share_out
 from subnetworks.measuring import mask_origins
 from subnetworks.measuring.masks import Mask
 from subnetworks.measuring.updates import coverage
 from subnetworks.measuring.updates.coverage import Excluded, Kind
-from subnetworks.measuring.updates.digests import digest, verify
 from subnetworks.measuring.updates.pairing import parameters
 from subnetworks.measuring.updates.ties import stand_in
 
@@ -172,46 +171,6 @@ def _common(masks: Sequence[Mask], allow_partial: bool) -> tuple[list[str], list
     return names, excluded
 
 
-def _in_parallel(
-    jobs: Sequence[Any],
-    run: Callable[[Any], None],
-    size: Callable[[Any], int],
-    what: str,
-    threads: int | None,
-) -> None:
-    """Run `run` on every job on several threads, with progress in bytes."""
-    waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    for job in jobs:
-        waiting.put(job)
-    failures: list[BaseException] = []
-    done = [0]
-
-    def work() -> None:
-        while not failures:
-            try:
-                job = waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                run(job)
-            except BaseException as error:
-                failures.append(error)
-            done[0] += size(job)
-
-    pool = [
-        threading.Thread(target=work, daemon=True) for _ in range(threads or os.cpu_count() or 1)
-    ]
-    with Progress(what, sum(map(size, jobs))) as progress:
-        for thread in pool:
-            thread.start()
-        for thread in pool:
-            while thread.is_alive():
-                thread.join(0.2)
-                progress.update(done[0])
-    if failures:
-        raise failures[0]
-
-
 def _count(
     masks: Sequence[Mask], names: Sequence[str], result: Overlap, threads: int | None
 ) -> None:
@@ -249,7 +208,7 @@ def _count(
             for k in range(1, len(masks) + 1):
                 result.consensus[k] += int(votes[k])
 
-    _in_parallel(jobs, run, lambda job: len(masks) * (job[3] - job[2]), "comparing", threads)
+    share_out("comparing", jobs, lambda job: len(masks) * (job[3] - job[2]), lambda: run, threads)
 
 
 def _stream(
@@ -314,7 +273,9 @@ def _count_by_magnitude(
                     shares[index].bins += table
 
         size = {name: tensors[name].itemsize for name in names}
-        _in_parallel(jobs, run, lambda j: (j[3] - j[2]) * size[j[1]], "by magnitude", threads)
+        share_out(
+            "by magnitude", jobs, lambda job: (job[3] - job[2]) * size[job[1]], lambda: run, threads
+        )
 
 
 def ratios(n: int, first: float, second: float, both: float) -> Row:

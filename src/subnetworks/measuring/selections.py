@@ -14,11 +14,11 @@ import numpy as np
 
 from subnetworks import checkpoints
 from subnetworks.checkpoints import Checkpoint, Tensor
+from subnetworks.checkpoints.identity import digest, verify
 from subnetworks.checkpoints.numbers import decode
 from subnetworks.core.errors import UserError
 from subnetworks.measuring import mask_origins, masks
 from subnetworks.measuring.masks import Mask
-from subnetworks.measuring.updates.digests import digest, verify
 from subnetworks.measuring.updates.pairing import match, parameters
 from subnetworks.measuring.updates.ties import stand_in
 

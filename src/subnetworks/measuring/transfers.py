@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from subnetworks import checkpoints
+from subnetworks.checkpoints.identity import digest
 from subnetworks.checkpoints.numbers import decode, round_to
 from subnetworks.core.errors import UserError
 from subnetworks.core.progress import Progress
 from subnetworks.measuring import mask_origins
 from subnetworks.measuring.masks import Mask
-from subnetworks.measuring.updates.digests import digest
 from subnetworks.measuring.updates.pairing import Match, Pair, match
 
 # Entries read at a time; whole bytes of a mask.

@@ -135,8 +135,7 @@ def make(settings: BaseSettings, folder: Path, name: str) -> dict[str, Any]:
     """
     import torch
 
-    from subnetworks.checkpoints import write_manifest
-    from subnetworks.measuring.updates import digests
+    from subnetworks.checkpoints import identity, write_manifest
 
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
@@ -144,5 +143,5 @@ def make(settings: BaseSettings, folder: Path, name: str) -> dict[str, Any]:
     model = architecture(tokens)
     loss = pretrain(model, tokens, settings)
     save(model, tokens, folder)
-    write_manifest(folder, name=name, kind="make", content=digests.of_folder(folder))
+    write_manifest(folder, name=name, kind="make", content=identity.of_folder(folder))
     return {"loss": loss, "parameters": sum(value.numel() for value in model.parameters())}

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from subnetworks import checkpoints
 from subnetworks.checkpoints import companions, deltas
+from subnetworks.checkpoints.identity import digest
 from subnetworks.cli import load
 from subnetworks.core.errors import UserError
-from subnetworks.measuring.updates.digests import digest
 
 BASE = {
     "config.json": '{"vocab_size": 50}',

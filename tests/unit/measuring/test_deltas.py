@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 from subnetworks import checkpoints
 from subnetworks.checkpoints import deltas
+from subnetworks.checkpoints.identity import digest
 from subnetworks.checkpoints.storage import Tensor
 from subnetworks.cli import load
 from subnetworks.core.errors import UserError
 from subnetworks.measuring import updates
-from subnetworks.measuring.updates.digests import digest
 
 N = 3 * deltas.BLOCK + 12_345
 

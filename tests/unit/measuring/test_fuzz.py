@@ -20,10 +20,10 @@ from checkpoints_made import llama, save, updated  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from subnetworks import checkpoints  # noqa: E402
-from subnetworks.checkpoints import deltas, storage  # noqa: E402
+from subnetworks.checkpoints import deltas, identity, storage  # noqa: E402
 from subnetworks.core.errors import UserError  # noqa: E402
 from subnetworks.measuring import masks  # noqa: E402
-from subnetworks.measuring.updates import digests, measure  # noqa: E402
+from subnetworks.measuring.updates import measure  # noqa: E402
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "400"))
 NUMBERS = st.sampled_from([0, 1, -1, 2, 7, 255, 2**31, 2**32, 2**63 - 1, 2**64, 10**30])
@@ -50,7 +50,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     base = folder / "base"
     measure(base, folder / "tuned.safetensors", mask=folder / "mask.safetensors")
     with checkpoints.open(base) as first, checkpoints.open(folder / "tuned.safetensors") as second:
-        digest = digests.digest(first)
+        digest = identity.digest(first)
         deltas.write(folder / "delta.safetensors", first, second.tensors, base=digest)
     names = ("tuned", "mask", "delta")
     return {"base": base} | {name: folder / f"{name}.safetensors" for name in names}

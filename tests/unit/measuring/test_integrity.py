@@ -11,10 +11,9 @@ pytest.importorskip("scipy")
 from checkpoints_made import llama, save, save_sharded, updated
 
 from subnetworks import checkpoints
-from subnetworks.checkpoints import manifest
+from subnetworks.checkpoints import identity, manifest
 from subnetworks.core.errors import UserError
 from subnetworks.measuring import masks, overlaps, selections, spectra, updates
-from subnetworks.measuring.updates import digests
 
 
 def flip(path, at=-3):
@@ -35,7 +34,7 @@ def pair(request, tmp_path):
     cuts = [names[:5], names[5:]]
     save_sharded(tmp_path / "after", updated(before, rng), cuts)
     for name in ("before", "after"):
-        facts = {"content": digests.of_folder(tmp_path / name)} if request.param else {}
+        facts = {"content": identity.of_folder(tmp_path / name)} if request.param else {}
         checkpoints.write_manifest(tmp_path / name, name=name, kind="run", **facts)
     manifest._verified.clear()
     return tmp_path / "before", tmp_path / "after"
@@ -59,7 +58,7 @@ def test_a_flipped_bit_is_refused_and_the_shard_named(pair, tmp_path, reader):
     shard = after / "model-00002-of-00002.safetensors"
     flip(shard)
     manifest._verified.clear()  # as in another process
-    digests._known.clear()
+    identity._known.clear()
     with pytest.raises(UserError, match=rf"{shard.name}: its content is not .*remove its folder"):
         READERS[reader](before, after, out)
     assert not out.exists()
@@ -72,7 +71,7 @@ def test_the_weights_that_chance_is_matched_by_are_checked(pair, tmp_path):
     overlaps.compare([mask, mask], magnitude=before)
     flip(before / "model.safetensors")
     manifest._verified.clear()
-    digests._known.clear()
+    identity._known.clear()
     with pytest.raises(UserError, match=r"model.safetensors: its content"):
         overlaps.compare([mask, mask], magnitude=before)
 

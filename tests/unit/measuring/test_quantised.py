@@ -16,7 +16,8 @@ from checkpoints_made import Stored, bf16, save  # noqa: E402
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors  # noqa: E402
 
 from subnetworks import checkpoints, kernels  # noqa: E402
-from subnetworks.checkpoints import deltas, quantised  # noqa: E402
+from subnetworks.checkpoints import deltas, identity, quantised  # noqa: E402
+from subnetworks.checkpoints.identity import digest  # noqa: E402
 from subnetworks.checkpoints.numbers import decode  # noqa: E402
 from subnetworks.checkpoints.quantised import fp8  # noqa: E402
 from subnetworks.checkpoints.quantised.grid import Grid  # noqa: E402
@@ -25,7 +26,6 @@ from subnetworks.kernels import Counts  # noqa: E402
 from subnetworks.measuring import overlaps, selections, spectra, trajectories  # noqa: E402
 from subnetworks.measuring.masks import Mask  # noqa: E402
 from subnetworks.measuring.updates import Rules, Selection, measure, measuring, summarise  # noqa: E402
-from subnetworks.measuring.updates.digests import digest  # noqa: E402
 
 DOWN = "model.layers.0.mlp.down_proj"
 UP = "model.layers.0.mlp.experts.gate_up_proj"
@@ -465,7 +465,7 @@ def test_a_stream_counts_as_pieces_do(
     dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over several chunks and tasks, from several files' offsets: counts, digests, the mask."""
-    monkeypatch.setattr(measuring, "TASK", 2 * measuring.CHUNK)
+    monkeypatch.setattr(identity, "TASK", 2 * identity.CHUNK)
     shape = (700, 1001)
     codes = payload(shape, dtype).view(torch.uint8)
     moved = codes ^ (torch.rand(shape, generator=torch.Generator().manual_seed(2)) < 0.1).byte()

@@ -10,13 +10,13 @@ from typer.testing import CliRunner
 
 from subnetworks import checkpoints
 from subnetworks.checkpoints import deltas
+from subnetworks.checkpoints.identity import digest
 from subnetworks.checkpoints.numbers import decode
 from subnetworks.cli import load
 from subnetworks.core.errors import UserError
 from subnetworks.measuring import masks, selections, updates
 from subnetworks.measuring.masks import Mask
 from subnetworks.measuring.selections import Share
-from subnetworks.measuring.updates.digests import digest
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from subnetworks import checkpoints
 from subnetworks.checkpoints import deltas
+from subnetworks.checkpoints.identity import digest
 from subnetworks.cli import load
 from subnetworks.core.errors import UserError
 from subnetworks.measuring import trajectories, updates
-from subnetworks.measuring.updates.digests import digest
 
 STEPS = [2, 4, 6]
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file  # noqa: E402
 from tiny import launch, log, make_init, make_pairs, master_weights, saved_weights  # noqa: E402
 
 from subnetworks import checkpoints  # noqa: E402
+from subnetworks.checkpoints import identity  # noqa: E402
 from subnetworks.core.errors import UserError  # noqa: E402
 from subnetworks.measuring import masks  # noqa: E402
-from subnetworks.measuring.updates import digests  # noqa: E402
 from subnetworks.training.engine import masking  # noqa: E402
 from subnetworks.training.runtime import finish, state, trajectory  # noqa: E402
 
@@ -150,7 +150,9 @@ def test_the_trajectory_holds_every_steps_weights(trained, tmp_path):
                 assert torch.equal(found, wanted), name
     finish.write_checkpoint(run / f"global_step_{STEPS}", folder / "init", tmp_path / "end", None)
     with checkpoints.open(tmp_path / "end") as end:
-        assert digests.digest(end) == masking.digest(run / "trajectory" / "step_000004.safetensors")
+        assert identity.digest(end) == masking.digest(
+            run / "trajectory" / "step_000004.safetensors"
+        )
 
 
 def test_compact_and_dense_state_train_the_same_bit_for_bit(trained):

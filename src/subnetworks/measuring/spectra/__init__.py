@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from subnetworks import checkpoints
+from subnetworks.checkpoints.identity import verify
 from subnetworks.checkpoints.numbers import decode, round_to
 from subnetworks.checkpoints.tensors import place
 from subnetworks.core.errors import UserError
@@ -25,7 +26,6 @@ from subnetworks.measuring.spectra.linear import LapackGram, TorchGram, empty_gr
 from subnetworks.measuring.spectra.ranks import TOLERANCES, Ranks, ranks_of
 from subnetworks.measuring.spectra.rotation import Rotation, rotation
 from subnetworks.measuring.updates.coverage import Excluded, Kind
-from subnetworks.measuring.updates.digests import verify
 from subnetworks.measuring.updates.pairing import Match, Pair, match
 
 __all__ = ["Ranks", "Rotation", "Spectrum", "gram_of", "ranks", "ranks_of", "rotation", "table"]

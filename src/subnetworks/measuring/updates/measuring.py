@@ -1,10 +1,8 @@
 """Stream two checkpoints through the kernel on all cores, and gather the counts per tensor."""
 
-import hashlib
 import os
-import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from subnetworks import kernels
-from subnetworks.checkpoints import Checkpoint, Tensor
+from subnetworks.checkpoints import Checkpoint, Tensor, identity
 from subnetworks.checkpoints.numbers import MAGNITUDE, decode, encode, round_to
 from subnetworks.checkpoints.quantised import fp8
 from subnetworks.checkpoints.storage import Span
 from subnetworks.core.errors import UserError
-from subnetworks.core.progress import Progress
+from subnetworks.core.threads import share_out
 from subnetworks.kernels import Counts, Rule, layout
 from subnetworks.measuring import masks
 from subnetworks.measuring.updates import coverage
@@ -25,13 +23,6 @@ from subnetworks.measuring.updates.coverage import Excluded
 from subnetworks.measuring.updates.pairing import Pair
 from subnetworks.measuring.updates.rules import Rules, Selection, bf16_midpoint, parse, thresholds
 from subnetworks.measuring.updates.with_torch import TorchCounter
-
-# Entries read at a time: both sides fit the second-level cache. The digest depends on it: another
-# number needs another name of the digest.
-CHUNK = 1 << 17
-# Entries a worker takes at a time; a whole number of mask bytes and of chunks.
-TASK = 1 << 22
-DIGEST = "nh64-1"
 
 
 @dataclass
@@ -78,41 +69,15 @@ class _Task:
     codes: int = -1  # of the pair of payloads that is counted along with the weights
 
 
-class _Digests:
-    """Collects the hashes of chunks in any order and makes one digest of each checkpoint."""
-
-    def __init__(self) -> None:
-        self._parts: dict[tuple[int, str], dict[int, bytes]] = {}
-        self._lock = threading.Lock()
-
-    def add(self, side: int, tensor: Tensor, start: int, hashes: Sequence[int]) -> None:
-        """The hashes of a task's chunks."""
-        packed = np.array(hashes, dtype="<u8").tobytes()
-        digest = hashlib.blake2b(packed, digest_size=16).digest()
-        with self._lock:
-            self._parts.setdefault((side, tensor.name), {})[start] = digest
-
-    def of(self, side: int, checkpoint: Checkpoint) -> str:
-        """The digest of all tensors: names, dtypes, shapes and content; files do not matter."""
-        total = hashlib.blake2b(digest_size=16)
-        for name in sorted(checkpoint.tensors):
-            tensor = checkpoint.tensors[name]
-            parts = self._parts.get((side, name), {})
-            content = b"".join(parts[start] for start in sorted(parts))
-            total.update(repr((name, tensor.dtype, tensor.shape, content)).encode())
-        return f"{DIGEST}:{total.hexdigest()}"
-
-
 class _Worker:
     """Buffers of one thread, and how it handles a task."""
 
     def __init__(self, rule: Rule, device: str) -> None:
         self._torch = None if device == "cpu" else TorchCounter(_torch_name(device), rule)
         # A GPU wants more at a time.
-        self._piece = TASK if self._torch else CHUNK
-        self._buffers = [np.zeros(self._piece * 8, dtype=np.uint8) for _ in range(2)]
-        self._views = [memoryview(buffer.data) for buffer in self._buffers]
-        self._packed = np.zeros(TASK // 8, dtype=np.uint8)
+        self._piece = identity.TASK if self._torch else identity.CHUNK
+        self._buffers = [identity.Buffer(self._piece) for _ in range(2)]
+        self._packed = np.zeros(identity.TASK // 8, dtype=np.uint8)
         self._space = kernels.scratch()
         self._rule = rule
         self._codes = np.zeros((256, 256), np.uint32)
@@ -135,9 +100,9 @@ class _Worker:
             stop = min(start + self._piece, task.stop)
             stored = []
             for index, (_, tensor, wanted) in enumerate(task.sides):
-                raw = self._read(index, tensor, start, stop)
+                raw = self._buffers[index].read(tensor, start, stop)
                 if wanted:
-                    hashes[index] += self._hash(index, raw.nbytes, CHUNK * tensor.itemsize)
+                    hashes[index] += self._buffers[index].fingerprints(raw)
                 stored.append(raw)
             if codes is not None:
                 self._count(codes, stored[0], stored[1], None, of_codes)
@@ -183,7 +148,7 @@ class _Worker:
         """
         if self._torch or (codes is not None and not self._by_codes(codes)):
             return None
-        n = task.stop - task.start
+        n, chunk = task.stop - task.start, identity.CHUNK
         sides: list[kernels.Side] = []
         scaled: list[kernels.Scales | None] = []
         for (_, stored, wanted), tensor, buffer in zip(
@@ -192,9 +157,9 @@ class _Worker:
             span = stored.reader
             if not (tensor.dtype == pair.dtype == "BF16" and isinstance(span, Span)):
                 return None
-            hashes = np.zeros(-(-n // CHUNK), np.uint64) if wanted else None
+            hashes = np.zeros(-(-n // chunk), np.uint64) if wanted else None
             offset = span.begin + stored.itemsize * task.start
-            sides.append(kernels.Side(span.file.fileno(), offset, buffer, hashes))
+            sides.append(kernels.Side(span.file.fileno(), offset, buffer.content, hashes))
             made = tensor.reader if isinstance(tensor.reader, fp8.Reader) else None
             scaled.append(made.scales(task.start, task.stop) if made else None)
         mask = self._packed[: (n + 7) // 8] if masked else None
@@ -204,27 +169,14 @@ class _Worker:
         if any(scaled):
             table = None if codes is None else self._codes
             read = kernels.stream_codes(
-                before, after, scaled, task.start, n, CHUNK, table, *results
+                before, after, scaled, task.start, n, chunk, table, *results
             )
         else:
-            read = kernels.stream_bf16(before, after, n, CHUNK, *results)
+            read = kernels.stream_bf16(before, after, n, chunk, *results)
         if read < n:
             self._codes[:] = 0
             return None
         return counts, [[] if s.hashes is None else s.hashes.tolist() for s in sides]
-
-    def _read(self, index: int, tensor: Tensor, start: int, stop: int) -> np.ndarray:
-        size = (stop - start) * tensor.itemsize
-        buffer = self._buffers[index]
-        tensor.read_into(self._views[index][:size], start)
-        return buffer[:size].view(f"u{tensor.itemsize}")
-
-    def _hash(self, index: int, size: int, chunk: int) -> list[int]:
-        padded = -(-size // 8) * 8
-        buffer = self._buffers[index]
-        buffer[size:padded] = 0
-        pieces = (buffer[start : min(start + chunk, padded)] for start in range(0, padded, chunk))
-        return [kernels.fingerprint(piece.view(np.uint64)) for piece in pieces]
 
     def _count(
         self, pair: Pair, a: np.ndarray, b: np.ndarray, mask: np.ndarray | None, counts: Counts
@@ -312,14 +264,12 @@ def _tasks(before: Checkpoint, after: Checkpoint, pairs: Sequence[Pair]) -> list
             if wanted:
                 hashed.add((side, tensor.name))
             sides.append((side, tensor, wanted))
-        for start in range(0, pair.n, TASK):
-            stop = min(start + TASK, pair.n)
+        for start, stop in identity.spans(pair.n):
             tasks.append(_Task(index, start, stop, tuple(sides), along.get(index, -1)))
     for side, checkpoint in ((0, before), (1, after)):
         for name, tensor in checkpoint.tensors.items():
             if (side, name) not in hashed:
-                for start in range(0, tensor.n, TASK):
-                    stop = min(start + TASK, tensor.n)
+                for start, stop in identity.spans(tensor.n):
                     tasks.append(_Task(-1, start, stop, ((side, tensor, True),)))
     return tasks
 
@@ -356,7 +306,7 @@ def count(
     if mask is None:
         return _run(before, after, pairs, result, None, threads, device)
     shapes = {pair.name: pair.shape for pair in pairs if pair.part == "values"}
-    digest = f"{DIGEST}:{'0' * 32}"
+    digest = f"{identity.NAME}:{'0' * 32}"
     compared = sum(pair.n for pair in pairs if pair.part == "values")
     facts = {
         "compared_share": repr(coverage.share(compared, excluded)),
@@ -386,68 +336,37 @@ def _run(
     device: str,
 ) -> Measurement:
     check_device(device)
-    tasks = _tasks(before, after, pairs)
-    total = sum((t.stop - t.start) * s.itemsize for t in tasks for _, s, _ in t.sides)
-    waiting: queue.SimpleQueue[_Task] = queue.SimpleQueue()
-    for task in tasks:
-        waiting.put(task)
     rule = compiled(result.rules, result.selection)
     kernels.prepare()
     result.tensors = [Counted(pair, Counts(rule.bounds.size)) for pair in pairs]
-    digests = _Digests()
+    hashes = identity.Hashes(before), identity.Hashes(after)
     lock = threading.Lock()
-    failures: list[BaseException] = []
-    done = 0
 
-    def work() -> None:
-        nonlocal done
+    def worker() -> Callable[[_Task], None]:
         mine = _Worker(rule, device)
-        while not failures:
-            try:
-                task = waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                pair = pairs[task.index] if task.index >= 0 else None
-                codes = pairs[task.codes] if task.codes >= 0 else None
-                counts, hashes, of_codes = mine.run(task, pair, writer, codes)
-            except BaseException as error:
-                failures.append(error)
-                return
-            for (side, tensor, wanted), values in zip(task.sides, hashes, strict=True):
+
+        def run(task: _Task) -> None:
+            pair = pairs[task.index] if task.index >= 0 else None
+            codes = pairs[task.codes] if task.codes >= 0 else None
+            counts, found, of_codes = mine.run(task, pair, writer, codes)
+            for (side, tensor, wanted), values in zip(task.sides, found, strict=True):
                 if wanted:
-                    digests.add(side, tensor, task.start, values)
+                    hashes[side].add(tensor.name, task.start, values)
             with lock:
-                done += sum((task.stop - task.start) * t.itemsize for _, t, _ in task.sides)
                 if pair is not None:
                     result.tensors[task.index].counts.add(counts)
                 if codes is not None:
                     result.tensors[task.codes].counts.add(of_codes)
 
-    count_ = max(1, threads or os.cpu_count() or 1)
-    with (
-        Progress("measuring", total) as progress,
-    ):
-        pool = [threading.Thread(target=work, daemon=True) for _ in range(count_)]
-        try:
-            for thread in pool:
-                thread.start()
-            for thread in pool:
-                while thread.is_alive():
-                    thread.join(0.2)
-                    progress.update(done)
-                    if writer is not None:
-                        writer.flush()
-        except BaseException as error:
-            failures.append(error)
-            for thread in pool:
-                if thread.ident:
-                    thread.join()
-            raise
-    if failures:
-        raise failures[0]
-    result.bytes_read = total
-    result.digests = {"before": digests.of(0, before), "after": digests.of(1, after)}
-    before.confirm(result.digests["before"])
-    after.confirm(result.digests["after"])
+        return run
+
+    result.bytes_read = share_out(
+        "measuring",
+        _tasks(before, after, pairs),
+        lambda task: (task.stop - task.start) * sum(t.itemsize for _, t, _ in task.sides),
+        worker,
+        threads,
+        (lambda: None) if writer is None else writer.flush,
+    )
+    result.digests = {"before": hashes[0].digest(), "after": hashes[1].digest()}
     return result

@@ -55,7 +55,7 @@ def check(mask: Path, init: Path, shapes: Mapping[str, tuple[int, ...]], tied: b
 def digest(init: Path) -> str:
     """The digest of a checkpoint's content, which masks and deltas name their base by."""
     from subnetworks import checkpoints
-    from subnetworks.measuring.updates import digests
+    from subnetworks.checkpoints import identity
 
     with checkpoints.open(init) as opened:
-        return digests.digest(opened)
+        return identity.digest(opened)

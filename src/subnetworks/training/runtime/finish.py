@@ -69,8 +69,8 @@ def write_checkpoint(
     Nothing is written then.
     """
     from subnetworks import checkpoints
+    from subnetworks.checkpoints import identity
     from subnetworks.checkpoints.writing import write_file
-    from subnetworks.measuring.updates import digests
 
     outside = _Outside(mask) if mask else None
     # What runs its own code goes on doing so after training, and nothing else does.
@@ -100,7 +100,7 @@ def write_checkpoint(
             folder,
             name=output.name,
             kind="run",
-            content=digests.of_folder(folder),
+            content=identity.of_folder(folder),
             **({"trust_remote_code": True} if trusted else {}),
         )
 

@@ -32,7 +32,7 @@ def write(saved: Path, init: Path, folder: Path, step: int, base: str) -> None:
         init: the run's init.
         folder: of the trajectory.
         step: the number of optimiser steps taken.
-        base: the digest of `init` (`subnetworks.measuring.updates.digests`).
+        base: the digest of `init` (`subnetworks.checkpoints.identity`).
     """
     from subnetworks import checkpoints
     from subnetworks.checkpoints import deltas
