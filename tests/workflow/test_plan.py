@@ -165,6 +165,25 @@ def test_devices_that_do_not_divide_a_batch_are_refused(copy: Path) -> None:
     )
 
 
+def test_data_of_ones_own_are_read_by_any_path(copy: Path) -> None:
+    (copy / "own").mkdir()
+    for name in ("a", "b"):
+        (copy / "own" / f"train {name}.jsonl").write_text("{}\n")
+    entry = {"path": "own/train *.jsonl", "gives": "preferences", "where": {"level": [1, "{x}"]}}
+    base = {"base": {"make": "base"}}
+    (copy / "experiments" / "own.yaml").write_text(
+        yaml.safe_dump({"checkpoints": base, "datasets": {"pairs": entry}})
+    )
+    done = run_snakemake(
+        *("-n", "-p", "--workflow-profile", "none", "--cores", "1", "--config", "experiment=own"),
+        *("--", "results/own/data/pairs/manifest.json"),
+        folder=copy,
+    )
+    assert planned(done)["read_dataset"] == 1
+    said = done.stdout + done.stderr
+    assert "fetch-data 'own/train *.jsonl' --output results/own/data/pairs" in said
+
+
 def test_the_order_of_keys_reruns_nothing() -> None:
     sys.path.insert(0, str(ROOT / "src"))
     from subnetworks.core.files import canonical_json

@@ -81,6 +81,37 @@ rule fetch_dataset:
         " 2> >(tee {log} >&2)"
 
 
+rule read_dataset:
+    """Rewrite files of one's own (JSON lines, JSON, CSV, Parquet) in the schema that runs read.
+
+    Needs: the files. Gives: a Parquet file.
+    """
+    input:
+        environment("measure"),
+        source=lambda wildcards: inputs.own_files(EXPERIMENT, wildcards.dataset),
+    output:
+        manifest="<results>/data/{dataset}/manifest.json",
+    log:
+        "<results>/logs/data/{dataset}.log",
+    wildcard_constraints:
+        dataset=names(EXPERIMENT.with_source("datasets", "path")),
+    conda:
+        conda("measure")
+    threads: 1
+    resources:
+        mem_mb=growing(8000),
+        runtime=growing(60),
+    params:
+        folder=subpath(output.manifest, parent=True),
+        source=lambda wildcards: EXPERIMENT.datasets[wildcards.dataset]["path"],
+        settings=lambda wildcards: options.settings(EXPERIMENT.datasets[wildcards.dataset], "path"),
+    message:
+        "Reading the data set {wildcards.dataset}"
+    shell:
+        "in_stage measure python -m subnetworks fetch-data {params.source:q}"
+        " --output {params.folder} --settings {params.settings:q} 2> >(tee {log} >&2)"
+
+
 rule sample_dataset:
     """Sample a checkpoint's answers to problems with vLLM and keep the right ones, to imitate.
 

@@ -10,26 +10,40 @@ from subnetworks.core.options import json_object
 
 
 def fetch_data(
-    source: Annotated[str, typer.Argument(help="hub:owner/name@revision.")],
+    source: Annotated[
+        str, typer.Argument(help="hub:owner/name@revision, a file, or a pattern of files.")
+    ],
     output: Annotated[Path, typer.Option(help="Folder to write; replaces what this made.")],
     settings: Annotated[str, typer.Option(help="Settings as JSON: gives, columns, where, …")],
     cache: Cache = None,
     lock: LockFile = None,
     planned: Planned = "new",
 ) -> None:
-    """Fetch a data set from the Hub and rewrite it in the schema that runs read.
+    """Rewrite a data set of the Hub, or of files of one's own, in the schema that runs read.
 
-    Example:
+    Files are JSON lines, JSON, CSV or Parquet. Cache, lock and planned are of the Hub alone.
+
+    Examples:
+
+    python -m subnetworks fetch-data pairs.jsonl --output data/pairs --settings '{"gives":
+    "preferences", "columns": {"chosen": "better", "rejected": "worse"}}'
 
     python -m subnetworks fetch-data hub:allenai/llama-3.1-tulu-3-8b-preference-mixture@main
     --output data/tulu3 --settings '{"gives": "preferences"}'
     """
     from subnetworks.core.provenance import recorded
-    from subnetworks.training.data import hub_data
 
     values = json_object(settings, "--settings")
     with recorded(output / "manifest.json", settings={"source": source, **values}):
-        typer.echo(hub_data.fetch(source, output, values, cache, lock, planned))
+        if source.startswith("hub:"):
+            # Only here: an environment that reads files has no client of the Hub.
+            from subnetworks.training.data import hub_data
+
+            typer.echo(hub_data.fetch(source, output, values, cache, lock, planned))
+        else:
+            from subnetworks.training.data import local_data
+
+            typer.echo(local_data.read(source, output, values))
 
 
 def add_to(app: typer.Typer) -> None:

@@ -44,7 +44,7 @@ _MANIFEST = "manifest.json"
 _KINDS = {
     "make": ("make",),
     "hub": ("fetch", "fetch-data"),
-    "path": ("fetch",),
+    "path": ("fetch", "fetch-data"),
     "run": ("train",),
     "delta": ("apply",),
     "convert": ("convert",),

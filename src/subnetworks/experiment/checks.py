@@ -12,7 +12,8 @@ from typing import Any, Self
 from subnetworks.core.errors import UserError
 from subnetworks.evaluation.tasks import rows
 from subnetworks.experiment import Experiment, mask_checkpoint, mask_sources
-from subnetworks.experiment.models import Benchmark, Machine
+from subnetworks.experiment.models import Benchmark, LocalData, Machine
+from subnetworks.training.data import files
 from subnetworks.training.data.sources import RejectionSettings
 from subnetworks.training.settings import (
     REWARDS,
@@ -70,6 +71,11 @@ def check(experiment: Experiment, machine: Machine, modules: Modules) -> None:
             source = experiment.datasets[name]["sample"]
             _check_kind(experiment, ("datasets", name, "sample"), source, "problems", "sampling")
             _check_reward(experiment, ("datasets", name, "reward"), data.reward, modules)
+        if isinstance(data, LocalData):
+            try:
+                files.located(data.path)
+            except UserError as error:
+                raise experiment.error(("datasets", name, "path"), str(error)) from None
     for name, run in experiment.models["runs"].items():
         _check_run(experiment, name, run, machine, modules)
     for name, benchmark in experiment.models["benchmarks"].items():

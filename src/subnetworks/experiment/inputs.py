@@ -7,6 +7,7 @@ from pathlib import Path
 from subnetworks.checkpoints.hub import locks
 from subnetworks.checkpoints.hub.client import Entry
 from subnetworks.experiment import Experiment, mask_checkpoint, mask_sources
+from subnetworks.training.data import files
 
 Files = dict[str, str | list[str]]
 """By what a job calls them; what it does not need is an empty list."""
@@ -45,6 +46,11 @@ def of_dataset(experiment: Experiment, name: str) -> Files:
         "policy": checkpoint(entry["policy"]) if "policy" in entry else [],
         "problems": dataset(entry["sample"]) if "sample" in entry else [],
     }
+
+
+def own_files(experiment: Experiment, name: str) -> list[str]:
+    """The files of one's own that a data set is read from; these lie where they lie."""
+    return [str(file) for file in files.located(experiment.datasets[name]["path"])]
 
 
 def of_run(experiment: Experiment, name: str) -> Files:

@@ -19,7 +19,7 @@ from subnetworks.evaluation.machine import Serving
 from subnetworks.evaluation.settings import Settings as BenchmarkSettings
 from subnetworks.mini import settings as mini
 from subnetworks.training.algorithms import ALGORITHMS
-from subnetworks.training.data.sources import HubSettings, RejectionSettings
+from subnetworks.training.data.sources import HubSettings, LocalSettings, RejectionSettings
 from subnetworks.training.settings import Accelerator, Lengths, Settings, check_lengths
 
 if TYPE_CHECKING:
@@ -140,6 +140,21 @@ class HubData(HubSettings):
     revision: Revision = Field(
         "main", description="Branch, tag or commit; the lock holds on to the commit it names."
     )
+
+
+class LocalData(LocalSettings):
+    """A data set of one's own files."""
+
+    path: LocalPath = Field(
+        description="A file (.jsonl, .json, .csv, .parquet), or a pattern that matches several."
+    )
+
+
+DATASETS: dict[str, type[SettingsModel]] = {
+    "sample": SampledData,
+    "hub": HubData,
+    "path": LocalData,
+}
 
 
 class Update(SettingsModel):
@@ -359,7 +374,7 @@ if TYPE_CHECKING:
     Shown = dict[str, Any]
 else:
     AnyCheckpoint = by_key(CHECKPOINTS)
-    AnyData = by_key({"make": by_value("make", MADE_DATA), "sample": SampledData, "hub": HubData})
+    AnyData = by_key({"make": by_value("make", MADE_DATA), **DATASETS})
     AnyRun = by_value("algorithm", RUNS)
     AnyMask = by_key(MASKS)
     # Each artefact's own module says what it may be given.

@@ -65,7 +65,7 @@ def _of_experiment() -> Iterator[tuple[str, type[SettingsModel], frozenset[str]]
     sections: dict[str, Mapping[str, type[SettingsModel]]] = {
         "checkpoints": models.CHECKPOINTS,
         "datasets, make": models.MADE_DATA,
-        "datasets": {"sample": models.SampledData, "hub": models.HubData},
+        "datasets": models.DATASETS,
     }
     for title, kinds in sections.items():
         for name, model in kinds.items():

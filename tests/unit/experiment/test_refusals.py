@@ -10,7 +10,7 @@ pytest.importorskip("pydantic")
 
 from subnetworks.core.errors import UserError
 from subnetworks.core.validation import parse
-from subnetworks.experiment import checks, configuration, load, models, reading
+from subnetworks.experiment import checks, configuration, inputs, load, models, reading
 
 ROOT = Path(__file__).parents[3]
 SMALL = """\
@@ -332,6 +332,43 @@ def test_what_is_right_is_planned(folder: Path) -> None:
     planned(SMALL.replace("    batch_size: 8", "    reward: rewarding:right"), folder)
     # A run may leave out what the one it is like has, and a mask of the same weights is no other's.
     planned(SMALL + "controls:\n  runs:\n    free: { like: within, mask: null }\n", folder)
+
+
+LOCAL = "  talks: { path: rows.jsonl, gives: conversations }"
+
+
+def test_data_of_ones_own_are_planned(folder: Path) -> None:
+    path = folder / "small.yaml"
+    local = LOCAL.replace("rows.jsonl", "rows*.jsonl")
+    path.write_text(SMALL.replace("  talks: { make: demonstrations, rows: 64 }", local))
+    (folder / "rows2.jsonl").write_text("{}\n")
+    experiment = load(path)
+    checks.check(experiment, MACHINE, checks.Modules([folder]))
+    assert inputs.own_files(experiment, "talks") == ["rows.jsonl", "rows2.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("rows.jsonl", "none.csv", "5: datasets.talks.path: none.csv: no such file; name one of "),
+        ("rows.jsonl", "rewarding.py", "5: datasets.talks.path: rewarding.py: not a file of rows"),
+        ("rows.jsonl", "mine", "5: datasets.talks.path: mine: a folder; name a file in it, or "),
+        ("conversations }", "problems }", "runs.sft.data: 'talks' has problems, but sft needs "),
+        (" }", ", where: { a: { b: c } } }", "datasets.talks.where.a: expected a value or a list "),
+        (" }", ", colums: {} }", "datasets.talks: unknown key 'colums' (did you mean 'columns'?)"),
+        (" }", ", rows: 4 }", "batch_size (8) exceeds what the data set 'talks' has (4)"),
+    ],
+)
+def test_a_mistake_in_data_of_ones_own_is_one_line(
+    folder: Path, old: str, new: str, message: str
+) -> None:
+    path = folder / "small.yaml"
+    local = LOCAL.replace(old, new)
+    path.write_text(SMALL.replace("  talks: { make: demonstrations, rows: 64 }", local))
+    with pytest.raises(UserError) as refused:
+        checks.check(load(path), MACHINE, checks.Modules([folder]))
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(("old", "new", "message"), REFUSED)

@@ -57,6 +57,8 @@ def test_an_answer_that_ends_at_once_is_an_answer(tmp_path):
     ("algorithm", "rows", "words"),
     [
         ("dpo", [TALK] * 2, ["prompt, chosen, rejected", "no 'prompt'"]),
+        ("dpo", [{**PAIR, "chosen": TALK["messages"]}] * 2, ["row 0's chosen", "fetch-data"]),
+        ("dpo", [{**PAIR, "prompt": "1+1="}] * 2, ["row 0's prompt", "fetch-data"]),
         ("sft", [PAIR] * 2, ["messages"]),
         ("sft", [TALK], ["1 rows", "batch_size (2)"]),
         ("dpo", [PAIR, {**PAIR, "rejected": None}], ["row 1", "no rejected answer"]),

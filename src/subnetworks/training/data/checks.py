@@ -99,13 +99,17 @@ def _check_columns(file: Path, names: Sequence[str], wanted: Sequence[str], whos
 
 def _check_pairs(file: Path, rows: Sequence[dict[str, Any]]) -> None:
     for index, row in enumerate(rows):
-        if not row["prompt"]:
-            raise UserError(f"{file}: row {index} has no prompt; leave such rows out")
+        _check_prompt(file, index, row["prompt"])
         for side in ("chosen", "rejected"):
             # An empty answer is one: the model ended at once.
             if row[side] is None:
                 raise UserError(
                     f"{file}: row {index} has no {side} answer: a pair needs both; leave it out"
+                )
+            if not isinstance(row[side], str):
+                raise UserError(
+                    f"{file}: row {index}'s {side} answer is no text; rewrite messages and other "
+                    "columns with fetch-data (in an experiment, path)"
                 )
         if row["chosen"] == row["rejected"]:
             raise UserError(
@@ -116,8 +120,7 @@ def _check_pairs(file: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def _check_labelled(file: Path, rows: Sequence[dict[str, Any]]) -> None:
     for index, row in enumerate(rows):
-        if not row["prompt"]:
-            raise UserError(f"{file}: row {index} has no prompt; leave such rows out")
+        _check_prompt(file, index, row["prompt"])
         if row["answer"] is None:
             raise UserError(f"{file}: row {index} has no answer; leave it out")
         if not isinstance(row["label"], bool):
@@ -130,6 +133,16 @@ def _check_labelled(file: Path, rows: Sequence[dict[str, Any]]) -> None:
             raise UserError(
                 f"{file}: not one of {len(rows)} answers is {kind}: both kinds are needed; add some"
             )
+
+
+def _check_prompt(file: Path, index: int, prompt: Any) -> None:
+    if not prompt:
+        raise UserError(f"{file}: row {index} has no prompt; leave such rows out")
+    if not isinstance(prompt, list):
+        raise UserError(
+            f"{file}: row {index}'s prompt is no list of messages; rewrite texts and other columns "
+            "with fetch-data (in an experiment, path)"
+        )
 
 
 def _check_truths(file: Path, rows: Sequence[Any]) -> None:

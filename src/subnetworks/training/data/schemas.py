@@ -1,0 +1,130 @@
+"""From the columns that others use, TRL's among them, to the schemas that runs read."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from subnetworks.training.data.files import Row, Unusable
+from subnetworks.training.data.sources import RowSettings
+
+
+def columns(settings: RowSettings, known: Collection[str]) -> dict[str, str]:
+    """The file's column for each of ours that is read, given those that it has.
+
+    Conversations are `messages`, or `prompt` and `completion`; a problem's truth is in `truth` or
+    verl's `reward_model`; the prompt of a pair may be within whole conversations.
+    """
+    told = settings.columns
+    match settings.gives:
+        case "conversations":
+            halves = ("prompt", "completion")
+            apart = "messages" not in told and (
+                any(name in told for name in halves)
+                or ("messages" not in known and all(name in known for name in halves))
+            )
+            names: tuple[str, ...] = halves if apart else ("messages",)
+        case "problems":
+            names = ("prompt", "truth")
+            if "truth" not in told and ("reward_model" in known or "truth" not in known):
+                told = {**told, "truth": "reward_model"}
+        case "preferences":
+            names = ("chosen", "rejected")
+            if "prompt" in told or "prompt" in known:
+                names = ("prompt", *names)
+    return {name: told.get(name, name) for name in names}
+
+
+def converted(row: Row, settings: RowSettings, origin: str) -> Row:
+    """A row by our columns in the schema that a run reads.
+
+    Args:
+        origin: what the row is from, for verl's `data_source`.
+
+    Raises:
+        Unusable: no run can use it.
+    """
+    made = _CONVERT[settings.gives](row)
+    return {"data_source": origin, **made} if settings.gives == "problems" else made
+
+
+def numbered(rows: Sequence[Row], settings: RowSettings, split: str) -> list[Row]:
+    """The rows of a split as they are written: problems have their number, as verl wants it."""
+    if settings.gives != "problems":
+        return list(rows)
+    return [
+        {**row, "extra_info": {"index": index, "split": split}} for index, row in enumerate(rows)
+    ]
+
+
+def _conversation(row: Row) -> Row:
+    if "messages" in row:
+        messages = _messages(row["messages"])
+    else:
+        asked, answer = _answer(row["completion"])
+        prompt = asked or _messages(row["prompt"])
+        if not prompt:
+            raise Unusable("no prompt")
+        messages = [*prompt, {"role": "assistant", "content": answer}]
+    if not any(message["role"] == "assistant" and message["content"] for message in messages):
+        raise Unusable("no answer")
+    return {"messages": messages}
+
+
+def _problem(row: Row) -> Row:
+    """In verl's schema; a `reward_model` is taken as it is."""
+    truth = row["truth"]
+    if isinstance(truth, Mapping):
+        truth = truth.get("ground_truth")
+    if truth in (None, "", []):
+        raise Unusable("no truth")
+    if not isinstance(truth, str | int | float):
+        raise Unusable("a truth that is neither text nor a number")
+    prompt = _messages(row["prompt"])
+    if not prompt:
+        raise Unusable("no prompt")
+    return {"prompt": prompt, "reward_model": {"style": "rule", "ground_truth": str(truth)}}
+
+
+def _pair(row: Row) -> Row:
+    asked, chosen = _answer(row["chosen"])
+    others_asked, rejected = _answer(row["rejected"])
+    if asked != others_asked:
+        raise Unusable("answers to two prompts")
+    prompt = asked or _messages(row.get("prompt"))
+    if not prompt:
+        raise Unusable("no prompt")
+    if chosen == rejected:
+        raise Unusable("one answer twice")
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def _answer(cell: Any) -> tuple[list[Row], str]:
+    """The prompt, where the cell is a whole conversation, and the answer."""
+    if isinstance(cell, str):
+        return [], cell
+    messages = _messages(cell)
+    if not messages or messages[-1]["role"] != "assistant":
+        raise Unusable("no answer")
+    return messages[:-1], messages[-1]["content"]
+
+
+def _messages(cell: Any) -> list[Row]:
+    """Messages as they are; a text is what the user says."""
+    if isinstance(cell, str):
+        return [{"role": "user", "content": cell}] if cell else []
+    if cell is None:
+        return []
+    if not isinstance(cell, list) or not all(isinstance(message, Mapping) for message in cell):
+        raise Unusable("what is neither text nor messages")
+    messages = [{"role": m.get("role"), "content": m.get("content")} for m in cell]
+    if any(message["content"] is None for message in messages):
+        raise Unusable("an empty message")
+    if not all(isinstance(text, str) for message in messages for text in message.values()):
+        raise Unusable("a message whose role or content is no text")
+    return messages
+
+
+_CONVERT: dict[str, Callable[[Row], Row]] = {
+    "conversations": _conversation,
+    "problems": _problem,
+    "preferences": _pair,
+}
