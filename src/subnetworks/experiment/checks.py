@@ -173,7 +173,8 @@ def _rows(experiment: Experiment, data: str) -> int | None:
         asked = settings.problems or _rows(experiment, experiment.datasets[data]["sample"])
         each = min(settings.samples, settings.answers_per_problem or settings.samples)
         return asked and asked * each
-    return settings.rows if isinstance(settings.rows, int) else None
+    held = getattr(settings, "validation", None) or 0
+    return settings.rows - held if isinstance(settings.rows, int) else None
 
 
 def _base(experiment: Experiment, mask: str) -> str | None:

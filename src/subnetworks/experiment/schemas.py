@@ -9,6 +9,7 @@ from subnetworks.core.files import write_json
 from subnetworks.core.validation import SettingsModel
 from subnetworks.evaluation.machine import Serving
 from subnetworks.experiment import models
+from subnetworks.training.data.sources import Extraction
 from subnetworks.training.settings import Settings
 
 SCHEMAS: dict[str, type[SettingsModel]] = {
@@ -70,6 +71,7 @@ def _of_experiment() -> Iterator[tuple[str, type[SettingsModel], frozenset[str]]
     for title, kinds in sections.items():
         for name, model in kinds.items():
             yield f"{title}: {name}", model, frozenset()
+    yield "datasets: answer", Extraction, frozenset()
     some = next(iter(models.RUNS.values()))
     own = frozenset(some.model_fields) - every
     yield "runs: every algorithm", some, own

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -256,11 +257,152 @@ def test_a_long_cell_of_csv_is_read(tmp_path: Path) -> None:
     assert row["reward_model"]["ground_truth"] == "007"
 
 
+GSM = [
+    {"question": "How many are 48 and 24?", "answer": "48+24 = <<48+24=72>>72\n#### 72"},
+    {"question": "What are $1,000 and $200?", "answer": "#### is the mark.\n#### 1,200"},
+]
+MATH = [
+    {"problem": "Halve 1.", "solution": "Of \\boxed{2} it is \\boxed{\\frac{1}{2}}."},
+    {"problem": "Add 1 to 1.", "solution": "It is $\\boxed{2}$."},
+]
+
+
+def truths(rows: list[Row]) -> list[str]:
+    return [row["reward_model"]["ground_truth"] for row in rows]
+
+
+def test_prompts_by_a_template_and_the_truth_behind_a_mark(tmp_path: Path) -> None:
+    rows = read(
+        write(tmp_path / "gsm.jsonl", GSM),
+        tmp_path,
+        gives="problems",
+        system="Be brief.",
+        template="{question} Answer in \\boxed{}, {{so}}.",
+        answer={"column": "answer", "after": "####"},
+    )
+    assert truths(rows) == ["72", "1,200"]
+    assert rows[0]["prompt"] == [
+        {"role": "system", "content": "Be brief."},
+        user("How many are 48 and 24? Answer in \\boxed{}, {so}."),
+    ]
+    check(tmp_path, "grpo")
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ({"boxed": True}, ["\\frac{1}{2}", "2"]),
+        ({"pattern": r"\d"}, ["2", "2"]),
+        ({"pattern": r"(?:Of|It) (\S+)"}, ["\\boxed{2}", "is"]),
+        ({"after": " is "}, ["\\boxed{\\frac{1}{2}}.", "$\\boxed{2}$."]),
+        ({}, [row["solution"] for row in MATH]),
+    ],
+)
+def test_the_truth_within_a_solution(tmp_path: Path, answer: Row, found: list[str]) -> None:
+    settings = {"template": "{problem}", "answer": {"column": "solution", **answer}}
+    source = write(tmp_path / "math.jsonl", MATH)
+    assert truths(read(source, tmp_path, gives="problems", **settings)) == found
+
+
+def test_templates_ask_for_conversations_and_pairs_too(tmp_path: Path) -> None:
+    source = write(tmp_path / "gsm.jsonl", GSM)
+    settings: Row = {"system": "Be brief.", "template": "Q: {question}"}
+    columns = {"completion": "answer"}
+    rows = read(source, tmp_path, gives="conversations", columns=columns, **settings)
+    asked = [{"role": "system", "content": "Be brief."}, user(f"Q: {GSM[0]['question']}")]
+    assert rows[0] == {"messages": [*asked, assistant(GSM[0]["answer"])]}
+    columns = {"chosen": "answer", "rejected": "question"}
+    rows = read(source, tmp_path, gives="preferences", columns=columns, **settings)
+    answers = {"chosen": GSM[0]["answer"], "rejected": GSM[0]["question"]}
+    assert rows[0] == {"prompt": asked, **answers}
+
+
+@pytest.mark.parametrize(
+    ("row", "answer", "reason"),
+    [
+        ({"question": ""}, {}, "nothing in the column 'question'"),
+        ({"question": ["a"]}, {}, "neither text nor a number in the column 'question'"),
+        ({"answer": "no mark"}, {}, "no '####' in the column 'answer'"),
+        ({"answer": "####"}, {}, "no truth"),
+        ({"answer": None}, {}, "no truth"),
+        ({"answer": "1"}, {"pattern": "x"}, "no match of 'x' in the column 'answer'"),
+        ({"answer": "\\boxed{1"}, {"boxed": True}, "no \\boxed{…} in the column 'answer'"),
+    ],
+)
+def test_rows_without_what_the_settings_name(
+    tmp_path: Path, row: Row, answer: Row, reason: str
+) -> None:
+    good = {"question": "1+1?", "answer": "\\boxed{2} x #### 2"}
+    source = write(tmp_path / "rows.jsonl", [good, {**good, **row}])
+    answer = {"column": "answer", **(answer or {"after": "####"})}
+    settings: Row = {"template": "{question}", "answer": answer, "max_bad_share": 0.5}
+    assert len(read(source, tmp_path, gives="problems", **settings)) == 1
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["settings"]["left_out"] == {reason: 1}
+
+
+def test_a_prompt_or_system_message_twice_is_not_chosen_from(tmp_path: Path) -> None:
+    whole = {"q": "1+1?", "chosen": [*ASKED, assistant("2")], "rejected": [*ASKED, assistant("3")]}
+    source = write(tmp_path / "rows.jsonl", [whole])
+    with pytest.raises(UserError, match="1 with a prompt of its own beside template"):
+        read(source, tmp_path, gives="preferences", template="{q}")
+    with pytest.raises(UserError, match="1 with a system message of its own beside system"):
+        read(source, tmp_path, gives="preferences", system="Be kind.")
+
+
+def test_no_prompt_of_validation_is_trained_on(tmp_path: Path) -> None:
+    rows = [{"prompt": str(n % 40), "truth": n} for n in range(60)]
+    source = write(tmp_path / "rows.jsonl", rows)
+    settings: Row = {"gives": "problems", "validation": 10}
+    train = read(source, tmp_path, **settings)
+    held = read(source, tmp_path, split="validation", **settings)
+    assert len(held) == 10
+    asked, trained = ({row["prompt"][0]["content"] for row in split} for split in (held, train))
+    assert not asked & trained
+    assert [row["extra_info"]["index"] for row in train] == list(range(len(train)))
+    assert {row["extra_info"]["split"] for row in held} == {"validation"}
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    again = manifest["settings"]["left_out"]["a prompt of validation"]
+    assert len(train) + len(held) + again == 60
+    assert truths(read(source, tmp_path, split="validation", **settings)) == truths(held)
+    assert truths(read(source, tmp_path, **settings, seed=4)) != truths(train)
+    with pytest.raises(UserError, match="leaves none of 60 rows to train on"):
+        read(source, tmp_path, gives="problems", validation=60)
+
+
+REAL = Path(__file__).parents[3] / "../shared/data"
+
+
+@pytest.mark.skipif(not (REAL / "gsm8k").exists(), reason="needs GSM8K and MATH500")
+def test_every_row_of_gsm8k_and_math500_has_its_truth(tmp_path: Path) -> None:
+    settings: Row = {"gives": "problems", "template": "{question}", "max_bad_share": 0.0}
+    settings["answer"] = {"column": "answer", "after": "####"}
+    gsm = read(str(REAL / "gsm8k" / "train.jsonl"), tmp_path, **settings)
+    assert len(gsm) == 7473
+    assert all(re.fullmatch(r"-?[\d,.]+", truth) for truth in truths(gsm))
+    settings |= {"template": "{problem}", "answer": {"column": "solution", "boxed": True}}
+    source = REAL / "math500" / "test.jsonl"
+    math = read(str(source), tmp_path, **settings)
+    answers = [json.loads(line)["answer"] for line in source.read_text().splitlines()]
+    assert truths(math) == answers
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
         ({"gives": "problems", "where": {"a": []}}, "expected a value or a list of values"),
         ({"gives": "problems", "max_bad_share": 2}, r"must lie in \[0, 1\]"),
+        ({"gives": "problems", "template": "Answer in \\boxed{}."}, "names no column, such as"),
+        ({"gives": "problems", "template": "{a}", "columns": {"prompt": "b"}}, "exclude each"),
+        ({"gives": "problems", "answer": {"after": "#"}}, "answer: missing key 'column'"),
+        (
+            {"gives": "problems", "answer": {"column": "a", "after": "#", "boxed": True}},
+            "answer: needs at most one of: after | boxed | pattern",
+        ),
+        ({"gives": "problems", "answer": {"column": "a", "pattern": "("}}, "no regular expression"),
+        ({"gives": "problems", "answer": {"column": "a", "pattern": "(.)(.)"}}, "has 2 groups"),
+        ({"gives": "preferences", "answer": {"column": "a"}}, "only problems have a truth"),
+        ({"gives": "problems", "rows": 5, "validation": 5}, r"must be below rows \(5\)"),
         ({"gives": "problems", "files": "*"}, "unknown key 'files'"),
         ({"gives": "conversations", "columns": {"truth": "x"}}, "messages, prompt, completion"),
     ],

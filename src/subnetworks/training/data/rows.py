@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from subnetworks.core.validation import shown
 from subnetworks.training.data.files import Line, Row, Unusable, table
 from subnetworks.training.data.schemas import columns, converted, numbered
 from subnetworks.training.data.sources import RowSettings
+
+Names = Mapping[str, str]
 
 
 @dataclass
@@ -49,7 +52,8 @@ def take(source: str, files: Sequence[Path], settings: RowSettings, origin: str)
     """Rows of some files, in the order of the files, as their settings say.
 
     Those that `where` leaves are shuffled, the first `rows` of them are taken, and those of them
-    that no run can use are left out. What is shuffled is held in memory.
+    that no run can use are left out. What is shuffled is held in memory. What of them is kept for
+    validation has no prompt in common with what is trained on.
 
     Args:
         source: what to call the files in messages.
@@ -59,20 +63,20 @@ def take(source: str, files: Sequence[Path], settings: RowSettings, origin: str)
     Raises:
         UserError: a column is absent, or more rows than `max_bad_share`, or all, are unusable.
     """
-    lines: Iterator[Line] = _matching(source, files, settings)
+    lines: Iterator[tuple[Line, Names]] = _matching(source, files, settings)
     if settings.shuffle:
         held = list(lines)
         random.Random(f"{settings.seed}/shuffle").shuffle(held)
         lines = iter(held)
     left_out, kept, taken = _LeftOut(), [], 0
-    for line in lines:
+    for line, names in lines:
         if taken == settings.rows:
             break
         taken += 1
         try:
             if isinstance(line.content, Unusable):
                 raise line.content
-            kept.append(converted(line.content, settings, origin))
+            kept.append(converted(line.content, names, settings, origin))
         except Unusable as reason:
             left_out.add(line, reason)
     bad = taken - len(kept)
@@ -86,15 +90,53 @@ def take(source: str, files: Sequence[Path], settings: RowSettings, origin: str)
             f"({settings.max_bad_share:g}) allows: {left_out}; mend them, leave them out by "
             "where, or raise max_bad_share"
         )
-    return Taken({"train": numbered(kept, settings, "train")}, left_out.counts)
+    splits = {"train": kept}
+    if settings.validation is not None:
+        splits = _split(source, kept, settings.validation, settings.seed)
+        if again := len(kept) - sum(map(len, splits.values())):
+            left_out.counts["a prompt of validation"] = again
+    return Taken(
+        {split: numbered(rows, settings, split) for split, rows in splits.items()}, left_out.counts
+    )
 
 
-def _matching(source: str, files: Sequence[Path], settings: RowSettings) -> Iterator[Line]:
-    """The rows that `where` leaves, with our names for the wanted columns."""
+def _split(source: str, rows: Sequence[Row], validation: int, seed: int) -> dict[str, list[Row]]:
+    """Rows to train on, and others drawn from `seed`, whose prompts are none to train on.
+
+    Raises:
+        UserError: no row would be left to train on.
+    """
+    drawn: set[int] = set()
+    if validation < len(rows):
+        drawn = set(random.Random(f"{seed}/validation").sample(range(len(rows)), validation))
+    held = [row for index, row in enumerate(rows) if index in drawn]
+    asked = {_prompt(row) for row in held}
+    train = [row for row in rows if _prompt(row) not in asked]
+    if not held or not train:
+        raise UserError(
+            f"{source}: validation ({validation}) leaves none of {len(rows)} rows to train on; "
+            "lower it"
+        )
+    return {"train": train, "validation": held}
+
+
+def _prompt(row: Row) -> str:
+    """What a row asks: a conversation's messages up to the first answer."""
+    asked = row["prompt"] if "prompt" in row else row["messages"]
+    before = takewhile(lambda message: message["role"] != "assistant", asked)
+    return repr(list(before if "messages" in row else asked))
+
+
+def _matching(
+    source: str, files: Sequence[Path], settings: RowSettings
+) -> Iterator[tuple[Line, Names]]:
+    """The rows that `where` leaves, with the wanted columns, and these columns by ours."""
+    answer = [settings.answer.column] if settings.answer else []
     for path in files:
         file = table(path)
         names = columns(settings, file.columns)
-        wanted = list(dict.fromkeys([*names.values(), *settings.where]))
+        used = list(dict.fromkeys([*names.values(), *settings.fields, *answer]))
+        wanted = list(dict.fromkeys([*used, *settings.where]))
         if absent := [name for name in wanted if name not in file.columns]:
             raise UserError(
                 f"{source}: {path.name} has no column {absent[0]!r}; it has: "
@@ -103,10 +145,9 @@ def _matching(source: str, files: Sequence[Path], settings: RowSettings) -> Iter
         for line in file.rows(wanted):
             content = line.content
             if isinstance(content, Unusable):
-                yield line
+                yield line, names
             elif all(_is(content.get(key), value) for key, value in settings.where.items()):
-                row = {ours: content.get(theirs) for ours, theirs in names.items()}
-                yield replace(line, content=row)
+                yield replace(line, content={key: content.get(key) for key in used}), names
 
 
 def _is(cell: Any, value: Any) -> bool:

@@ -1,25 +1,31 @@
 """From the columns that others use, TRL's among them, to the schemas that runs read."""
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from subnetworks.grading.boxes import last_boxed
 from subnetworks.training.data.files import Row, Unusable
-from subnetworks.training.data.sources import RowSettings
+from subnetworks.training.data.sources import FIELDS, Extraction, RowSettings
 
 
 def columns(settings: RowSettings, known: Collection[str]) -> dict[str, str]:
     """The file's column for each of ours that is read, given those that it has.
 
     Conversations are `messages`, or `prompt` and `completion`; a problem's truth is in `truth` or
-    verl's `reward_model`; the prompt of a pair may be within whole conversations.
+    verl's `reward_model`; the prompt of a pair may be within whole conversations. What the settings
+    make of other columns (`template`, `answer`) is not among ours.
     """
     told = settings.columns
     match settings.gives:
         case "conversations":
             halves = ("prompt", "completion")
-            apart = "messages" not in told and (
-                any(name in told for name in halves)
-                or ("messages" not in known and all(name in known for name in halves))
+            apart = settings.template is not None or (
+                "messages" not in told
+                and (
+                    any(name in told for name in halves)
+                    or ("messages" not in known and all(name in known for name in halves))
+                )
             )
             names: tuple[str, ...] = halves if apart else ("messages",)
         case "problems":
@@ -30,20 +36,74 @@ def columns(settings: RowSettings, known: Collection[str]) -> dict[str, str]:
             names = ("chosen", "rejected")
             if "prompt" in told or "prompt" in known:
                 names = ("prompt", *names)
-    return {name: told.get(name, name) for name in names}
+    made = {"prompt": settings.template, "truth": settings.answer}
+    return {name: told.get(name, name) for name in names if made.get(name) is None}
 
 
-def converted(row: Row, settings: RowSettings, origin: str) -> Row:
-    """A row by our columns in the schema that a run reads.
+def converted(cells: Row, names: Mapping[str, str], settings: RowSettings, origin: str) -> Row:
+    """A row in the schema that a run reads.
 
     Args:
+        cells: the row by the file's columns.
+        names: as `columns` gives them.
         origin: what the row is from, for verl's `data_source`.
 
     Raises:
         Unusable: no run can use it.
     """
+    row = {ours: cells[theirs] for ours, theirs in names.items()}
+    if settings.template is not None:
+        row["prompt"] = FIELDS.sub(lambda field: _field(field, cells), settings.template)
+    if settings.answer is not None:
+        row["truth"] = _extracted(cells[settings.answer.column], settings.answer)
     made = _CONVERT[settings.gives](row)
+    asked = "messages" if settings.gives == "conversations" else "prompt"
+    if settings.template is not None and made[asked][0]["content"] != row["prompt"]:
+        raise Unusable("a prompt of its own beside template")
+    if settings.system is not None:
+        if made[asked][0]["role"] == "system":
+            raise Unusable("a system message of its own beside system")
+        made[asked] = [{"role": "system", "content": settings.system}, *made[asked]]
     return {"data_source": origin, **made} if settings.gives == "problems" else made
+
+
+def _field(field: re.Match[str], cells: Row) -> str:
+    """What stands in a template for a column in braces, or for doubled braces."""
+    name = field[1]
+    if name is None:
+        return field[0][0]
+    if cells[name] in (None, ""):
+        raise Unusable(f"nothing in the column {name!r}")
+    return _plain(cells[name], f"the column {name!r}")
+
+
+def _extracted(cell: Any, answer: Extraction) -> str | None:
+    """The truth within a text; None if there is no text."""
+    if cell is None:
+        return None
+    text = _plain(cell, f"the column {answer.column!r}")
+    if answer.boxed:
+        found = last_boxed(text)
+        what = "\\boxed{…}"
+    elif answer.pattern is not None:
+        matches = list(re.finditer(answer.pattern, text))
+        found = (matches[-1][matches[-1].re.groups]) if matches else None
+        what = f"match of {answer.pattern!r}"
+    elif answer.after is not None:
+        _, mark, rest = text.rpartition(answer.after)
+        found = rest if mark else None
+        what = repr(answer.after)
+    else:
+        found, what = text, ""
+    if found is None:
+        raise Unusable(f"no {what} in the column {answer.column!r}")
+    return found.strip()
+
+
+def _plain(cell: Any, where: str) -> str:
+    if not isinstance(cell, str | int | float):
+        raise Unusable(f"neither text nor a number in {where}")
+    return str(cell)
 
 
 def numbered(rows: Sequence[Row], settings: RowSettings, split: str) -> list[Row]:
@@ -76,12 +136,11 @@ def _problem(row: Row) -> Row:
         truth = truth.get("ground_truth")
     if truth in (None, "", []):
         raise Unusable("no truth")
-    if not isinstance(truth, str | int | float):
-        raise Unusable("a truth that is neither text nor a number")
+    truth = _plain(truth, "its truth")
     prompt = _messages(row["prompt"])
     if not prompt:
         raise Unusable("no prompt")
-    return {"prompt": prompt, "reward_model": {"style": "rule", "ground_truth": str(truth)}}
+    return {"prompt": prompt, "reward_model": {"style": "rule", "ground_truth": truth}}
 
 
 def _pair(row: Row) -> Row:

@@ -1,5 +1,6 @@
 """What data of files and of the Hub, and data sampled from a policy, may be set to."""
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -36,6 +37,40 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 
 
+FIELDS = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")
+"""A template's columns in braces; doubled braces are single ones, and `{}` is itself."""
+
+
+class Extraction(SettingsModel):
+    """Where the truth of a problem is, in a text that has more."""
+
+    column: str = Field(description="The files' column.")
+    after: str | None = Field(None, description="What follows the last of these, such as ####.")
+    boxed: bool = Field(False, description="The last \\boxed{…}.")
+    pattern: str | None = Field(
+        None, description="The last match of a regular expression, or of its one group."
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.after is not None) + self.boxed + (self.pattern is not None) > 1:
+            raise wrong("needs at most one of: after | boxed | pattern")
+        if self.after == "":
+            raise wrong("after: expected a text, got ''", "after")
+        if self.pattern is not None:
+            try:
+                groups = re.compile(self.pattern).groups
+            except re.error as error:
+                raise wrong(f"pattern: no regular expression ({error})", "pattern") from None
+            if groups > 1:
+                raise wrong(
+                    f"pattern: has {groups} groups, and one at most says what is meant; write the "
+                    "others as (?:…)",
+                    "pattern",
+                )
+        return self
+
+
 class RowSettings(SettingsModel):
     """Which rows of some files are taken, and what they become."""
 
@@ -43,12 +78,24 @@ class RowSettings(SettingsModel):
     columns: dict[str, str] = Field(
         {}, description="The files' column for each of ours that has another name there."
     )
+    system: str | None = Field(None, description="A system message before every prompt.")
+    template: str | None = Field(
+        None,
+        description="What the user says, with the files' columns in braces: "
+        "`{question} Answer in \\boxed{}.` Other braces with something inside are doubled.",
+    )
+    answer: Extraction | None = Field(
+        None, description="Where a problem's truth is, if no column is just that."
+    )
     where: dict[str, Values] = Field(
         {}, description="Only rows whose columns have these values; of a list, any of them."
     )
     shuffle: bool = Field(False, description="Take the rows in an order drawn from seed.")
-    seed: Count = Field(0, description="Of shuffle.")
+    seed: Count = Field(0, description="Of shuffle and validation.")
     rows: Positive | None = Field(None, description="Only the first so many.")
+    validation: Positive | None = Field(
+        None, description="So many of these rows, drawn from seed, are not trained on."
+    )
     max_bad_share: Share = Field(
         0.01, description="More rows than this share that no run can use end the job."
     )
@@ -58,7 +105,24 @@ class RowSettings(SettingsModel):
         for name in self.columns:
             if name not in COLUMNS[self.gives]:
                 raise wrong(f"columns: {not_allowed(name, COLUMNS[self.gives])}", "columns")
+        if self.template is not None:
+            if not self.fields:
+                raise wrong("template: names no column, such as {question}", "template")
+            if twice := [name for name in ("prompt", "messages") if name in self.columns]:
+                raise wrong(f"template and columns.{twice[0]} exclude each other", "template")
+        if self.answer is not None:
+            if self.gives != "problems":
+                raise wrong(f"answer: only problems have a truth, not {self.gives}", "answer")
+            if "truth" in self.columns:
+                raise wrong("answer and columns.truth exclude each other", "answer")
+        if self.validation is not None and self.rows is not None and self.validation >= self.rows:
+            raise wrong(f"validation: must be below rows ({self.rows})", "validation")
         return self
+
+    @property
+    def fields(self) -> list[str]:
+        """The columns that the template names."""
+        return [name for name in FIELDS.findall(self.template or "") if name]
 
 
 class LocalSettings(RowSettings):
