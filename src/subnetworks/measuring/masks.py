@@ -12,17 +12,17 @@ import hashlib
 import json
 import math
 import os
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
 from subnetworks.checkpoints.formats.safetensors import read_tensors
 from subnetworks.checkpoints.storage import Span, Tensor
+from subnetworks.checkpoints.writing import header
 from subnetworks.core.errors import UserError
 from subnetworks.core.files import atomic_path
 
@@ -138,17 +138,15 @@ class Writer:
 
     def __init__(self, path: Path, shapes: Shapes, metadata: Mapping[str, str]) -> None:
         self._shapes = {name: list(shape) for name, shape in shapes.items()}
-        self._offsets: dict[str, int] = {}
-        position = 0
-        for name, shape in self._shapes.items():
-            self._offsets[name] = position
-            position += packed_size(shape)
-        self._room = len(self._header(metadata)) + self._SLACK
-        self._room += -self._room % 8
+        sizes = {name: packed_size(shape) for name, shape in self._shapes.items()}
+        self._entries = {name: ("U8", (size,), size) for name, size in sizes.items()}
+        self._data = len(self._header(metadata)) + self._SLACK
+        *begins, end = accumulate(sizes.values(), initial=self._data)
+        self._offsets = dict(zip(sizes, begins, strict=True))
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-        os.truncate(self._descriptor, 8 + self._room + position)
+        os.truncate(self._descriptor, end)
 
-    def _header(self, metadata: Mapping[str, str]) -> bytes:
+    def _header(self, metadata: Mapping[str, str], room: int = 0) -> bytes:
         n = sum(math.prod(shape) for shape in self._shapes.values())
         facts = {
             "format": FORMAT,
@@ -156,17 +154,12 @@ class Writer:
             **{key: str(value) for key, value in metadata.items()},
             "shapes": json.dumps(self._shapes, separators=(",", ":")),
         }
-        header: dict[str, Any] = {"__metadata__": facts}
-        for name, shape in self._shapes.items():
-            size = packed_size(shape)
-            begin = self._offsets[name]
-            header[name] = {"dtype": "U8", "shape": [size], "data_offsets": [begin, begin + size]}
-        return json.dumps(header, separators=(",", ":")).encode()
+        return header(self._entries, facts, room)
 
     def write(self, name: str, packed: np.ndarray, start: int = 0) -> None:
         """Write packed bytes of a parameter from byte `start`; bits past its end must be zero."""
         view = memoryview(np.ascontiguousarray(packed).data).cast("B")
-        offset = 8 + self._room + self._offsets[name] + start
+        offset = self._offsets[name] + start
         while view:
             done = os.pwrite(self._descriptor, view, offset)
             view, offset = view[done:], offset + done
@@ -177,9 +170,9 @@ class Writer:
 
     def finish(self, metadata: Mapping[str, str]) -> None:
         """Write the header; `metadata` may differ from the one announced in its digits only."""
-        header = self._header(metadata)
-        assert len(header) <= self._room, "the announced metadata was too short"
-        os.pwrite(self._descriptor, struct.pack("<Q", self._room) + header.ljust(self._room), 0)
+        written = self._header(metadata, self._data)
+        assert len(written) == self._data, "the announced metadata was too short"
+        os.pwrite(self._descriptor, written, 0)
 
     def close(self) -> None:
         """Close the file."""

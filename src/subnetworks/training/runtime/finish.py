@@ -29,9 +29,9 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor of a checkpoint's folder, from the headers alone.
 
     Raises:
-        UserError: the folder has no safetensors file or no config.json.
+        UserError: the folder has no safetensors file or no config.json, or such a file is damaged.
     """
-    from safetensors import safe_open
+    from subnetworks import checkpoints
 
     files = sorted(folder.glob("*.safetensors"))
     if not files or not (folder / "config.json").exists():
@@ -41,9 +41,8 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         )
     found = {}
     for file in files:
-        with safe_open(file, "np") as handle:
-            for name in handle.keys():  # noqa: SIM118 (not a mapping)
-                found[name] = tuple(handle.get_slice(name).get_shape())
+        with checkpoints.open(file) as opened:
+            found.update({name: tensor.shape for name, tensor in opened.tensors.items()})
     return found
 
 
