@@ -182,7 +182,7 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[int]:
     if os.path.lexists(path) and not _is_lock(path):
         raise UserError(f"{path}: a lock would lie here, but this file is none; move it away")
     deadline = time.monotonic() + _LOCK_PATIENCE_S
-    while not (file := _try_lock(path)):
+    while not (file := try_lock(path)):
         if time.monotonic() > deadline:
             holder = ""
             with contextlib.suppress(OSError):
@@ -213,8 +213,27 @@ def _is_lock(path: Path) -> bool:
     return held is not False and re.fullmatch(r"(process \d+ on \S*\n?)?", held) is not None
 
 
-def _try_lock(path: Path) -> IO[str] | None:
-    """The file `path`, locked and still of that name; None if another process has it."""
+@contextmanager
+def alone(path: Path) -> Iterator[bool]:
+    """Wait to be the only process in such a block; gives whether `path` can be locked at all.
+
+    The file stays there: nobody can tell whether others wait for it. On a file system without locks
+    the block is run all the same.
+    """
+    with open(path, "a") as file:
+        held = True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            held = False
+        yield held
+
+
+def try_lock(path: Path) -> IO[str] | None:
+    """The file `path`, locked and still of that name; None if another process has it.
+
+    The lock is kept until the file is closed, and its descriptor's copies in other processes.
+    """
     file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (closed by whoever holds the lock)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,6 +1,5 @@
 """A vLLM server for one checkpoint, as a context manager that leaves nothing behind."""
 
-import fcntl
 import json
 import os
 import secrets
@@ -19,6 +18,7 @@ from typing import IO
 
 from subnetworks.checkpoints.manifest import trusts
 from subnetworks.core.errors import UserError
+from subnetworks.core.files import try_lock
 from subnetworks.evaluation import engine, serving, watchdog
 from subnetworks.evaluation.machine import Machine
 
@@ -227,13 +227,7 @@ def reserve_port() -> tuple[int, IO[str]]:
         port = free_port()
         path = Path(tempfile.gettempdir()) / f"subnetworks-port-{port}.lock"
         try:
-            file = open(path, "w")  # noqa: SIM115 (closed when the server has stopped)
+            if file := try_lock(path):  # closed when the server has stopped
+                return port, file
         except PermissionError:  # another user's
             continue
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-                return port, file
-        except OSError:
-            pass
-        file.close()

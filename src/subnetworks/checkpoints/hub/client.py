@@ -1,6 +1,5 @@
 """The Hub: what a repository holds at a revision, and its files here, each verified."""
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -10,14 +9,14 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from subnetworks.checkpoints.hub.sources import Source
 from subnetworks.core.errors import UserError
-from subnetworks.core.files import canonical_json, write_json
+from subnetworks.core.files import alone, canonical_json, write_json
 
 # Files fetched, and hashed, at a time.
 _WORKERS = 8
@@ -331,20 +330,16 @@ def _wrong(storage: Path, folder: Path, entry: Entry, anew: bool) -> list[str]:
 def _alone(storage: Path) -> Iterator[None]:
     """One process at a time in a repository's folder; others wait, and then find it all there."""
     guard = storage / ".subnetworks" / "guard"
-    try:
-        guard.parent.mkdir(parents=True, exist_ok=True)
-        file = open(guard, "a")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise UserError(
-            f"{storage}: cannot be written ({error.strerror}); name another folder "
-            "(config.yaml: cache, or --cache)"
-        ) from error
-    with file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            pass  # a file system without locks: the client's own care must do
-        else:
+            guard.parent.mkdir(parents=True, exist_ok=True)
+            held = stack.enter_context(alone(guard))
+        except OSError as error:
+            raise UserError(
+                f"{storage}: cannot be written ({error.strerror}); name another folder "
+                "(config.yaml: cache, or --cache)"
+            ) from error
+        if held:
             # Left by a download that was killed; nobody can go on from it.
             for left in storage.glob("blobs/*.incomplete"):
                 if time.time() - left.stat().st_mtime > 3600:

@@ -6,7 +6,6 @@ owner/name@revision GLOB`) the `commit` and, of every file that is fetched, its 
 no secret, and belongs under version control beside the experiment.
 """
 
-import fcntl
 import json
 import os
 import re
@@ -20,7 +19,7 @@ from subnetworks.checkpoints.hub import client
 from subnetworks.checkpoints.hub.client import Content, Entry
 from subnetworks.checkpoints.hub.sources import Source, safe
 from subnetworks.core.errors import UserError
-from subnetworks.core.files import write_json
+from subnetworks.core.files import alone, write_json
 
 FORMAT = "subnetworks-lock-1"
 NEW = "new"  # in place of an entry's digest: the lock had none
@@ -144,9 +143,7 @@ def require_planned(source: str, planned: str, entry: Entry) -> None:
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.guard"), "a") as guard:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(guard, fcntl.LOCK_EX)
+    with alone(path.with_name(f".{path.name}.guard")):
         yield
 
 
