@@ -165,23 +165,31 @@ def test_devices_that_do_not_divide_a_batch_are_refused(copy: Path) -> None:
     )
 
 
-def test_data_of_ones_own_are_read_by_any_path(copy: Path) -> None:
+def test_data_of_ones_own_are_read_by_any_path_and_mixed(copy: Path) -> None:
     (copy / "own").mkdir()
     for name in ("a", "b"):
         (copy / "own" / f"train {name}.jsonl").write_text("{}\n")
     entry = {"path": "own/train *.jsonl", "gives": "preferences", "where": {"level": [1, "{x}"]}}
     base = {"base": {"make": "base"}}
+    made = {"make": "foreign_preferences"}
+    more = {"made": made, "both": {"mix": {"pairs": 1, "made": 0.5}, "seed": 1}}
     (copy / "experiments" / "own.yaml").write_text(
-        yaml.safe_dump({"checkpoints": base, "datasets": {"pairs": entry}})
+        yaml.safe_dump({"checkpoints": base, "datasets": {"pairs": entry, **more}})
     )
     done = run_snakemake(
         *("-n", "-p", "--workflow-profile", "none", "--cores", "1", "--config", "experiment=own"),
-        *("--", "results/own/data/pairs/manifest.json"),
+        *("--", "results/own/data/both/manifest.json"),
         folder=copy,
     )
-    assert planned(done)["read_dataset"] == 1
+    jobs = planned(done)
+    assert (jobs["read_dataset"], jobs["make_dataset"], jobs["mix_dataset"]) == (1, 1, 1)
     said = done.stdout + done.stderr
     assert "fetch-data 'own/train *.jsonl' --output results/own/data/pairs" in said
+    assert (
+        "mix --part made=results/own/data/made --part pairs=results/own/data/pairs"
+        " --output results/own/data/both --settings "
+        """'{"seed":1,"weights":{"made":0.5,"pairs":1}}'"""
+    ) in said
 
 
 def test_the_order_of_keys_reruns_nothing() -> None:

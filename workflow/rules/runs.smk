@@ -151,6 +151,39 @@ rule sample_dataset:
         " --accelerator {params.accelerator:q} 2> >(tee {log} >&2)"
 
 
+rule mix_dataset:
+    """Mix rows of several data sets in the proportions of their weights.
+
+    Needs: the data sets. Gives: a Parquet file.
+    """
+    input:
+        environment("measure"),
+        unpack(reads(inputs.of_mixture, "dataset")),
+    output:
+        manifest="<results>/data/{dataset}/manifest.json",
+    log:
+        "<results>/logs/data/{dataset}.log",
+    wildcard_constraints:
+        dataset=names(EXPERIMENT.with_source("datasets", "mix")),
+    conda:
+        conda("measure")
+    threads: 1
+    resources:
+        mem_mb=growing(8000),
+        runtime=growing(60),
+    params:
+        folder=subpath(output.manifest, parent=True),
+        parts=lambda wildcards, input: " ".join(
+            f"--part {Path(part).parent.name}={Path(part).parent}" for part in input.parts
+        ),
+        settings=lambda wildcards: options.of_mixture(EXPERIMENT.datasets[wildcards.dataset]),
+    message:
+        "Mixing the data set {wildcards.dataset}"
+    shell:
+        "in_stage measure python -m subnetworks mix {params.parts}"
+        " --output {params.folder} --settings {params.settings:q} 2> >(tee {log} >&2)"
+
+
 rule train:
     """Train one run with verl; if it names a mask, within that subnetwork only.
 

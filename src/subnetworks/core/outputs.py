@@ -49,6 +49,7 @@ _KINDS = {
     "delta": ("apply",),
     "convert": ("convert",),
     "sample": ("sample",),
+    "mix": ("mix",),
 }
 _UNFINISHED = re.compile(r"\.manifest\.json(\.meta\.json)?\.[^/]+-\d+\.part")
 _PIECE = 1 << 22

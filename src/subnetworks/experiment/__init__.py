@@ -361,6 +361,8 @@ def _check_references(experiment: Experiment, origin: Origin) -> None:
             check(f"datasets.{name}.policy", entry["policy"], ends, "checkpoint")
         if "sample" in entry:
             check(f"datasets.{name}.sample", entry["sample"], experiment.datasets, "dataset")
+        for part in entry.get("mix", {}):
+            check(f"datasets.{name}.mix", part, experiment.datasets, "dataset")
     for name, run in experiment.runs.items():
         check(f"runs.{name}.init", run["init"], ends, "checkpoint")
         check(f"runs.{name}.data", run["data"], experiment.datasets, "dataset")
@@ -414,6 +416,7 @@ def _check_cycles(experiment: Experiment) -> None:
             for key, kind in (("policy", "checkpoints"), ("sample", "datasets"))
             if key in entry
         ]
+        needs[f"datasets.{name}"] += [f"datasets.{part}" for part in entry.get("mix", {})]
     for name, entry in experiment.checkpoints.items():
         needs[f"checkpoints.{name}"] = [f"checkpoints.{entry['base']}"] if "base" in entry else []
     for name, run in experiment.runs.items():

@@ -12,7 +12,7 @@ from typing import Any, Self
 from subnetworks.core.errors import UserError
 from subnetworks.evaluation.tasks import rows
 from subnetworks.experiment import Experiment, mask_checkpoint, mask_sources
-from subnetworks.experiment.models import Benchmark, LocalData, Machine
+from subnetworks.experiment.models import Benchmark, LocalData, Machine, Mixture
 from subnetworks.training.data import files
 from subnetworks.training.data.sources import RejectionSettings
 from subnetworks.training.settings import (
@@ -76,6 +76,11 @@ def check(experiment: Experiment, machine: Machine, modules: Modules) -> None:
                 files.located(data.path)
             except UserError as error:
                 raise experiment.error(("datasets", name, "path"), str(error)) from None
+        if isinstance(data, Mixture):
+            needed = _gives(experiment, name)
+            for part in data.mix:
+                place = ("datasets", name, "mix", part)
+                _check_kind(experiment, place, part, needed, "a mixture that begins with them")
     for name, run in experiment.models["runs"].items():
         _check_run(experiment, name, run, machine, modules)
     for name, benchmark in experiment.models["benchmarks"].items():
@@ -151,19 +156,22 @@ def _check_verl(
 def _check_kind(
     experiment: Experiment, place: tuple[str, ...], data: str, needed: str, whose: str
 ) -> None:
-    entry = experiment.datasets[data]
-    gives = entry.get("gives") or _MADE.get(entry.get("make", ""), "conversations")
+    gives = _gives(experiment, data)
     if gives != needed:
-        fit = [
-            name
-            for name, other in experiment.datasets.items()
-            if (other.get("gives") or _MADE.get(other.get("make", ""), "conversations")) == needed
-        ]
+        fit = [name for name in experiment.datasets if _gives(experiment, name) == needed]
         raise experiment.error(
             place,
             f"{data!r} has {gives}, but {whose} needs {needed}; there are: "
             f"{', '.join(fit) or 'none'}",
         )
+
+
+def _gives(experiment: Experiment, data: str) -> str:
+    """What a data set has: conversations, problems or preferences."""
+    entry = experiment.datasets[data]
+    if "mix" in entry:
+        return _gives(experiment, next(iter(entry["mix"])))
+    return str(entry.get("gives") or _MADE.get(entry.get("make", ""), "conversations"))
 
 
 def _rows(experiment: Experiment, data: str) -> int | None:

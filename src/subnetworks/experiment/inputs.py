@@ -53,6 +53,11 @@ def own_files(experiment: Experiment, name: str) -> list[str]:
     return [str(file) for file in files.located(experiment.datasets[name]["path"])]
 
 
+def of_mixture(experiment: Experiment, name: str) -> Files:
+    """The data sets that are mixed."""
+    return {"parts": [dataset(part) for part in sorted(experiment.datasets[name]["mix"])]}
+
+
 def of_run(experiment: Experiment, name: str) -> Files:
     """What a run starts from, its data, and the mask it trains within, if it has one."""
     run = experiment.runs[name]

@@ -19,7 +19,12 @@ from subnetworks.evaluation.machine import Serving
 from subnetworks.evaluation.settings import Settings as BenchmarkSettings
 from subnetworks.mini import settings as mini
 from subnetworks.training.algorithms import ALGORITHMS
-from subnetworks.training.data.sources import HubSettings, LocalSettings, RejectionSettings
+from subnetworks.training.data.sources import (
+    HubSettings,
+    LocalSettings,
+    MixtureRows,
+    RejectionSettings,
+)
 from subnetworks.training.settings import Accelerator, Lengths, Settings, check_lengths
 
 if TYPE_CHECKING:
@@ -150,10 +155,19 @@ class LocalData(LocalSettings):
     )
 
 
+class Mixture(MixtureRows):
+    """Rows of several data sets."""
+
+    mix: Annotated[dict[Name, Above], Field(min_length=2)] = Field(
+        description="The data sets with their weights: parts of all rows, against each other."
+    )
+
+
 DATASETS: dict[str, type[SettingsModel]] = {
     "sample": SampledData,
     "hub": HubData,
     "path": LocalData,
+    "mix": Mixture,
 }
 
 

@@ -66,6 +66,12 @@ def of_mask(entry: Mapping[str, Any], files: Mapping[str, Any]) -> str:
     return f"{operation} {sources}"
 
 
+def of_mixture(entry: Mapping[str, Any]) -> str:
+    """The settings of a mixture."""
+    rest = {key: value for key, value in entry.items() if key != "mix"}
+    return canonical_json({"weights": entry["mix"], **rest})
+
+
 def of_made_rows(entry: Mapping[str, Any]) -> str:
     """How the rows of a benchmark are made."""
     return canonical_json({key: value for key, value in entry.items() if key in _MADE_KEYS})

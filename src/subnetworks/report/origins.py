@@ -12,8 +12,8 @@ from subnetworks.core.errors import UserError
 Record = dict[str, Any]
 # The verbs in the order of the data.
 _VERBS = (
-    "fetch fetch-data make sample train measure rank mask overlap trajectory transfer evaluate "
-    "table figure"
+    "fetch fetch-data make sample mix train measure rank mask overlap trajectory transfer "
+    "evaluate table figure"
 ).split()
 
 

@@ -23,7 +23,7 @@ PARTS = {
     "artefacts": "tables and figures",
 }
 _WHOLE = {
-    **dict.fromkeys(("fetch", "fetch-data", "make"), "data"),
+    **dict.fromkeys(("fetch", "fetch-data", "make", "mix"), "data"),
     **dict.fromkeys(("table", "figure"), "artefacts"),
     "sample": "sampling",
 }

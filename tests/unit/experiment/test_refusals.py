@@ -371,6 +371,42 @@ def test_a_mistake_in_data_of_ones_own_is_one_line(
     assert "\n" not in str(refused.value)
 
 
+MIXED = """\
+  talks: { mix: { these: 1, styled: 2 }, rows: 64 }
+  these: { make: demonstrations }
+  styled: { make: foreign_demonstrations }"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("", "", None),
+        ("these: 1", "those: 1", "5: datasets.talks.mix: no dataset 'those' (did you mean 'these"),
+        (", styled: 2", "", "5: datasets.talks.mix: needs at least 2, got {'these': 1}"),
+        ("these: 1", "these: 0", "5: datasets.talks.mix.these: must be above 0, got 0"),
+        ("styled: 2", "sums: 2", "5: datasets.talks.mix.sums: 'sums' has problems, but a mixture "),
+        ("styled: 2", "talks: 2", "cycle datasets.talks -> datasets.talks; break it"),
+        ("rows: 64", "rows: 4", "batch_size (8) exceeds what the data set 'talks' has (4)"),
+    ],
+)
+def test_mixtures_are_of_other_data_sets_of_one_kind(
+    folder: Path, old: str, new: str, message: str | None
+) -> None:
+    path = folder / "small.yaml"
+    mixed = MIXED.replace(old, new) if old else MIXED
+    path.write_text(SMALL.replace("  talks: { make: demonstrations, rows: 64 }", mixed))
+    if message is None:
+        experiment = load(path)
+        checks.check(experiment, MACHINE, checks.Modules([folder]))
+        parts = inputs.of_mixture(experiment, "talks")["parts"]
+        assert parts == ["data/styled/manifest.json", "data/these/manifest.json"]
+        return
+    with pytest.raises(UserError) as refused:
+        checks.check(load(path), MACHINE, checks.Modules([folder]))
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize(("old", "new", "message"), REFUSED)
 def test_a_mistake_is_one_line(folder: Path, old: str, new: str | bytes, message: str) -> None:
     assert SMALL.count(old) >= 1, old

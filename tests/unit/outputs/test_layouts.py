@@ -185,6 +185,13 @@ def _fetch_data(place):
     return [*line, '{"gives": "conversations"}'], {out: "fetch-data"}, []
 
 
+def _mix(place):
+    folders, out = [place("first"), place("second")], place("own/mixed")
+    parts = [word for n, folder in enumerate(folders) for word in ("--part", f"p{n}={folder}")]
+    line = ["mix", *parts, "--output", out, "--settings", '{"weights": {"p0": 1, "p1": 1}}']
+    return line, {out: "mix"}, folders
+
+
 def _make(place):
     out = place("own/made")
     return ["make", "problems", "--output", out, "--settings", '{"rows": 4}'], {out: "make"}, []
@@ -264,6 +271,7 @@ VERBS = {
     "fetch": _fetch,
     "fetch-data": _fetch_data,
     "make": _make,
+    "mix": _mix,
     "sample": _sample,
     "table": _table,
     "figure": _figure,
@@ -286,7 +294,7 @@ def stand_in(patch, cached):
     from subnetworks import artefacts, experiment, report
     from subnetworks.checkpoints.hub import client
     from subnetworks.evaluation import harness
-    from subnetworks.training.data import hub_data, rejection
+    from subnetworks.training.data import hub_data, mixture, rejection
     from subnetworks.training.runtime import run
 
     patch.setattr(os, "fsync", lambda descriptor: None)
@@ -304,6 +312,10 @@ def stand_in(patch, cached):
         return cached, entry
 
     patch.setattr(hub_data, "download", download)
+
+    patch.setattr(mixture, "verify", lambda folder: None)
+    patch.setattr(mixture, "sha256", lambda file: "x")
+    patch.setattr(mixture, "_read", lambda *_: ("conversations", [{"messages": messages}]))
 
     problem = {"prompt": [], "reward_model": {"ground_truth": "1"}}
     patch.setattr(rejection, "verify", lambda folder: None)

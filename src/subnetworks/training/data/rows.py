@@ -3,14 +3,13 @@
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from subnetworks.core.errors import UserError
 from subnetworks.core.validation import shown
 from subnetworks.training.data.files import Line, Row, Unusable, table
-from subnetworks.training.data.schemas import columns, converted, numbered
+from subnetworks.training.data.schemas import asked, columns, converted, numbered
 from subnetworks.training.data.sources import RowSettings
 
 Names = Mapping[str, str]
@@ -96,7 +95,8 @@ def take(source: str, files: Sequence[Path], settings: RowSettings, origin: str)
         if again := len(kept) - sum(map(len, splits.values())):
             left_out.counts["a prompt of validation"] = again
     return Taken(
-        {split: numbered(rows, settings, split) for split, rows in splits.items()}, left_out.counts
+        {split: numbered(rows, settings.gives, split) for split, rows in splits.items()},
+        left_out.counts,
     )
 
 
@@ -110,21 +110,14 @@ def _split(source: str, rows: Sequence[Row], validation: int, seed: int) -> dict
     if validation < len(rows):
         drawn = set(random.Random(f"{seed}/validation").sample(range(len(rows)), validation))
     held = [row for index, row in enumerate(rows) if index in drawn]
-    asked = {_prompt(row) for row in held}
-    train = [row for row in rows if _prompt(row) not in asked]
+    known = {asked(row) for row in held}
+    train = [row for row in rows if asked(row) not in known]
     if not held or not train:
         raise UserError(
             f"{source}: validation ({validation}) leaves none of {len(rows)} rows to train on; "
             "lower it"
         )
     return {"train": train, "validation": held}
-
-
-def _prompt(row: Row) -> str:
-    """What a row asks: a conversation's messages up to the first answer."""
-    asked = row["prompt"] if "prompt" in row else row["messages"]
-    before = takewhile(lambda message: message["role"] != "assistant", asked)
-    return repr(list(before if "messages" in row else asked))
 
 
 def _matching(

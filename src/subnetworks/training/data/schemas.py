@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from subnetworks.grading.boxes import last_boxed
 from subnetworks.training.data.files import Row, Unusable
-from subnetworks.training.data.sources import FIELDS, Extraction, RowSettings
+from subnetworks.training.data.sources import FIELDS, Extraction, Gives, RowSettings
 
 
 def columns(settings: RowSettings, known: Collection[str]) -> dict[str, str]:
@@ -67,6 +68,13 @@ def converted(cells: Row, names: Mapping[str, str], settings: RowSettings, origi
     return {"data_source": origin, **made} if settings.gives == "problems" else made
 
 
+def asked(row: Row) -> str:
+    """What a row asks, as a text: a conversation's messages up to the first answer."""
+    if "messages" not in row:
+        return repr(row["prompt"])
+    return repr(list(takewhile(lambda one: one["role"] != "assistant", row["messages"])))
+
+
 def _field(field: re.Match[str], cells: Row) -> str:
     """What stands in a template for a column in braces, or for doubled braces."""
     name = field[1]
@@ -106,9 +114,9 @@ def _plain(cell: Any, where: str) -> str:
     return str(cell)
 
 
-def numbered(rows: Sequence[Row], settings: RowSettings, split: str) -> list[Row]:
+def numbered(rows: Sequence[Row], gives: Gives, split: str) -> list[Row]:
     """The rows of a split as they are written: problems have their number, as verl wants it."""
-    if settings.gives != "problems":
+    if gives != "problems":
         return list(rows)
     return [
         {**row, "extra_info": {"index": index, "split": split}} for index, row in enumerate(rows)

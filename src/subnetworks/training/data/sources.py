@@ -139,6 +139,23 @@ class HubSettings(RowSettings):
     )
 
 
+class MixtureRows(SettingsModel):
+    """Which rows a mixture has."""
+
+    rows: Positive | None = Field(
+        None, description="How many in all; by default as many as there can be, each once."
+    )
+    seed: Count = Field(0, description="Of which rows are taken, and of their order.")
+
+
+class MixtureSettings(MixtureRows):
+    """How data sets are mixed."""
+
+    weights: Annotated[dict[str, Above], Field(min_length=2)] = Field(
+        description="Of each data set by name: its rows' part of all rows, against the others'."
+    )
+
+
 class RejectionSettings(SettingsModel):
     """What is sampled of a policy's answers, and what is kept of them.
 
