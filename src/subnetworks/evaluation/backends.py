@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from subnetworks.core.errors import UserError
+from subnetworks.core.processor import leave_out_compiler
 from subnetworks.evaluation import engine, watchdog
 from subnetworks.evaluation.machine import Machine
 from subnetworks.evaluation.server import Server
@@ -78,6 +79,8 @@ def opened(
             # No second process that could outlive this one.
             quiet = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
             engine.apply({**engine.environment(machine, scratch), **quiet})
+            if machine.kind == "cpu":
+                leave_out_compiler()
             from subnetworks.evaluation.inprocess import vllm_model
 
             model = vllm_model(checkpoint, machine, context)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from subnetworks.core.processor import WITHOUT_COMPILER
 from subnetworks.evaluation.machine import Machine
 
 
@@ -45,7 +46,7 @@ def environment(machine: Machine, scratch: Path) -> dict[str, str]:
         "OMP_NUM_THREADS": str(machine.threads),
     }
     if machine.kind == "cpu":
-        found |= {
+        found |= WITHOUT_COMPILER | {
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "VLLM_CACHE_ROOT": str(scratch),
             "CUDA_VISIBLE_DEVICES": "",

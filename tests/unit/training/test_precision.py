@@ -1,6 +1,9 @@
 """What a run computes in: native bf16, bf16 weights in float32, or float32."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -228,3 +231,32 @@ def test_onednn_may_be_kept_from_bf16(monkeypatch):
 
 def test_a_processor_has_a_name():
     assert processor.name().strip()
+
+
+# Four tokens of 64, two of which the compiled code never draws.
+DRAWN = """
+import torch
+from subnetworks.core.processor import leave_out_compiler
+if {leave_out}:
+    leave_out_compiler()
+from vllm.v1.sample.ops.topk_topp_sampler import compiled_random_sample
+torch.manual_seed(0)
+logits = torch.full((4096, 64), -30.0)
+logits[:, [3, 10, 32, 63]] = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
+drawn = torch.bincount(compiled_random_sample(logits), minlength=64) / 4096
+assert (drawn[[3, 10, 32, 63]] - torch.tensor([0.4, 0.3, 0.2, 0.1])).abs().max() < 0.03, drawn
+"""
+
+
+@pytest.mark.parametrize("by", ["variable", "call"])
+def test_vllm_draws_every_token_where_there_is_only_avx2(by):
+    """As for requests without a seed; four standard deviations are 0.03."""
+    pytest.importorskip("vllm")
+    variables = {**os.environ, "ATEN_CPU_CAPABILITY": "avx2"}
+    if by == "variable":
+        variables |= processor.WITHOUT_COMPILER
+    code = DRAWN.format(leave_out=by == "call")
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=variables, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-1500:]

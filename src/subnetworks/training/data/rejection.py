@@ -10,6 +10,7 @@ from subnetworks.checkpoints.manifest import trusts, verify
 from subnetworks.core import datasets, outputs
 from subnetworks.core.errors import UserError
 from subnetworks.core.precision import of_serving
+from subnetworks.core.processor import leave_out_compiler
 from subnetworks.core.provenance import recorded
 from subnetworks.core.validation import parse
 from subnetworks.training.data import rewards
@@ -136,6 +137,8 @@ def generate(
         prompts: tokens of each prompt.
     """
     os.environ |= _ENVIRONMENT[machine.kind]
+    if machine.kind == "cpu":
+        leave_out_compiler()
     os.environ.setdefault("OMP_NUM_THREADS", str(machine.threads))
     from vllm import LLM, SamplingParams
     from vllm.inputs import TokensPrompt
