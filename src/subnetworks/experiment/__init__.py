@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from subnetworks.checkpoints.hub.sources import DATA_FILES, Source
+from subnetworks.checkpoints.hub.sources import Source, data_files
 from subnetworks.core.errors import UserError
 from subnetworks.core.validation import Origin, Place, SettingsModel, hint, parse, quoted, shown
 from subnetworks.experiment import models, reading
@@ -84,7 +84,8 @@ class Experiment:
         entry = getattr(self, section)[name]
         revision = entry.get("revision", "main")
         if section == "datasets":
-            return Source(entry["hub"], revision, "dataset", entry.get("files", DATA_FILES))
+            chosen = data_files(*(entry.get(key) for key in ("files", "configuration", "split")))
+            return Source(entry["hub"], revision, "dataset", chosen)
         code, inside = entry.get("trust_remote_code", False), entry.get("folder", "")
         return Source(entry["hub"], revision, code=code, inside=inside)
 

@@ -129,6 +129,67 @@ def test_columns_of_other_names_and_a_row_without_a_truth(hub, tmp_path):
     assert row["reward_model"]["ground_truth"] == "2"
 
 
+def lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+@pytest.fixture
+def grown(hub):
+    """A data set of two configurations, and one of other formats."""
+    more = [{"question": f"{n}+1?", "answer": f"#### {n + 1}"} for n in range(4)]
+    files = {
+        "main/train-00000-of-00001.parquet": parquet(more[:2]),
+        "main/test-00000-of-00001.parquet": parquet(more[2:]),
+        "main/pretrain-00000-of-00001.parquet": parquet(GSM),
+        "socratic/train-00000-of-00001.parquet": parquet(more[3:]),
+        "README.md": b"#",
+    }
+    hub.commit("owner/configured", files)
+    csv = b"question,answer\n9+1?,#### 10\n"
+    hub.commit("owner/formats", {"train.jsonl": lines(more), "val.csv": csv, "train.csv": csv})
+    return hub
+
+
+ASKED = {"gives": "problems", "template": "{question}"}
+ASKED["answer"] = {"column": "answer", "after": "####"}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "found"),
+    [
+        ("configured", {"configuration": "main"}, ["1", "2"]),
+        ("configured", {"configuration": "main", "split": "test"}, ["3", "4"]),
+        ("configured", {"split": "test"}, ["3", "4"]),
+        ("configured", {"configuration": "socratic"}, ["4"]),
+        ("configured", {"files": "*/t*.parquet"}, ["3", "4", "1", "2", "4"]),
+        ("formats", {"files": "*.jsonl"}, ["1", "2", "3", "4"]),
+        ("formats", {"split": "val"}, ["10"]),
+    ],
+)
+def test_configurations_splits_and_formats(grown, tmp_path, name, settings, found):
+    done = fetch(grown, f"hub:owner/{name}@main", tmp_path, **ASKED, **settings)
+    assert done.returncode == 0, done.stderr
+    assert [row["reward_model"]["ground_truth"] for row in rows(tmp_path)] == found
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("configured", {"split": "train"}, "several folders (main, socratic); name one by config"),
+        ("configured", {}, "several folders (main, socratic); name one by configuration"),
+        ("configured", {"configuration": "other"}, "no file in it matches 'other/train[-_./]*'"),
+        ("configured", {"files": "*.md"}, "matches '*.md'; there are: README.md"),
+        ("formats", {"split": "train"}, "several formats (.csv, .jsonl); name one by files"),
+        ("formats", {"files": "x", "split": "train"}, "files excludes configuration and split"),
+        ("formats", {"split": "*"}, "split: expected a name, or a path of names, got '*'"),
+    ],
+)
+def test_what_may_be_the_rows_of_several_is_refused(grown, tmp_path, name, settings, words):
+    done = fetch(grown, f"hub:owner/{name}@main", tmp_path, **ASKED, **settings)
+    assert done.returncode == 2
+    assert words in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("source", "settings", "words"),
     [

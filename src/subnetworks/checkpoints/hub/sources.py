@@ -39,6 +39,22 @@ _SOURCE = re.compile(
 )
 
 
+def data_files(
+    files: str | None = None, configuration: str | None = None, split: str | None = None
+) -> str:
+    """The glob over a data set's files, if it is named, or that of a configuration's split.
+
+    As the Hub lays them out, a configuration is a folder, and a split begins the name of a file or
+    folder in it: `main/train-00000-of-00001.parquet`, `main/train.jsonl`, `main/train/0.parquet`.
+    """
+    if files is not None:
+        return files
+    if configuration is None and split is None:
+        return DATA_FILES
+    within = "*" if configuration is None else f"{configuration}/"
+    return f"{within}{split or 'train'}[-_./]*"
+
+
 @dataclass(frozen=True)
 class Source:
     """A repository of the Hub at a revision.

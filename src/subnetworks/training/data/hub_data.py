@@ -1,6 +1,7 @@
 """Data sets from the Hub, rewritten in the schemas that runs read."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from subnetworks.core import datasets, outputs
 from subnetworks.core.errors import UserError
 from subnetworks.core.validation import parse
 from subnetworks.training.data import rows
+from subnetworks.training.data.files import FORMATS
 from subnetworks.training.data.sources import HubSettings
 
 
@@ -40,12 +42,10 @@ def fetch(
     """
     outputs.claim("fetch-data", folders=[output], beside=[cache, lock])
     settings = parse(HubSettings, values, f"settings of {source}")
-    wanted = replace(parse_source(source), kind="dataset", files=settings.files)
+    wanted = replace(parse_source(source), kind="dataset", files=settings.pattern)
     folder, entry = download(wanted, cache, lock, anew=True)
     locks.require_planned(source, planned, entry)
-    files = [folder / name for name in sorted(entry.files) if name.endswith(".parquet")]
-    if not files:
-        raise UserError(f"{source}: no Parquet file matches {settings.files!r}")
+    files = [folder / name for name in _chosen(source, sorted(entry.files), settings)]
     taken = rows.take(source, files, settings, "hub")
     with outputs.folder(output, "fetch-data") as made:
         datasets.write(
@@ -60,6 +60,37 @@ def fetch(
                 "planned": planned,
                 "left_out": dict(taken.left_out),
                 **settings.model_dump(),
+                "files": settings.pattern,
             },
         )
     return f"{source}: {taken}"
+
+
+def _chosen(source: str, names: Sequence[str], settings: HubSettings) -> list[str]:
+    """Those of a repository's files that are rows of one data set.
+
+    Raises:
+        UserError: there are none, or they may be the same rows in two formats, or the rows of
+            several configurations.
+    """
+    chosen = [name for name in names if Path(name).suffix in FORMATS]
+    if settings.split is not None or settings.configuration is not None:
+        split = settings.split or "train"
+        chosen = [name for name in chosen if re.search(rf"(^|/){re.escape(split)}[-_./]", name)]
+    if not chosen:
+        raise UserError(
+            f"{source}: no file of {', '.join(FORMATS)} matches {settings.pattern!r}; there are: "
+            f"{', '.join(names)}"
+        )
+    for what, remedy, found in (
+        ("formats", "files", {Path(name).suffix for name in chosen}),
+        ("folders", "configuration", {str(Path(name).parent) for name in chosen}),
+    ):
+        named = settings.configuration is not None or settings.files is not None
+        if len(found) > 1 and (what == "formats" or not named):
+            raise UserError(
+                f"{source}: {settings.pattern!r} matches files of several {what} "
+                f"({', '.join(sorted(found))}); name one by {remedy}"
+                + (", or all by files" if what == "folders" else "")
+            )
+    return chosen

@@ -1,17 +1,18 @@
 """What data of files and of the Hub, and data sampled from a policy, may be set to."""
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from subnetworks.checkpoints.hub.sources import DATA_FILES
+from subnetworks.checkpoints.hub.sources import DATA_FILES, data_files
 from subnetworks.core.validation import (
     Above,
     Count,
     Positive,
     SettingsModel,
     Share,
+    matching,
     not_allowed,
     shown,
     wrong,
@@ -19,6 +20,11 @@ from subnetworks.core.validation import (
 from subnetworks.training.settings import OneReward
 
 Gives = Literal["conversations", "problems", "preferences"]
+if TYPE_CHECKING:
+    Part = str
+else:
+    _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+    Part = matching(f"{_NAME}(/{_NAME})*", "a name, or a path of names")
 Value = str | int | float | bool
 
 
@@ -132,11 +138,30 @@ class LocalSettings(RowSettings):
 class HubSettings(RowSettings):
     """Which rows of a data set on the Hub are taken, and what they become."""
 
-    files: str = Field(DATA_FILES, description="A glob over its Parquet files.")
+    configuration: Part | None = Field(
+        None, description="Its folder of that name; needed where the files are in several."
+    )
+    split: Part | None = Field(None, description="What the names of its files begin with (train).")
+    files: str | None = Field(
+        None,
+        description="Instead of these, a glob over its files (.jsonl, .json, .csv, .parquet); by "
+        f"default `{DATA_FILES}`.",
+    )
     # Others' data are as they are: what is left out is counted, and refused only on demand.
     max_bad_share: Share = Field(
         1.0, description="More rows than this share that no run can use end the job."
     )
+
+    @model_validator(mode="after")
+    def _either(self) -> Self:
+        if self.files is not None and (self.configuration or self.split) is not None:
+            raise wrong("files excludes configuration and split, which it says itself", "files")
+        return self
+
+    @property
+    def pattern(self) -> str:
+        """The glob over the files that are fetched."""
+        return data_files(self.files, self.configuration, self.split)
 
 
 class MixtureRows(SettingsModel):
