@@ -11,9 +11,9 @@ from typing import Any
 
 from subnetworks.core.errors import UserError
 from subnetworks.core.processor import leave_out_compiler
-from subnetworks.evaluation import engine, watchdog
+from subnetworks.evaluation import engine
 from subnetworks.evaluation.machine import Machine
-from subnetworks.evaluation.server import Server
+from subnetworks.evaluation.server import GRACE_S, Server
 
 
 @dataclass
@@ -64,7 +64,7 @@ def opened(
 
             def explain(error: Exception, during: str) -> UserError | None:
                 lost = isinstance(error, ClientConnectionError)
-                if server.ended(within_s=2 * watchdog.GRACE_S if lost else 0):
+                if server.ended(within_s=2 * GRACE_S if lost else 0):
                     return server.failure(f"the server died during {during}")
                 if isinstance(error, ClientError | TimeoutError):
                     words = str(error) or type(error).__name__

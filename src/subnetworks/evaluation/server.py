@@ -17,11 +17,14 @@ from types import TracebackType
 from typing import IO
 
 from subnetworks.checkpoints.manifest import trusts
+from subnetworks.core import watchdog
 from subnetworks.core.errors import UserError
 from subnetworks.core.files import try_lock
-from subnetworks.evaluation import engine, serving, watchdog
+from subnetworks.evaluation import engine, serving
 from subnetworks.evaluation.machine import Machine
 
+# How long a server that is no longer wanted may take to end by itself.
+GRACE_S = 5.0
 _ATTEMPTS = 3
 _TAIL = 12
 
@@ -89,7 +92,7 @@ class Server:
         self._port, self._reserved = reserve_port()
         folder = Path(tempfile.mkdtemp(prefix="subnetworks-server-"))
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        watch = [sys.executable, "-I", watchdog.__file__, "--remove", str(folder), "--"]
+        watch = [sys.executable, "-I", watchdog.__file__, str(GRACE_S), str(folder)]
         try:
             with open(self._log, "wb") as log:
                 self._process = subprocess.Popen(
@@ -185,7 +188,7 @@ class Server:
             assert process.stdin is not None
             process.stdin.close()
             try:
-                process.wait(timeout=watchdog.GRACE_S + 10)
+                process.wait(timeout=GRACE_S + 10)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -20,7 +20,7 @@ import pyarrow.parquet  # noqa: E402
 
 import subnetworks  # noqa: E402
 from subnetworks.core.errors import UserError  # noqa: E402
-from subnetworks.evaluation import harness, keeping, watchdog  # noqa: E402
+from subnetworks.evaluation import harness, keeping, server  # noqa: E402
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 MACHINE = {
@@ -90,7 +90,7 @@ def check_server(word: str, log: Path) -> list[int]:
         pid
         for pid in pids
         if b"\0serve\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        and b"--remove" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        and b"watchdog.py" not in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
     line = Path(f"/proc/{serving}/cmdline").read_text().split("\0")
     assert line[line.index("--host") + 1] == "127.0.0.1"
@@ -156,7 +156,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
         assert len(pids) >= 1
         client.send_signal(signal.SIGKILL)
         client.wait()
-        assert gone(pids, watchdog.GRACE_S + 600)
+        assert gone(pids, server.GRACE_S + 600)
         assert gone(processes_with(checkpoint.name), 600)  # the watchdog goes last
     finally:
         client.kill()

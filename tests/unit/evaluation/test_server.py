@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import pytest
 from conftest import gone, processes_with, running
 
+from subnetworks.core import watchdog
 from subnetworks.core.errors import UserError
-from subnetworks.evaluation import server, watchdog
+from subnetworks.evaluation import server
 from subnetworks.evaluation.machine import Machine
 
 CPU = Machine(kind="cpu")
@@ -31,7 +32,7 @@ def test_nothing_outlives_a_client_that_is_killed(number: signal.Signals, tmp_pa
     folder.mkdir()
     client = (
         "import subprocess, sys, time\n"
-        f"watch = [sys.executable, {watchdog.__file__!r}, '--remove', {str(folder)!r}, '--']\n"
+        f"watch = [sys.executable, {watchdog.__file__!r}, '{server.GRACE_S}', {str(folder)!r}]\n"
         f"subprocess.Popen([*watch, sys.executable, '-c', {STUBBORN!r}], stdin=subprocess.PIPE,"
         " start_new_session=True)\n"
         "time.sleep(600)\n"
@@ -44,7 +45,7 @@ def test_nothing_outlives_a_client_that_is_killed(number: signal.Signals, tmp_pa
         assert all(running(pid) for pid in pids)
         process.send_signal(number)
         process.wait()
-        assert gone(pids, watchdog.GRACE_S + 600)
+        assert gone(pids, server.GRACE_S + 600)
         deadline = time.monotonic() + 600
         while folder.exists() and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -105,7 +106,9 @@ def test_a_server_that_was_killed_has_ended(
         serving.wait()
         assert not serving.ended(within_s=0)
         for pid in processes_with(serving.name):
-            if "--remove" not in Path(f"/proc/{pid}/cmdline").read_text():  # the watchdog lives
+            if (
+                watchdog.__file__ not in Path(f"/proc/{pid}/cmdline").read_text()
+            ):  # the watchdog lives
                 os.kill(pid, signal.SIGKILL)
         assert serving.ended(within_s=600)
 

@@ -11,8 +11,9 @@ import pytest
 
 pytest.importorskip("rich")
 
+from subnetworks.core import watchdog
 from subnetworks.core.errors import UserError
-from subnetworks.training.runtime import guard, process
+from subnetworks.training.runtime import process
 from subnetworks.training.runtime.job import Command
 from subnetworks.training.runtime.log import StepsLog
 
@@ -175,12 +176,12 @@ def test_progress_off_a_terminal_is_plain_lines(tmp_path, capfd):
     assert "2.00 s/step" in lines[0]
 
 
-def test_the_trainer_does_not_outlive_its_guard(tmp_path):
+def test_the_trainer_does_not_outlive_its_watchdog(tmp_path):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     trainer = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     run = subprocess.Popen(
-        [sys.executable, guard.__file__, str(scratch), sys.executable, "-c", trainer],
+        [sys.executable, watchdog.__file__, "0", str(scratch), sys.executable, "-c", trainer],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -26,8 +26,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from subnetworks.core import watchdog
 from subnetworks.core.errors import UserError
-from subnetworks.training.runtime import guard, start
+from subnetworks.training.runtime import start
 from subnetworks.training.runtime.job import Command
 from subnetworks.training.runtime.log import Row, StepsLog
 
@@ -141,7 +142,7 @@ def run(
             last lines are printed to standard error), its loss is no number, or it made no step for
             `stall_seconds`.
     """
-    arguments = [sys.executable, guard.__file__, str(scratch), *command.arguments]
+    arguments = [sys.executable, watchdog.__file__, "0", str(scratch), *command.arguments]
     with (
         open(log_file, "ab") as output,
         _noted_termination() as terminated,
