@@ -196,6 +196,12 @@ def test_settings_tell_where_a_run_started_and_kept_to(gathered, page):
         assert words in page.text
 
 
+def test_weights_are_said_to_be_trained_in_float32_and_saved_in_bf16(page):
+    sentences = " ".join(page.text.split())
+    assert "AdamW throughout, on float32 weights." in sentences
+    assert "its checkpoint is saved in bf16 (save_dtype)" in sentences
+
+
 def test_a_job_counts_once_whatever_it_wrote(gathered):
     by_verb = {stage.verb: stage for stage in gathered.origins.stages}
     assert (by_verb["train"].jobs, by_verb["train"].seconds) == (1, 30.0)
