@@ -41,6 +41,7 @@ def hf_model(checkpoint: Path, machine: Machine, context: int) -> Any:
     """
     import torch
     from lm_eval.models.huggingface import HFLM
+    from transformers import GenerationConfig
 
     batch, cuda = machine.batch_size, machine.kind == "cuda"
     if not cuda:
@@ -52,8 +53,6 @@ def hf_model(checkpoint: Path, machine: Machine, context: int) -> Any:
 
         def _model_generate(self, context: Any, *arguments: Any, **settings: Any) -> Any:
             seed = settings.pop("seed", None)
-            # A checkpoint may ask for its own sampling (top-k, repetition penalty): not in a test.
-            settings["repetition_penalty"] = 1.0
             if settings.get("do_sample"):
                 settings |= {"top_k": 0, "top_p": 1.0}
             if seed is not None:
@@ -81,6 +80,8 @@ def hf_model(checkpoint: Path, machine: Machine, context: int) -> Any:
         batch_size=batch,
         softmax_dtype="float32",
     )
-    for name in ("min_p", "temperature", "top_k", "top_p"):
-        setattr(model.model.generation_config, name, None)
+    # A checkpoint may ask for its own decoding (penalties, beams, a length): not in a test.
+    own = model.model.generation_config
+    ends = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.model.generation_config = GenerationConfig(**ends)
     return model

@@ -25,6 +25,15 @@ from subnetworks.evaluation.machine import Machine
 
 # How long a server that is no longer wanted may take to end by itself.
 GRACE_S = 5.0
+# A checkpoint may ask for its own sampling: not in a test. Requests name their temperature.
+_NEUTRAL = {
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+}
 _ATTEMPTS = 3
 _TAIL = 12
 
@@ -114,10 +123,7 @@ class Server:
             "served_model_name": self.name,
             "host": "127.0.0.1",
             "port": self._port,
-            # A checkpoint may ask for its own sampling (top-p, repetition penalty): not in a test.
-            "override_generation_config": json.dumps(
-                {"repetition_penalty": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
-            ),
+            "override_generation_config": json.dumps(_NEUTRAL),
             "disable_uvicorn_access_log": True,
             **engine.options(self._machine, self._context),
             **({"trust_remote_code": True} if trusts(self._checkpoint) else {}),
