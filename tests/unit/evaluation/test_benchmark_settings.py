@@ -70,6 +70,61 @@ def test_bad_rows_are_named(tmp_path: Path, text: str, words: list[str]) -> None
     assert all(word in str(caught.value) for word in [str(path), *words])
 
 
+CHOICE = {"query": "q", "choices": ["a", "b"], "gold": [1]}
+AGIEVAL = {"passage": None, "question": "q", "options": ["(A)x", "(B)y"], "label": "B"}
+SCIENCE = {"Question": "q", "Correct Answer": "a"} | {
+    f"Incorrect Answer {k}": "b" for k in (1, 2, 3)
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "changed", "words"),
+    [
+        ("math500", {"problem": "p", "answer": "5", "level": 1}, {"answer": 5}, "text, got 5"),
+        ("math500", {"problem": "p", "answer": "5", "level": 1}, {"answer": " "}, "an answer"),
+        ("math500", {"problem": "p", "answer": "5", "level": 1}, {"problem": None}, "got nothing"),
+        ("gsm8k", {"question": "q", "answer": "#### 5"}, {"answer": ["5"]}, "text, got ['5']"),
+        ("aime24", {"Problem": "p", "Answer": 204}, {"Answer": 204.5}, "an answer, got 204.5"),
+        ("aime24", {"Problem": "p", "Answer": "204"}, {"Answer": True}, "an answer, got true"),
+        ("gpqa_main", SCIENCE, {"Correct Answer": 3}, "text, got 3"),
+        ("agieval_lsat_ar", CHOICE, {"choices": []}, "2 to 10 texts, got []"),
+        ("agieval_lsat_ar", CHOICE, {"choices": "ab"}, "2 to 10 texts, got 'ab'"),
+        ("agieval_lsat_ar", CHOICE, {"choices": ["a", 2]}, "2 to 10 texts"),
+        ("agieval_lsat_ar", CHOICE, {"gold": [2]}, "each from 0 to 1, got [2]"),
+        ("agieval_lsat_ar", CHOICE, {"gold": [-1]}, "each from 0 to 1, got [-1]"),
+        ("agieval_lsat_ar", CHOICE, {"gold": 1}, "in a list"),
+        ("agieval_lsat_ar", CHOICE, {"gold": []}, "in a list"),
+        ("agieval_lsat_ar", AGIEVAL, {"options": []}, "2 to 10 texts, got []"),
+        ("agieval_lsat_ar", AGIEVAL, {"options": [1, 2]}, "2 to 10 texts"),
+        ("agieval_lsat_ar", AGIEVAL, {"label": 1}, "label: 1 is none of A, B"),
+        ("agieval_lsat_ar", AGIEVAL, {"question": 7}, "question: expected text, got 7"),
+        ("agieval_lsat_ar", AGIEVAL, {"passage": 7}, "passage: expected text, got 7"),
+        ("mmlu_pro", PRO, {"options": []}, "2 to 10 texts, got []"),
+        ("mmlu_pro", PRO, {"options": list("abcdefghijk")}, "2 to 10 texts"),
+        ("mmlu_pro", PRO, {"answer": "C"}, "answer: 'C' is none of A, B"),
+        ("mmlu_pro", PRO, {"answer": "AB"}, "answer: 'AB' is none of A, B"),
+        ("mmlu_pro", PRO, {"answer": 0}, "answer: expected text, got 0"),
+    ],
+)
+def test_rows_that_cannot_be_graded_are_refused(
+    tmp_path: Path, task: str, row: dict[str, Any], changed: dict[str, Any], words: str
+) -> None:
+    path = write_rows(tmp_path / "test.jsonl", [row])
+    assert len(rows.read(path, tasks.TASKS[task])) == 1
+    write_rows(path, [row, {**row, **changed}])
+    with pytest.raises(UserError) as caught:
+        rows.read(path, tasks.TASKS[task])
+    message = str(caught.value)
+    assert message.startswith(f"{path}: line 2: {next(iter(changed))}: ")
+    assert words in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("task", tasks.TASKS.values(), ids=tasks.TASKS)
+def test_what_is_checked_of_a_row_is_there(task: tasks.Task) -> None:
+    assert {*task.texts, task.gold, task.options or task.gold} <= set(task.columns)
+
+
 def test_one_category_leaves_the_others_out(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "test.jsonl", [PRO, {**PRO, "category": "computer science"}])
     assert len(rows.read(path, tasks.TASKS["mmlu_pro"])) == 2
@@ -102,7 +157,7 @@ def test_agievals_own_schema_is_read(tmp_path: Path) -> None:
         }
     ]
     write_rows(path, [{**row, "label": "C"}])
-    with pytest.raises(UserError, match="label 'C'"):
+    with pytest.raises(UserError, match="label: 'C' is none of A, B"):
         rows.read(path, tasks.TASKS["agieval_lsat_ar"])
 
 

@@ -18,6 +18,10 @@ class Task:
             folder if it begins with "./". Most benchmarks have one part; its name is then "".
         hub: the data set on the Hub that the definition reads.
         columns: what a row must have.
+        texts: which of these are text.
+        gold: the one that holds the right answer: text or a whole number, or where there are
+            options, the right one's letter, or the places of those that are right in a list.
+        options: the one that lists the answers to choose from, if rows have them.
         chooses: whether answers are chosen by log-likelihood; else they are generated.
         metric: the score, as lm-eval's `metric,filter`.
         others: further metrics worth keeping.
@@ -37,7 +41,10 @@ class Task:
     definitions: tuple[tuple[str, str], ...]
     hub: str
     columns: tuple[str, ...]
+    texts: tuple[str, ...]
+    gold: str
     metric: str
+    options: str | None = None
     chooses: bool = False
     others: tuple[str, ...] = ()
     groups: str | None = None
@@ -58,6 +65,9 @@ def _agieval(name: str) -> Task:
         definitions=(("", f"agieval/{name}.yaml"),),
         hub=f"hails/agieval-{name}",
         columns=("query", "choices", "gold"),
+        texts=("query",),
+        gold="gold",
+        options="choices",
         chooses=True,
         metric="acc,none",
         others=("acc_norm,none",),
@@ -74,6 +84,9 @@ def _mmlu_pro(name: str, categories: list[str]) -> Task:
         ),
         hub="TIGER-Lab/MMLU-Pro",
         columns=("question", "options", "answer", "category", "cot_content"),
+        texts=("question", "answer", "category", "cot_content"),
+        gold="answer",
+        options="options",
         metric="exact_match,custom-extract",
         groups="category",
         shots=5,
@@ -83,18 +96,17 @@ def _mmlu_pro(name: str, categories: list[str]) -> Task:
     )
 
 
+_GPQA = ("Question", "Correct Answer", *(f"Incorrect Answer {k}" for k in (1, 2, 3)))
+
+
 def _gpqa(part: str) -> Task:
     return Task(
         name=f"gpqa_{part}",
         definitions=(("", f"gpqa/zeroshot/gpqa_{part}_zeroshot.yaml"),),
         hub="Idavidrein/gpqa",
-        columns=(
-            "Question",
-            "Correct Answer",
-            "Incorrect Answer 1",
-            "Incorrect Answer 2",
-            "Incorrect Answer 3",
-        ),
+        columns=_GPQA,
+        texts=_GPQA,
+        gold="Correct Answer",
         chooses=True,
         metric="acc,none",
         others=("acc_norm,none",),
@@ -111,6 +123,8 @@ TASKS: dict[str, Task] = {
             definitions=(("", "./math500.yaml"),),
             hub="HuggingFaceH4/MATH-500",
             columns=("problem", "answer", "level"),
+            texts=("problem", "answer"),
+            gold="answer",
             metric="correct,none",
             others=("math_verify,none", "string_match,none", "boxed,none"),
             groups="level",
@@ -127,6 +141,8 @@ TASKS: dict[str, Task] = {
             definitions=(("", "gsm8k/gsm8k.yaml"),),
             hub="openai/gsm8k",
             columns=("question", "answer"),
+            texts=("question", "answer"),
+            gold="answer",
             metric="exact_match,strict-match",
             others=("exact_match,flexible-extract",),
             shots=5,
@@ -139,6 +155,8 @@ TASKS: dict[str, Task] = {
             definitions=(("", "aime/aime24.yaml"),),
             hub="Maxwell-Jia/AIME_2024",
             columns=("Problem", "Answer"),
+            texts=("Problem",),
+            gold="Answer",
             metric="exact_match,none",
             max_tokens=32768,
             own_split="train",

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subnetworks.checkpoints.manifest import verify
 from subnetworks.core.errors import UserError
+from subnetworks.core.validation import shown
 from subnetworks.evaluation.tasks import Task
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 _AGIEVAL = ("passage", "question", "options", "label")
+_LETTERS = "ABCDEFGHIJ"  # of as many options as MMLU-Pro asks about
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ def read(path: str | Path, task: Task) -> list[Row]:
     that prints the label's letter, or the one at its place if none does.
 
     Raises:
-        UserError: a line is not a JSON object, a column is missing, or no row is left.
+        UserError: a line is not a JSON object, a column is missing or holds what it cannot, the
+            right answer is none of the options, or no row is left.
     """
     rows: list[Row] = []
     with open(path, encoding="utf-8") as lines:
@@ -85,6 +88,7 @@ def read(path: str | Path, task: Task) -> list[Row]:
                     f"{path}: line {number}: no column {', '.join(map(repr, missing))}; "
                     f"{task.name} reads {', '.join(task.columns)}"
                 )
+            _check(row, task, f"{path}: line {number}")
             rows.append(row)
     if task.only is not None:
         column, value = task.only
@@ -96,11 +100,61 @@ def read(path: str | Path, task: Task) -> list[Row]:
     return rows
 
 
+def _check(row: Mapping[str, Any], task: Task, where: str) -> None:
+    """What would fail at the end, or never be answered right, is refused now."""
+    for column in task.texts:
+        _check_text(row, column, where)
+    gold = row[task.gold]
+    if task.options is None:
+        if type(gold) not in (str, int) or not str(gold).strip():
+            raise UserError(f"{where}: {task.gold}: expected an answer, got {shown(gold)}")
+        return
+    options = _options(row, task.options, where)
+    if task.gold in task.texts:
+        _check_letter(row, task.gold, options, where)
+        return
+    places = range(len(options))
+    if (
+        not isinstance(gold, list)
+        or not gold
+        or not all(type(g) is int and g in places for g in gold)
+    ):
+        raise UserError(
+            f"{where}: {task.gold}: expected places of right {task.options} in a list, each from 0 "
+            f"to {places[-1]}, got {shown(gold)}"
+        )
+
+
+def _check_text(row: Mapping[str, Any], column: str, where: str) -> None:
+    if not isinstance(row[column], str):
+        raise UserError(f"{where}: {column}: expected text, got {shown(row[column])}")
+
+
+def _options(row: Mapping[str, Any], column: str, where: str) -> list[str]:
+    """The answers to choose from."""
+    options = row[column]
+    texts = isinstance(options, list) and all(isinstance(option, str) for option in options)
+    if not texts or not 2 <= len(options) <= len(_LETTERS):
+        raise UserError(
+            f"{where}: {column}: expected a list of 2 to {len(_LETTERS)} texts, "
+            f"got {shown(options)}"
+        )
+    return list(options)
+
+
+def _check_letter(row: Mapping[str, Any], column: str, options: Sequence[str], where: str) -> None:
+    letters = tuple(_LETTERS[: len(options)])
+    if row[column] not in letters:
+        raise UserError(f"{where}: {column}: {shown(row[column])} is none of {', '.join(letters)}")
+
+
 def _from_agieval(row: Mapping[str, Any], where: str) -> Row:
-    options, label = row["options"], row["label"]
-    letters = "ABCDEFG"[: len(options)]
-    if not isinstance(label, str) or label not in tuple(letters):
-        raise UserError(f"{where}: label {label!r} is none of {', '.join(letters)}")
+    options, label = _options(row, "options", where), row["label"]
+    _check_letter(row, "label", options, where)
+    _check_text(row, "question", where)
+    if row["passage"] is not None:
+        _check_text(row, "passage", where)
+    letters = _LETTERS[: len(options)]
     query = (
         f"{row['passage'] or ''}Q: {row['question']} Answer Choices: {' '.join(options)}\n"
         f"A: Among A through {letters[-1]}, the answer is"
@@ -108,7 +162,7 @@ def _from_agieval(row: Mapping[str, Any], where: str) -> Row:
     # The label is the printed letter: LogiQA lists 19 of its rows as (A), (C), (B), (D).
     printed = [i for i, option in enumerate(options) if option.startswith(f"({label})")]
     gold = printed[0] if len(printed) == 1 else letters.index(label)
-    return {"query": query, "choices": list(options), "gold": [gold]}
+    return {"query": query, "choices": options, "gold": [gold]}
 
 
 def dataset(task: str, files: Mapping[str, str], **_: object) -> "dict[str, datasets.Dataset]":
