@@ -1,9 +1,11 @@
 """What the workflow plans, without running anything."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,53 @@ def test_a_mask_is_made_of_what_the_experiment_says(copy: Path) -> None:
         f"union {folder}/masks/small.safetensors {folder}/masks/early.safetensors",
     ):
         assert f"subnetworks mask {arguments} --output" in done.stdout, arguments
+
+
+OWN = """
+checkpoints:
+  mine: { path: own/mine }
+  missing: { path: own/missing }
+benchmarks:
+  sums: { task: math500, data: own/sums.jsonl }
+evaluation:
+  mine: { benchmarks: [sums] }
+"""
+
+
+def test_own_files_that_were_overwritten_in_place_are_read_again(copy: Path) -> None:
+    (copy / "experiments" / "own.yaml").write_text(OWN)
+    (copy / "results").unlink(missing_ok=True)
+    weights, rows = copy / "own" / "mine" / "model.safetensors", copy / "own" / "sums.jsonl"
+    manifest = copy / "results" / "own" / "checkpoints" / "mine" / "manifest.json"
+    scores = "results/own/evaluation/mine/scores.json"
+    now = time.time()
+    for age, path in enumerate((rows, weights, manifest, copy / scores)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}\n")
+        os.utime(path, (now + age, now + age))
+    folder = weights.parent.stat().st_mtime_ns
+
+    def jobs() -> dict[str, int]:
+        arguments = ("-n", "--cores", "1", "--config", "experiment=own", "--", scores)
+        return planned(run_snakemake(*arguments, folder=copy))
+
+    assert not jobs().keys() & {"link_checkpoint", "evaluate"}
+    for path, rerun in ((rows, {"evaluate"}), (weights, {"link_checkpoint", "evaluate"})):
+        with open(path, "r+") as file:  # as rsync --inplace does: the folder does not change
+            file.write("[]")
+        os.utime(path, (now + 9, now + 9))
+        assert jobs().keys() & {"link_checkpoint", "evaluate"} == rerun
+    assert weights.parent.stat().st_mtime_ns == folder
+
+
+def test_a_folder_of_ones_own_that_is_missing_is_named(copy: Path) -> None:
+    (copy / "experiments" / "own.yaml").write_text(OWN)
+    (copy / "own").mkdir()
+    (copy / "own" / "sums.jsonl").touch()
+    missing = "results/own/checkpoints/missing/manifest.json"
+    done = run_snakemake("-n", "--config", "experiment=own", "--", missing, folder=copy)
+    assert done.returncode != 0
+    assert "own/missing" in done.stdout + done.stderr
 
 
 def test_changed_pins_rebuild_the_environment_and_plan_all_that_runs_in_it(copy: Path) -> None:

@@ -107,7 +107,7 @@ rule link_checkpoint:
     input:
         unpack(reads(inputs.base, "linked")),
         environment("measure"),
-        source=lambda wildcards: EXPERIMENT.checkpoints[wildcards.linked]["path"],
+        files=lambda wildcards: inputs.files_behind(EXPERIMENT.checkpoints[wildcards.linked]["path"]),
     output:
         manifest="<results>/checkpoints/{linked}/manifest.json",
     log:
@@ -119,9 +119,10 @@ rule link_checkpoint:
         conda("measure")
     params:
         folder=subpath(output.manifest, parent=True),
+        source=lambda wildcards: EXPERIMENT.checkpoints[wildcards.linked]["path"],
         options=lambda wildcards: options.of_checkpoint(EXPERIMENT, wildcards.linked, RESULTS),
     message:
-        "Linking {input.source}"
+        "Linking {params.source}"
     shell:
-        "in_stage measure python -m subnetworks fetch {input.source:q} --output {params.folder}"
+        "in_stage measure python -m subnetworks fetch {params.source:q} --output {params.folder}"
         " {params.options} 2> >(tee {log} >&2)"

@@ -37,6 +37,7 @@ rule evaluate:
     input:
         environment("evaluate"),
         unpack(reads(inputs.of_evaluation, "checkpoint")),
+        own=lambda wildcards: inputs.own_rows(EXPERIMENT, wildcards.checkpoint),
     output:
         index="<results>/evaluation/{checkpoint}/scores.json",
     log:

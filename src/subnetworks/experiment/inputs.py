@@ -24,6 +24,24 @@ def base(experiment: Experiment, name: str) -> Files:
     return {"base": checkpoint(entry["base"]) if "base" in entry else []}
 
 
+def files_behind(path: str) -> list[str]:
+    """The user's files behind a `path` or `data`, hidden ones left out: unlike their folder, they
+    show that one was overwritten in place. What is not there is given as it is."""
+    root = Path(path)
+    found = sorted(
+        str(file)
+        for file in root.rglob("*")
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts)
+    )
+    return found or [path]
+
+
+def own_rows(experiment: Experiment, checkpoint: str) -> list[str]:
+    """The user's files of rows that a checkpoint is evaluated on."""
+    asked = (experiment.benchmarks[one] for one in experiment.evaluation[checkpoint]["benchmarks"])
+    return [file for one in asked if "data" in one for file in files_behind(one["data"])]
+
+
 def dataset(name: str) -> str:
     """The file that says a data set is complete."""
     return f"data/{name}/manifest.json"

@@ -94,6 +94,24 @@ def test_jobs_read_what_the_experiment_names(experiment: Experiment) -> None:
     assert inputs.of_evaluation(experiment, "grpo")["rows"] == ["benchmarks/math500/manifest.json"]
 
 
+def test_the_users_own_files_are_read_and_not_their_folders(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    for name in ("b/c.safetensors", "a.json", ".git/x", "b/.hidden"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    files = [f"{tmp_path}/a.json", f"{tmp_path}/b/c.safetensors"]
+    assert inputs.files_behind(str(tmp_path)) == files
+    assert inputs.files_behind(files[0]) == files[:1]
+    assert inputs.files_behind("not/there") == ["not/there"]
+    assert inputs.own_rows(experiment, "grpo") == []
+    experiment.benchmarks["gsm8k"]["data"] = files[0]
+    try:
+        assert inputs.own_rows(experiment, "grpo") == files[:1]
+    finally:
+        del experiment.benchmarks["gsm8k"]["data"]
+
+
 def test_measurements_are_those_of_the_experiment_or_of_its_controls(
     experiment: Experiment,
 ) -> None:
