@@ -73,8 +73,9 @@ def resolve(name: str, entry: Mapping[str, Any], environment: Mapping[str, str],
 def conda_files(name: str, entry: Mapping[str, Any], locked: Mapping[str, str]) -> dict[str, str]:
     """The conda file, and the script run after it if pip needs help, by file name."""
     alone = [package for package in entry.get("alone", []) if package in locked]
-    lines = [HEADER.strip(), "channels:", "  - conda-forge", "  - nodefaults", "dependencies:"]
-    lines += ["  - python=3.11", "  - pip", "  - pip:"]
+    # By name, whatever further channels conda is configured with.
+    lines = [HEADER.strip(), "channels:", "  - conda-forge", "dependencies:"]
+    lines += ["  - conda-forge::python=3.11", "  - conda-forge::pip", "  - pip:"]
     if locked.get("torch", "").endswith("+cpu"):
         lines.append(f"      - --extra-index-url {build.PYTORCH_CPU_INDEX}")
     lines += [f"      - {package}=={locked[package]}" for package in locked if package not in alone]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import lock
 from subnetworks.core.environment import environments, normalised, pins
 
 ROOT = Path(__file__).parents[3]
@@ -111,6 +112,16 @@ def test_conda_file_names_no_place_but_the_publisher_of_cpu_builds(name: str) ->
     text = (ENVS / f"{name}.yaml").read_text()
     assert set(re.findall(r"\S+://\S+", text)) <= {CPU_INDEX}
     assert (CPU_INDEX in text) == pins(lock_of(name)).get("torch", "").endswith("+cpu")
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_conda_file_is_what_lock_writes_and_takes_python_from_conda_forge(name: str) -> None:
+    written = lock.conda_files(name, TABLE[name], pins(lock_of(name)))
+    assert {file: (ENVS / file).read_text() for file in written} == written
+    content = yaml.safe_load(written[f"{name}.yaml"])
+    assert content["channels"] == ["conda-forge"]  # conda 26.7 takes `nodefaults` for a channel
+    of_conda = [entry for entry in content["dependencies"] if isinstance(entry, str)]
+    assert of_conda == ["conda-forge::python=3.11", "conda-forge::pip"]
 
 
 @pytest.mark.parametrize("name", ["train-cpu", "evaluate-cpu"])
