@@ -1,12 +1,14 @@
 """Under `--sdm conda` Snakemake builds the environments from envs/*.yaml and runs jobs in them."""
 
+import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from running import ROOT, copy_checkout, run_snakemake
+from running import ENVIRONMENT, ROOT, copy_checkout, run_snakemake
 
 from subnetworks.core.environment import environments
 
@@ -18,6 +20,48 @@ STAGES = {
     "evaluate-cpu": "mini",
     "download": "paper",
 }
+
+# What Snakemake asks of a conda, and a note of how it is called.
+STAND_IN = """\
+#!{python}
+import json, os, pathlib, sys
+match sys.argv[1:]:
+    case ["info", "--json"]:
+        print(json.dumps({{"conda_prefix": {folder!r}, "platform": "linux-64"}}))
+    case ["--version"]:
+        print("conda 26.7.1")
+    case ["clean", *_]:
+        pass
+    case ["config", *_]:
+        print(json.dumps({{"get": {{"channel_priority": "strict"}}}}))
+    case ["env", "create", *_, "--file", file, "--prefix", prefix]:
+        pathlib.Path(prefix).mkdir()
+        called = {{"file": file, "alone": os.environ.get("PYTHONNOUSERSITE")}}
+        pathlib.Path({folder!r}, "called.json").write_text(json.dumps(called))
+    case _:
+        sys.exit(f"not expected: {{sys.argv}}")
+"""
+
+
+def test_conda_is_handed_the_stages_file_and_keeps_out_of_the_users_packages(
+    tmp_path: Path,
+) -> None:
+    checkout, folder = tmp_path / "checkout", tmp_path / "bin"
+    copy_checkout(checkout)
+    folder.mkdir()
+    (folder / "conda").write_text(STAND_IN.format(python=sys.executable, folder=str(folder)))
+    (folder / "conda").chmod(0o755)
+    variables = {**ENVIRONMENT, "PATH": f"{folder}:{ENVIRONMENT['PATH']}"}
+    variables.pop("PYTHONNOUSERSITE", None)
+    options = ["--cores", "1", "--sdm", "conda", "--conda-prefix", str(tmp_path / "conda")]
+    target = "results/mini/checkpoints/base/manifest.json"
+    done = run_snakemake(
+        *(*options, "--conda-create-envs-only", "--", target), folder=checkout, variables=variables
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    called = json.loads((folder / "called.json").read_text())
+    assert Path(called["file"]).read_bytes() == (ROOT / "envs" / "measure.yaml").read_bytes()
+    assert called["alone"] == "1"
 
 
 @pytest.mark.skipif(

@@ -1,10 +1,14 @@
 """Stages: what a rule depends on and calls so that it runs in its stage's environment."""
 
+import os
 import shlex
 
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
 CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+if CONDA:
+    # pip, which conda calls, would leave out of an environment what lies in ~/.local.
+    os.environ.update(PYTHONNOUSERSITE="1")
 # Stages whose packages differ between accelerators.
 ACCELERATED = ("train", "evaluate")
 
