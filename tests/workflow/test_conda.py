@@ -35,7 +35,10 @@ match sys.argv[1:]:
     case ["config", *_]:
         print(json.dumps({{"get": {{"channel_priority": "strict"}}}}))
     case ["env", "create", *_, "--file", file, "--prefix", prefix]:
-        pathlib.Path(prefix).mkdir()
+        python = pathlib.Path(prefix, "bin", "python")
+        python.parent.mkdir(parents=True)
+        python.write_text("#!/bin/sh\\nexport -p > {folder}/job.txt\\n")
+        python.chmod(0o755)
         called = {{"file": file, "alone": os.environ.get("PYTHONNOUSERSITE")}}
         pathlib.Path({folder!r}, "called.json").write_text(json.dumps(called))
     case _:
@@ -43,25 +46,28 @@ match sys.argv[1:]:
 """
 
 
-def test_conda_is_handed_the_stages_file_and_keeps_out_of_the_users_packages(
+def test_conda_is_handed_the_stages_file_and_jobs_run_in_what_it_made(
     tmp_path: Path,
 ) -> None:
-    checkout, folder = tmp_path / "checkout", tmp_path / "bin"
+    checkout, folder = tmp_path / "checkout", tmp_path / "base"
     copy_checkout(checkout)
-    folder.mkdir()
-    (folder / "conda").write_text(STAND_IN.format(python=sys.executable, folder=str(folder)))
-    (folder / "conda").chmod(0o755)
-    variables = {**ENVIRONMENT, "PATH": f"{folder}:{ENVIRONMENT['PATH']}"}
+    conda = folder / "bin" / "conda"
+    conda.parent.mkdir(parents=True)
+    conda.write_text(STAND_IN.format(python=sys.executable, folder=str(folder)))
+    conda.chmod(0o755)
+    conda.with_name("activate").write_text('export PATH="$1/bin:$PATH"\n')
+    variables = {**ENVIRONMENT, "PATH": f"{conda.parent}:{ENVIRONMENT['PATH']}"}
     variables.pop("PYTHONNOUSERSITE", None)
     options = ["--cores", "1", "--sdm", "conda", "--conda-prefix", str(tmp_path / "conda")]
     target = "results/mini/checkpoints/base/manifest.json"
-    done = run_snakemake(
-        *(*options, "--conda-create-envs-only", "--", target), folder=checkout, variables=variables
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = run_snakemake(*options, "--", target, folder=checkout, variables=variables)
+    assert "MissingOutputException" in done.stdout + done.stderr  # its Python does nothing
     called = json.loads((folder / "called.json").read_text())
     assert Path(called["file"]).read_bytes() == (ROOT / "envs" / "measure.yaml").read_bytes()
     assert called["alone"] == "1"
+    told = (folder / "job.txt").read_text().replace("'", "").replace('"', "")
+    for variable in ("STAGE=measure", "DEPLOYMENT=conda"):
+        assert f"SUBNETWORKS_{variable}\n" in told
 
 
 @pytest.mark.skipif(

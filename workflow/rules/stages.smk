@@ -46,7 +46,7 @@ def quoted(path):
 # otherwise the virtual environment goes first on the path. The command line itself refuses to run
 # under an interpreter that is not the stage's (SUBNETWORKS_STAGE).
 _ACTIVATE = (
-    ""
+    "export SUBNETWORKS_DEPLOYMENT=conda; "
     if CONDA
     else f"local folder={quoted(Path(config['environments']).resolve())}/$name; "
     'export VIRTUAL_ENV="$folder" PATH="$folder/bin:$PATH"; '

@@ -14,6 +14,8 @@ from subnetworks.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
 VARIABLE = "SUBNETWORKS_STAGE"
+# Set to `conda` by a workflow whose environments conda makes.
+DEPLOYMENT = "SUBNETWORKS_DEPLOYMENT"
 
 
 def environments(root: Path = ROOT) -> dict[str, dict[str, Any]]:
@@ -69,6 +71,23 @@ def mismatch(
     return None
 
 
+def built_by(prefix: Path | None = None) -> str:
+    """What made the environment at `prefix` (this interpreter's): conda, uv, venv, or system."""
+    prefix = prefix or Path(sys.prefix)
+    if (prefix / "conda-meta").is_dir():
+        return "conda"
+    try:
+        settings = (prefix / "pyvenv.cfg").read_text(encoding="utf-8")
+    except OSError:
+        return "system"
+    return "uv" if re.search(r"^uv *=", settings, flags=re.MULTILINE) else "venv"
+
+
+def lock_of(name: str, root: Path = ROOT) -> Path:
+    """The lock of an environment, which an installed copy of the library has not."""
+    return root / "envs" / "locks" / f"{name}.txt"
+
+
 def require(name: str, root: Path = ROOT) -> None:
     """Refuse to go on under an interpreter that is not the environment `name`.
 
@@ -85,16 +104,20 @@ def require(name: str, root: Path = ROOT) -> None:
         raise UserError(f"{VARIABLE}: no environment {name!r}; there are: {', '.join(table)}")
     reasons: dict[str, str] = {}
     for variant in variants:
-        reason = mismatch(
-            pins(root / "envs" / "locks" / f"{variant}.txt"), table[variant]["imports"]
-        )
+        reason = mismatch(pins(lock_of(variant, root)), table[variant]["imports"])
         if reason is None:
             return
         reasons[variant] = reason
     wanted, reason = next(iter(reasons.items()))
+    remedy = f"build it with `python envs/build.py {wanted}` and run .venvs/{wanted}/bin/python"
+    if os.environ.get(DEPLOYMENT) == "conda":
+        remedy = (
+            f"remove what `snakemake --sdm conda --list-conda-envs` names for envs/{wanted}.yaml, "
+            "and have Snakemake build it anew"
+        )
     raise UserError(
         f"this runs under {sys.executable}, which is not the environment `{wanted}` ({reason}): "
-        f"build it with `python envs/build.py {wanted}` and run .venvs/{wanted}/bin/python"
+        f"{remedy}"
     )
 
 

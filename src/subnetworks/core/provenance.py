@@ -16,7 +16,7 @@ from typing import Any
 
 import subnetworks
 from subnetworks.core import processor
-from subnetworks.core.environment import normalised
+from subnetworks.core.environment import VARIABLE, built_by, lock_of, normalised
 from subnetworks.core.errors import UserError
 from subnetworks.core.files import sha256, write_json
 from subnetworks.core.outputs import Output, finished, signing
@@ -134,6 +134,16 @@ def experiment() -> dict[str, Any]:
     return {"experiment": {"name": path.stem, **digests}}
 
 
+def environment() -> dict[str, str]:
+    """What made the environment this runs in, and in the workflow which one, by which lock."""
+    found = {"built_by": built_by()}
+    if name := os.environ.get(VARIABLE):
+        found["name"] = name
+        if lock_of(name).is_file():
+            found["lock_sha256"] = sha256(lock_of(name))
+    return found
+
+
 @contextmanager
 def recorded(*outputs: Output | str | os.PathLike[str], **facts: Any) -> Iterator[dict[str, Any]]:
     """Run a block and write `<output>.meta.json` beside each output once it has succeeded.
@@ -160,6 +170,7 @@ def recorded(*outputs: Output | str | os.PathLike[str], **facts: Any) -> Iterato
         "wall_time_s": round(time.perf_counter() - clock, 3),
         "peak_memory_bytes": peak_memory_bytes(),
         "python": platform.python_version(),
+        "environment": environment(),
         "machine": machine(),
         "packages": versions(),
         **extra,

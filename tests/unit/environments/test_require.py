@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from subnetworks.core.environment import VARIABLE, mismatch, pins, require, require_named
+from subnetworks.core.environment import (
+    DEPLOYMENT,
+    VARIABLE,
+    built_by,
+    mismatch,
+    pins,
+    require,
+    require_named,
+)
 from subnetworks.core.errors import UserError
 
 PYPROJECT = """\
@@ -40,6 +48,31 @@ def test_a_missing_package_is_named_with_the_remedy(tmp_path: Path) -> None:
     assert "no-such-package is missing" in message
     assert "python envs/build.py train-cpu" in message
     assert "\n" not in message
+
+
+def test_under_conda_the_remedy_is_condas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(DEPLOYMENT, "conda")
+    with pytest.raises(
+        UserError, match=r"--list-conda-envs` names for envs/train-cpu\.yaml"
+    ) as error:
+        require("train-cpu", checkout(tmp_path))
+    assert ".venvs" not in str(error.value).partition("no-such-package")[2]
+
+
+@pytest.mark.parametrize(
+    ("files", "maker"),
+    [
+        ({}, "system"),
+        ({"pyvenv.cfg": "home = /usr/bin\nuv = 0.13.8\n"}, "uv"),
+        ({"pyvenv.cfg": "home = /opt/uv = 1/bin\n"}, "venv"),
+        ({"conda-meta/history": "", "pyvenv.cfg": "uv = 0.13.8\n"}, "conda"),
+    ],
+)
+def test_what_made_an_environment(tmp_path: Path, files: dict[str, str], maker: str) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert built_by(tmp_path) == maker
 
 
 def test_another_version_is_another_environment(tmp_path: Path) -> None:

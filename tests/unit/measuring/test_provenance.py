@@ -1,5 +1,6 @@
 """What is recorded beside a result."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -9,7 +10,10 @@ from pathlib import Path
 import pytest
 
 import subnetworks
+from subnetworks.core.environment import built_by
 from subnetworks.core.provenance import recorded
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_a_record_tells_the_machine_and_how_long_and_how_much(tmp_path):
@@ -21,6 +25,20 @@ def test_a_record_tells_the_machine_and_how_long_and_how_much(tmp_path):
     assert record["machine"]["memory_bytes"] > record["peak_memory_bytes"]["self"] > 0
     assert record["wall_time_s"] >= 0
     assert (record["seed"], record["more"]) == (3, "words")
+
+
+def test_a_record_names_the_environment_and_its_lock(tmp_path, monkeypatch):
+    def environment():
+        with recorded(tmp_path / "result.json"):
+            (tmp_path / "result.json").write_text("{}")
+        return json.loads((tmp_path / "result.json.meta.json").read_text())["environment"]
+
+    monkeypatch.delenv("SUBNETWORKS_STAGE", raising=False)
+    assert environment() == {"built_by": built_by()}
+    monkeypatch.setenv("SUBNETWORKS_STAGE", "measure")
+    lock = ROOT / "envs" / "locks" / "measure.txt"
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
+    assert environment() == {"built_by": built_by(), "name": "measure", "lock_sha256": digest}
 
 
 def test_a_failed_block_leaves_no_record(tmp_path):
