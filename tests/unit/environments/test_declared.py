@@ -21,6 +21,7 @@ RUN_BY = {
     "checkpoints/hub": ("download",),
     "cli": ("download", "figures", "measure", *TRAIN, *EVALUATE),
     "core": ("download", "figures", "measure", *TRAIN, *EVALUATE),
+    "core/processor.py": ("measure", *TRAIN, *EVALUATE),
     "core/results.py": ("figures",),
     "evaluation": EVALUATE,
     "experiment": ("snakemake",),
@@ -49,7 +50,7 @@ COMES_WITH = {
     "pyyaml": "snakemake",
 }
 # Declared for users or tests, imported by none of the code.
-NOT_IMPORTED = {"jsonschema", "seaborn"}
+NOT_IMPORTED = {"jsonschema", "safetensors", "seaborn"}
 
 
 def imported(file: Path) -> Iterator[str]:
