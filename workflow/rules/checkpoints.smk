@@ -107,7 +107,9 @@ rule link_checkpoint:
     input:
         unpack(reads(inputs.base, "linked")),
         environment("measure"),
-        files=lambda wildcards: inputs.files_behind(EXPERIMENT.checkpoints[wildcards.linked]["path"]),
+        files=lambda wildcards: inputs.files_behind(
+            EXPERIMENT.checkpoints[wildcards.linked]["path"]
+        ),
     output:
         manifest="<results>/checkpoints/{linked}/manifest.json",
     log:
