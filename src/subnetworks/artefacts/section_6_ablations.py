@@ -14,7 +14,7 @@ from subnetworks.artefacts.claims import Claim, graded
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.pairing import student_95
 from subnetworks.artefacts.published import Published, Quotes
-from subnetworks.artefacts.shared import frame, percent, published_row
+from subnetworks.artefacts.shared import beside_paper, frame, percent
 from subnetworks.artefacts.sheet import Column, text
 from subnetworks.core.errors import UserError
 from subnetworks.core.results import Context
@@ -113,13 +113,10 @@ def build(context: Context) -> polars.DataFrame:
     rows: list[dict[str, Any]] = []
     blocks: dict[str, list[dict[str, Any]]] = {}
     shares: dict[str, list[list[float]]] = {}
-    reproduced = []
-    for entry in context.rows("ablations"):
+    pairs, others = beside_paper(context.rows("ablations"), paper, "setting")
+    for entry, theirs in pairs:
         runs = entry["of"]
         values = [_sparsity(context, run) for run in runs]
-        theirs = published_row(paper, "setting", entry)
-        if theirs:
-            reproduced.append(theirs["setting"])
         row = {
             "source": "here",
             "algorithm": entry.get("algorithm", runs[0].get("algorithm")),
@@ -137,7 +134,7 @@ def build(context: Context) -> polars.DataFrame:
         shares.setdefault(entry["ablation"], []).append(values)
     for ablation, block in blocks.items():
         _compare(block, shares[ablation])
-    for theirs in paper.filter(~polars.col("setting").is_in(reproduced)).to_dicts():
+    for theirs in others:
         rows.append(
             {
                 "source": "paper",

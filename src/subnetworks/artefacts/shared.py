@@ -67,14 +67,24 @@ def difference(ours: float | None, theirs: float | None) -> float | None:
     return None if ours is None or theirs is None else ours - theirs
 
 
-def published_row(
-    paper: polars.DataFrame, key: str, entry: dict[str, Any]
-) -> dict[str, Any] | None:
-    """The row of the paper that `entry` reproduces: the one whose `key` is `entry["published"]`.
+def beside_paper(
+    entries: Iterable[dict[str, Any]], paper: polars.DataFrame, key: str
+) -> tuple[list[tuple[dict[str, Any], dict[str, Any] | None]], list[dict[str, Any]]]:
+    """Each entry with the row of the paper that it reproduces, and the rows that none does.
+
+    An entry reproduces the row whose `key` is its `published`, if it has that.
 
     Raises:
         UserError: no row has that key; lists those there are.
     """
+    pairs = [(entry, _published_row(paper, key, entry)) for entry in entries]
+    reproduced = [theirs[key] for _, theirs in pairs if theirs]
+    return pairs, paper.filter(~polars.col(key).is_in(reproduced)).to_dicts()
+
+
+def _published_row(
+    paper: polars.DataFrame, key: str, entry: dict[str, Any]
+) -> dict[str, Any] | None:
     wanted = entry.get("published")
     if wanted is None:
         return None

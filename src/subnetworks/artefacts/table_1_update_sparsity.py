@@ -24,10 +24,10 @@ from subnetworks.artefacts.shared import (
     COMPARED_NOTE,
     SPARSITY_COLUMNS,
     SPARSITY_SCHEMA,
+    beside_paper,
     difference,
     frame,
     published_range,
-    published_row,
     remark_on,
     sparsity_of,
 )
@@ -98,12 +98,11 @@ def build(context: Context) -> polars.DataFrame:
     Source: Table 1.
     """
     paper = context.paper("table1_update_sparsity")
-    rows, reproduced = [], []
-    for entry in context.rows("updates"):
+    pairs, others = beside_paper(context.rows("updates"), paper, "tuned")
+    rows = []
+    for entry, theirs in pairs:
         measured = sparsity_of(context, entry["update"])
-        theirs = published_row(paper, "tuned", entry)
         if theirs:
-            reproduced.append(theirs["tuned"])
             low = high = theirs["sparsity_pct"]
         else:
             low, high = published_range(paper, entry.get("algorithm"), "sparsity_pct")
@@ -123,7 +122,7 @@ def build(context: Context) -> polars.DataFrame:
                 "remark": remark_on(context, ARTEFACT.name, theirs["tuned"]) if theirs else None,
             }
         )
-    for theirs in paper.filter(~polars.col("tuned").is_in(reproduced)).to_dicts():
+    for theirs in others:
         rows.append(
             {
                 "source": "paper",

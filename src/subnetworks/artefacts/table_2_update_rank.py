@@ -11,11 +11,11 @@ from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.published import Published, Quotes, ends
 from subnetworks.artefacts.shared import (
     COMPARED_COLUMN,
+    beside_paper,
     difference,
     frame,
     percent,
     published_range,
-    published_row,
 )
 from subnetworks.artefacts.sheet import Column, text
 from subnetworks.core.results import Context, compared_share_of, label_of
@@ -88,14 +88,13 @@ def build(context: Context) -> polars.DataFrame:
     Source: Table 2.
     """
     paper = context.paper("table2_update_rank")
-    rows, reproduced = [], []
-    for entry in context.rows("updates"):
+    pairs, others = beside_paper(context.rows("updates"), paper, "model")
+    rows = []
+    for entry, theirs in pairs:
         name = entry["update"]
         measured = context.rank(name)
         mean = percent(measured["mean_rank"])
-        theirs = published_row(paper, "model", entry)
         if theirs:
-            reproduced.append(theirs["model"])
             low = high = theirs["mean_rank_pct"]
         else:
             low, high = published_range(paper, entry.get("algorithm"), "mean_rank_pct")
@@ -119,7 +118,7 @@ def build(context: Context) -> polars.DataFrame:
                 "difference_pct": difference(mean, low) if theirs else None,
             }
         )
-    for theirs in paper.filter(~polars.col("model").is_in(reproduced)).to_dicts():
+    for theirs in others:
         rows.append(
             {
                 "source": "paper",

@@ -10,7 +10,7 @@ from subnetworks.artefacts.base import Overlap, Specification, Table, rows_of
 from subnetworks.artefacts.claims import Claim, Controlled, average, graded, left, listed, span
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.published import Published, Quotes
-from subnetworks.artefacts.shared import COMPARED_COLUMN, difference, frame, percent, published_row
+from subnetworks.artefacts.shared import COMPARED_COLUMN, beside_paper, difference, frame, percent
 from subnetworks.artefacts.sheet import Column, text
 from subnetworks.core.results import Context, compared_share_of
 
@@ -88,12 +88,11 @@ def build(context: Context) -> polars.DataFrame:
     Source: Table 4.
     """
     paper = context.paper("table4_overlap")
-    rows, reproduced = [], []
-    for entry in context.rows("overlaps"):
+    pairs, others = beside_paper(context.rows("overlaps"), paper, "varied")
+    rows = []
+    for entry, theirs in pairs:
         row = _measured(context.overlap(entry["overlap"]))
-        theirs = published_row(paper, "varied", entry)
         if theirs:
-            reproduced.append(theirs["varied"])
             row |= _published(theirs)
             for side in ("o1", "o2"):
                 row[f"difference_{side}_pct"] = difference(
@@ -101,7 +100,7 @@ def build(context: Context) -> polars.DataFrame:
                 )
         label = entry.get("label", entry["overlap"])
         rows.append({"source": "here", "label": label, "overlap": entry["overlap"], **row})
-    for theirs in paper.filter(~polars.col("varied").is_in(reproduced)).to_dicts():
+    for theirs in others:
         sparsities = {key: theirs[key] for key in ("sparsity1_pct", "sparsity2_pct")}
         row = {**_published(theirs), **sparsities}
         rows.append({"source": "paper", "label": theirs["varied"], **row})

@@ -25,9 +25,9 @@ from subnetworks.artefacts.shared import (
     COMPARED_NOTE,
     SPARSITY_COLUMNS,
     SPARSITY_SCHEMA,
+    beside_paper,
     difference,
     frame,
-    published_row,
     remark_on,
     sparsity_of,
 )
@@ -101,13 +101,12 @@ def build(context: Context) -> polars.DataFrame:
         (polars.col("model") + ", " + polars.col("method")).alias("row"),
         (polars.col("in_distribution") == "yes").alias("own"),
     )
-    rows, reproduced = [], []
-    for entry in context.rows("updates"):
+    pairs, others = beside_paper(context.rows("updates"), paper, "row")
+    rows = []
+    for entry, theirs in pairs:
         measured = sparsity_of(context, entry["update"])
-        theirs = published_row(paper, "row", entry)
         alike = paper.filter(own=entry["in_distribution"])["sparsity_pct"].to_list()
         if theirs:
-            reproduced.append(theirs["row"])
             alike = [theirs["sparsity_pct"]]
         rows.append(
             {
@@ -127,7 +126,7 @@ def build(context: Context) -> polars.DataFrame:
                 "remark": remark_on(context, ARTEFACT.name, theirs["model"]) if theirs else None,
             }
         )
-    for theirs in paper.filter(~polars.col("row").is_in(reproduced)).to_dicts():
+    for theirs in others:
         rows.append(
             {
                 "source": "paper",

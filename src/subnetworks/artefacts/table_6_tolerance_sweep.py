@@ -12,10 +12,10 @@ from subnetworks.artefacts.published import Published, Quotes, ends
 from subnetworks.artefacts.shared import (
     COMPARED_COLUMN,
     COMPARED_NOTE,
+    beside_paper,
     difference,
     frame,
     percent,
-    published_row,
     remark_on,
 )
 from subnetworks.artefacts.sheet import Column, text
@@ -72,8 +72,9 @@ def build(context: Context) -> polars.DataFrame:
     Source: Table 6.
     """
     paper = context.paper("table6_tolerance_sweep")
-    rows, reproduced = [], []
-    for entry in context.rows("updates"):
+    pairs, others = beside_paper(context.rows("updates"), paper, "tuned")
+    rows = []
+    for entry, theirs in pairs:
         measured = context.update(entry["update"])
         row: dict[str, Any] = {
             "source": "here",
@@ -88,16 +89,14 @@ def build(context: Context) -> polars.DataFrame:
             row[f"sparsity_{tolerance}_pct"] = percent(
                 measured["isclose_bf16"].get(tolerance), measured["n"]
             )
-        theirs = published_row(paper, "tuned", entry)
         if theirs:
-            reproduced.append(theirs["tuned"])
             row |= _published(context, theirs)
             for tolerance in PUBLISHED:
                 row[f"difference_{tolerance}_pct"] = difference(
                     row[f"sparsity_{tolerance}_pct"], row[f"published_{tolerance}_pct"]
                 )
         rows.append(row)
-    for theirs in paper.filter(~polars.col("tuned").is_in(reproduced)).to_dicts():
+    for theirs in others:
         label = theirs["tuned"].split("/")[-1]
         rows.append({"source": "paper", "label": label, **_published(context, theirs)})
     return frame(rows, SCHEMA)

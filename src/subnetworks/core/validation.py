@@ -97,7 +97,6 @@ def matching(pattern: str, words: str) -> Any:
 
 
 # A number such as 8.0 is whole.
-Whole = Annotated[int, BeforeValidator(_whole)]
 Count = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
 Positive = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
 AtLeastTwo = Annotated[int, Field(ge=2), BeforeValidator(_whole)]

@@ -15,8 +15,7 @@ from trl.experimental.cpo import CPOConfig, CPOTrainer  # noqa: E402
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer  # noqa: E402
 
 from subnetworks.training.data import examples  # noqa: E402
-from subnetworks.training.objectives import losses  # noqa: E402
-from subnetworks.training.objectives import preferences as objectives  # noqa: E402
+from subnetworks.training.objectives import losses, preferences  # noqa: E402
 from subnetworks.training.settings import parse_settings  # noqa: E402
 
 PAIRS = 5
@@ -128,7 +127,7 @@ def given(conversations, **more):
 
 def ours(model, conversations, settings, **more):
     data = given(conversations, **more)
-    value, metrics = objectives.loss(
+    value, metrics = preferences.loss(
         {"log_probs": log_probabilities(model, conversations)}, data, settings=settings
     )
     return value, metrics
@@ -137,7 +136,7 @@ def ours(model, conversations, settings, **more):
 def reference_of(model, conversations, settings):
     with torch.no_grad():
         scores = log_probabilities(model, conversations)
-        return objectives.answers(scores, given(conversations), settings)
+        return preferences.answers(scores, given(conversations), settings)
 
 
 def settings_of(algorithm, **more):

@@ -36,9 +36,8 @@ SETTINGS = DpoSettings
 
 def loss(log_probs: "Tensor", data: Any, settings: DpoSettings) -> "Losses":
     """See `subnetworks.training.objectives.preferences`."""
-    from subnetworks.training.objectives import losses
-    from subnetworks.training.objectives import preferences as objectives
+    from subnetworks.training.objectives import losses, preferences
 
-    chosen, rejected = objectives.answers(log_probs, data, settings).reshape(-1, 2).unbind(1)
+    chosen, rejected = preferences.answers(log_probs, data, settings).reshape(-1, 2).unbind(1)
     reference = data["reference"].reshape(-1, 2)
     return losses.dpo(chosen, rejected, reference[:, 0], reference[:, 1], settings.beta)

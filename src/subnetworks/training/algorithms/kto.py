@@ -33,11 +33,10 @@ SETTINGS = KtoSettings
 
 def loss(log_probs: "Tensor", data: Any, settings: KtoSettings) -> "Losses":
     """See `subnetworks.training.objectives.preferences`."""
-    from subnetworks.training.objectives import losses
-    from subnetworks.training.objectives import preferences as objectives
+    from subnetworks.training.objectives import losses, preferences
 
     return losses.kto(
-        objectives.answers(log_probs, data, settings),
+        preferences.answers(log_probs, data, settings),
         data["reference"],
         data["desirable"],
         data["kl"],

@@ -32,10 +32,9 @@ SETTINGS = OrpoSettings
 def loss(log_probs: "Tensor", data: Any, settings: OrpoSettings) -> "Losses":
     """The imitated text is the whole chosen conversation, and every token of the step counts alike,
     as in TRL and in the authors' code."""
-    from subnetworks.training.objectives import losses
-    from subnetworks.training.objectives import preferences as objectives
+    from subnetworks.training.objectives import losses, preferences
 
-    chosen, rejected = objectives.answers(log_probs, data, settings).reshape(-1, 2).unbind(1)
+    chosen, rejected = preferences.answers(log_probs, data, settings).reshape(-1, 2).unbind(1)
     preference, ratio = losses.odds_ratio(chosen, rejected)
     texts = losses.text_log_probabilities(log_probs.values(), log_probs.offsets())
     imitation = -texts[0::2] * (data["examples"] / data["chosen_tokens"])

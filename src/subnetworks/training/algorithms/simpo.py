@@ -32,8 +32,7 @@ SETTINGS = SimpoSettings
 
 def loss(log_probs: "Tensor", data: Any, settings: SimpoSettings) -> "Losses":
     """See `subnetworks.training.objectives.preferences`."""
-    from subnetworks.training.objectives import losses
-    from subnetworks.training.objectives import preferences as objectives
+    from subnetworks.training.objectives import losses, preferences
 
-    chosen, rejected = objectives.answers(log_probs, data, settings).reshape(-1, 2).unbind(1)
+    chosen, rejected = preferences.answers(log_probs, data, settings).reshape(-1, 2).unbind(1)
     return losses.simpo(chosen, rejected, settings.beta, settings.gamma)

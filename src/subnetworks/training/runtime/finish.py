@@ -1,6 +1,5 @@
 """From the trainer's last state to a checkpoint in the init's files, whole or not at all."""
 
-import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from subnetworks.checkpoints.manifest import trusts, write_manifest
 from subnetworks.core import outputs
 from subnetworks.core.errors import UserError
 from subnetworks.core.files import write_json
@@ -73,8 +73,7 @@ def write_checkpoint(
 
     outside = _Outside(mask) if mask else None
     # What runs its own code goes on doing so after training, and nothing else does.
-    manifest = importlib.import_module("subnetworks.checkpoints.manifest")
-    trusted = manifest.trusts(init)
+    trusted: dict[str, Any] = {"trust_remote_code": True} if trusts(init) else {}
     config = _config(init)
     with checkpoints.open(shards(saved)) as trained, outputs.folder(output, "train") as folder:
         for file in sorted(init.glob("*.safetensors")):
@@ -95,12 +94,12 @@ def write_checkpoint(
         config.pop("torch_dtype", None)
         write_json(folder / "config.json", config | {"dtype": dtype})
         # Last, and inside the folder that appears as a whole: its presence means all is there.
-        manifest.write_manifest(
+        write_manifest(
             folder,
             name=output.name,
             kind="run",
             content=identity.of_folder(folder),
-            **({"trust_remote_code": True} if trusted else {}),
+            **trusted,
         )
 
 

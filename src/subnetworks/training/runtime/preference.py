@@ -130,8 +130,7 @@ class Trainer:
         import torch
         from verl.utils import tensordict_utils as tu
 
-        from subnetworks.training.objectives import losses
-        from subnetworks.training.objectives import preferences as objectives
+        from subnetworks.training.objectives import losses, preferences
 
         settings, resume = self.settings, self.job["resume"]
         stop = Stop()
@@ -149,7 +148,7 @@ class Trainer:
             )
         if resume:
             self.worker.load_checkpoint(str(self.state / f"global_step_{resume}"))
-        self.worker.set_loss_fn(functools.partial(objectives.loss, settings=settings))
+        self.worker.set_loss_fn(functools.partial(preferences.loss, settings=settings))
         for step in range(resume + 1, settings.steps + 1):
             begin = time.perf_counter()
             rows = order[step - 1]
@@ -256,7 +255,7 @@ class Trainer:
         import torch
         from verl.utils import tensordict_utils as tu
 
-        from subnetworks.training.objectives import preferences as objectives
+        from subnetworks.training.objectives import preferences
 
         values = torch.zeros(len(sequences))
         # Equal numbers of equal batches on every rank, because sharded weights are gathered by all
@@ -269,7 +268,7 @@ class Trainer:
             batch = self.batch([sequences[index] for index in mine])
             tu.assign_non_tensor(batch, compute_loss=False)
             output = self.worker.infer_batch(batch)
-            values[mine] = objectives.answers(output["log_probs"], batch, self.settings)
+            values[mine] = preferences.answers(output["log_probs"], batch, self.settings)
         return self._merged(values)
 
     def _merged(self, values: "Tensor") -> "Tensor":

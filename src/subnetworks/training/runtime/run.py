@@ -17,7 +17,7 @@ from subnetworks.core.errors import UserError
 from subnetworks.core.files import locked, sha256
 from subnetworks.core.precision import of_training
 from subnetworks.core.provenance import recorded
-from subnetworks.training.data import checks as datasets
+from subnetworks.training.data import checks
 from subnetworks.training.engine import masking
 from subnetworks.training.runtime import (
     finish,
@@ -82,7 +82,7 @@ def train(
             starts), or the trainer failed.
     """
     if IN_STEPS.keys() & settings.keys():
-        settings = in_steps(settings, datasets.examples(data, settings.get("algorithm")))
+        settings = in_steps(settings, checks.examples(data, settings.get("algorithm")))
     parsed, machine = parse_settings(settings), parse_accelerator(accelerator or {})
     results = claim(init, data, mask, output, run_folder)
     init, data, output, run_folder = (p.resolve() for p in (init, data, output, run_folder))
@@ -221,7 +221,7 @@ def check(
     for folder in (init, data):
         verify(folder)
     shapes = finish.shapes(init)
-    datasets.check(data, settings)
+    checks.check(data, settings)
     config = json.loads((init / "config.json").read_text(encoding="utf-8"))
     if mask:
         masking.check(mask, init, shapes, tied=bool(config.get("tie_word_embeddings")))
@@ -238,7 +238,7 @@ def check(
                 f"max_response_length ({settings.max_response_length}) exceed the context of "
                 f"{init} ({context} tokens); lower one"
             )
-        datasets.check_reward(data, settings)
+        checks.check_reward(data, settings)
     return shapes
 
 
