@@ -29,18 +29,6 @@ def flags() -> frozenset[str]:
     return frozenset(found[1].split()) if found else frozenset()
 
 
-# For every process that samples by vLLM on a CPU. vLLM compiles how it draws tokens for requests
-# without a seed of their own; what torch 2.13 makes of that for AVX2 never draws some tokens.
-WITHOUT_COMPILER = {"TORCH_COMPILE_DISABLE": "1"}
-
-
-def leave_out_compiler() -> None:
-    """The same for this process, which may have imported torch already."""
-    import torch
-
-    torch.compiler.set_stance("force_eager")
-
-
 def has_bfloat16() -> bool:
     """Whether torch has bf16 arithmetic here: the processor does, and nothing forbids its use.
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from subnetworks.core.engines import leave_out_compiler
 from subnetworks.core.errors import UserError
-from subnetworks.core.processor import leave_out_compiler
 from subnetworks.evaluation import engine
 from subnetworks.evaluation.machine import Machine
 from subnetworks.evaluation.server import GRACE_S, Server

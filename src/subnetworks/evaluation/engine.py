@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from subnetworks.core.processor import WITHOUT_COMPILER
+from subnetworks.core.engines import ON_CPU, QUIET
 from subnetworks.evaluation.machine import Machine
 
 
@@ -39,15 +39,13 @@ def environment(machine: Machine, scratch: Path) -> dict[str, str]:
         scratch: a folder of this engine alone, for its sockets and caches.
     """
     found = {
-        "VLLM_NO_USAGE_STATS": "1",
+        **QUIET,
         "VLLM_RPC_BASE_PATH": str(scratch),
-        "DO_NOT_TRACK": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_NUM_THREADS": str(machine.threads),
     }
     if machine.kind == "cpu":
-        found |= WITHOUT_COMPILER | {
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        found |= ON_CPU | {
             "VLLM_CACHE_ROOT": str(scratch),
             "CUDA_VISIBLE_DEVICES": "",
         }

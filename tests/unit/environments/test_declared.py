@@ -21,7 +21,7 @@ RUN_BY = {
     "checkpoints/hub": ("download",),
     "cli": ("download", "figures", "measure", *TRAIN, *EVALUATE),
     "core": ("download", "figures", "measure", *TRAIN, *EVALUATE),
-    "core/processor.py": ("measure", *TRAIN, *EVALUATE),
+    "core/engines.py": (*TRAIN, *EVALUATE),
     "core/results.py": ("figures",),
     "evaluation": EVALUATE,
     "experiment": ("snakemake",),

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from subnetworks.core import precision, processor
+from subnetworks.core import engines, precision, processor
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("verl")
@@ -236,7 +236,7 @@ def test_a_processor_has_a_name():
 # Four tokens of 64, two of which the compiled code never draws.
 DRAWN = """
 import torch
-from subnetworks.core.processor import leave_out_compiler
+from subnetworks.core.engines import leave_out_compiler
 if {leave_out}:
     leave_out_compiler()
 from vllm.v1.sample.ops.topk_topp_sampler import compiled_random_sample
@@ -254,7 +254,7 @@ def test_vllm_draws_every_token_where_there_is_only_avx2(by):
     pytest.importorskip("vllm")
     variables = {**os.environ, "ATEN_CPU_CAPABILITY": "avx2"}
     if by == "variable":
-        variables |= processor.WITHOUT_COMPILER
+        variables |= engines.ON_CPU
     code = DRAWN.format(leave_out=by == "call")
     done = subprocess.run(
         [sys.executable, "-c", code], env=variables, capture_output=True, text=True

@@ -8,9 +8,9 @@ from typing import Any
 
 from subnetworks.checkpoints.manifest import trusts, verify
 from subnetworks.core import datasets, outputs
+from subnetworks.core.engines import ON_CPU, QUIET, leave_out_compiler
 from subnetworks.core.errors import UserError
 from subnetworks.core.precision import of_serving
-from subnetworks.core.processor import leave_out_compiler
 from subnetworks.core.provenance import recorded
 from subnetworks.core.validation import parse
 from subnetworks.training.data import rewards
@@ -172,19 +172,14 @@ def generate(
     return texts, [answer.finish_reason == "length" for answer in answers]
 
 
-_QUIET = {
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_OFFLINE": "1",
-}
+_QUIET = QUIET | {"VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1"}
 _ENVIRONMENT = {
-    # One process: the engine is ready in seconds, and no thread is pinned to a busy core.
+    # One process: the engine is ready in seconds.
     "cpu": _QUIET
+    | ON_CPU
     | {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     },
     "cuda": _QUIET,
 }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import subnetworks
+from subnetworks.core.engines import QUIET
 from subnetworks.core.precision import Arithmetic, of_training
 from subnetworks.training.runtime import nodes
 from subnetworks.training.settings import Accelerator, OnlineSettings, Settings
@@ -139,8 +140,7 @@ def environment(job: Job) -> dict[str, str]:
         "MKL_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
-        "DO_NOT_TRACK": "1",
-        "VLLM_NO_USAGE_STATS": "1",
+        **QUIET,
         "RAY_USAGE_STATS_ENABLED": "0",
         # Each run has a Ray of its own, that no other user of the machine may enter.
         "RAY_AUTH_TOKEN": secrets.token_hex(32),

@@ -2,7 +2,7 @@
 
 import sys
 
-from subnetworks.core.processor import WITHOUT_COMPILER
+from subnetworks.core.engines import ON_CPU
 from subnetworks.training.algorithms import MODULES
 from subnetworks.training.data.rewards import written
 from subnetworks.training.runtime.job import START, Command, Job, environment
@@ -23,9 +23,8 @@ def command(job: Job) -> Command:
             "RAY_worker_niceness": "0",
             # An idle worker for every logical core would cost more than it saves.
             "RAY_prestart_worker_first_driver": "0",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         }
-        | ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0", **WITHOUT_COMPILER} if on_cpu else {})
+        | ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0", **ON_CPU} if on_cpu else {})
         # Where Ray is started before its driver, it does not find out by itself that there is one.
         | ({"RAY_AUTH_MODE": "token"} if machine.nodes > 1 else {}),
     )
