@@ -9,7 +9,7 @@ from typing import Any
 from subnetworks.checkpoints.fetching import download
 from subnetworks.checkpoints.hub import locks
 from subnetworks.checkpoints.hub.sources import parse as parse_source
-from subnetworks.core import datasets, outputs
+from subnetworks.core import outputs
 from subnetworks.core.errors import UserError
 from subnetworks.core.validation import parse
 from subnetworks.training.data import rows
@@ -47,22 +47,13 @@ def fetch(
     locks.require_planned(source, planned, entry)
     files = [folder / name for name in _chosen(source, sorted(entry.files), settings)]
     taken = rows.take(source, files, settings, "hub")
-    with outputs.folder(output, "fetch-data") as made:
-        datasets.write(
-            taken.splits,
-            made,
-            name=output.absolute().name,
-            kind="hub",
-            settings={
-                "source": source,
-                "revision": entry.commit,
-                "locked": entry.digest,
-                "planned": planned,
-                "left_out": dict(taken.left_out),
-                **settings.model_dump(),
-                "files": settings.pattern,
-            },
-        )
+    origin = {
+        "source": source,
+        "revision": entry.commit,
+        "locked": entry.digest,
+        "planned": planned,
+    }
+    taken.write(output, "hub", origin, settings.model_dump() | {"files": settings.pattern})
     return f"{source}: {taken}"
 
 

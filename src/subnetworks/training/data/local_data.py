@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from subnetworks.core import datasets, outputs
+from subnetworks.core import outputs
 from subnetworks.core.files import sha256
 from subnetworks.core.validation import parse
 from subnetworks.training.data import files, rows
@@ -28,17 +28,6 @@ def read(path: str, output: Path, values: Mapping[str, Any]) -> str:
     outputs.claim("fetch-data", reads=found, folders=[output])
     settings = parse(LocalSettings, values, f"settings of {path}")
     taken = rows.take(path, found, settings, "path")
-    with outputs.folder(output, "fetch-data") as made:
-        datasets.write(
-            taken.splits,
-            made,
-            name=output.absolute().name,
-            kind="path",
-            settings={
-                "source": path,
-                "read": {str(file): sha256(file) for file in found},
-                "left_out": dict(taken.left_out),
-                **settings.model_dump(),
-            },
-        )
+    origin = {"source": path, "read": {str(file): sha256(file) for file in found}}
+    taken.write(output, "path", origin, settings.model_dump())
     return f"{path}: {taken}"

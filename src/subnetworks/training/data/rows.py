@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from subnetworks.core import datasets, outputs
 from subnetworks.core.errors import UserError
 from subnetworks.core.validation import shown
 from subnetworks.training.data.files import Line, Row, Unusable, table
@@ -45,6 +46,20 @@ class Taken:
         """In words, as commands report it."""
         words = "".join(f"; left out {count} with {why}" for why, count in self.left_out.items())
         return f"{len(self.splits['train'])} rows{words}"
+
+    def write(
+        self, output: Path, kind: str, origin: Mapping[str, Any], settings: Mapping[str, Any]
+    ) -> None:
+        """Write them as the data set `output`; its manifest has what the files were, the rows left
+        out, and the settings by which rows were taken."""
+        with outputs.folder(output, "fetch-data") as made:
+            datasets.write(
+                self.splits,
+                made,
+                name=output.absolute().name,
+                kind=kind,
+                settings={**origin, "left_out": dict(self.left_out), **settings},
+            )
 
 
 def take(source: str, files: Sequence[Path], settings: RowSettings, origin: str) -> Taken:
