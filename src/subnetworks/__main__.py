@@ -1,10 +1,10 @@
 """`python -m subnetworks VERB …`."""
 
-import gc
 import sys
 
 from subnetworks.core.environment import require_named
 from subnetworks.core.errors import UserError
+from subnetworks.core.imports import lasting
 
 
 def main() -> None:
@@ -18,13 +18,8 @@ def main() -> None:
     except UserError as error:
         print(f"subnetworks: error: {error}", file=sys.stderr)
         sys.exit(2)
-    # What is imported stays: looking for garbage among it takes as long as a tenth of it.
-    gc.disable()
-    from subnetworks.cli import main as command_line
-
-    gc.freeze()
-    gc.set_threshold(100_000)  # new objects between two collections: many verbs import more
-    gc.enable()
+    with lasting():
+        from subnetworks.cli import main as command_line
     command_line()
 
 

@@ -1,35 +1,25 @@
 """A trainer's process: `python -m subnetworks.training.runtime.start MODULE …` calls MODULE's
-`main`.
-
-To import verl, vLLM and transformers makes two million objects that last as long as the process.
-Python's garbage collector would look through them again and again, and each of the trainers' own
-calls of it would (before every checkpoint, and at the end).
+`main`, and hands an error of ours on to whoever started it (`ERROR_FILE`).
 """
 
-import gc
 import importlib
 import os
 import sys
 from pathlib import Path
 
 from subnetworks.core.errors import UserError
+from subnetworks.core.imports import lasting
 
 # Names the file for what the user is to read of an error: a trainer's output has far more.
 ERROR_FILE = "SUBNETWORKS_ERROR_FILE"
 
-# New objects between two collections, by default 700: a step makes hundreds of thousands.
-_OBJECTS = 100_000
-
 
 def main() -> None:
     """Import the module, train, and end without taking down what was built."""
-    gc.disable()
     # Ascend's way of sending weights, which imports all of vLLM; verl goes on without it.
     sys.modules["verl.checkpoint_engine.hccl_checkpoint_engine"] = None  # type: ignore[assignment]
-    train = importlib.import_module(sys.argv.pop(1)).main
-    gc.freeze()
-    gc.set_threshold(_OBJECTS)
-    gc.enable()
+    with lasting():
+        train = importlib.import_module(sys.argv.pop(1)).main
     try:
         train()
     except UserError as error:
