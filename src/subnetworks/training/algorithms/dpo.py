@@ -38,6 +38,6 @@ def loss(log_probs: "Tensor", data: Any, settings: DpoSettings) -> "Losses":
     """See `subnetworks.training.objectives.preferences`."""
     from subnetworks.training.objectives import losses, preferences
 
-    chosen, rejected = preferences.answers(log_probs, data, settings).reshape(-1, 2).unbind(1)
+    chosen, rejected = preferences.pairs(log_probs, data, settings)
     reference = data["reference"].reshape(-1, 2)
     return losses.dpo(chosen, rejected, reference[:, 0], reference[:, 1], settings.beta)

@@ -34,7 +34,7 @@ def loss(log_probs: "Tensor", data: Any, settings: OrpoSettings) -> "Losses":
     as in TRL and in the authors' code."""
     from subnetworks.training.objectives import losses, preferences
 
-    chosen, rejected = preferences.answers(log_probs, data, settings).reshape(-1, 2).unbind(1)
+    chosen, rejected = preferences.pairs(log_probs, data, settings)
     preference, ratio = losses.odds_ratio(chosen, rejected)
     texts = losses.text_log_probabilities(log_probs.values(), log_probs.offsets())
     imitation = -texts[0::2] * (data["examples"] / data["chosen_tokens"])

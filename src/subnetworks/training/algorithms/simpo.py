@@ -34,5 +34,5 @@ def loss(log_probs: "Tensor", data: Any, settings: SimpoSettings) -> "Losses":
     """See `subnetworks.training.objectives.preferences`."""
     from subnetworks.training.objectives import losses, preferences
 
-    chosen, rejected = preferences.answers(log_probs, data, settings).reshape(-1, 2).unbind(1)
+    chosen, rejected = preferences.pairs(log_probs, data, settings)
     return losses.simpo(chosen, rejected, settings.beta, settings.gamma)

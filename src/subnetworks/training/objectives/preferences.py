@@ -27,6 +27,13 @@ def answers(log_probs: Tensor, data: Any, settings: PreferenceSettings) -> Tenso
     )
 
 
+def pairs(log_probs: Tensor, data: Any, settings: PreferenceSettings) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the chosen and of the rejected answers, each of shape (examples,); both
+    arguments as for `answers`, chosen and rejected by turns."""
+    chosen, rejected = answers(log_probs, data, settings).reshape(-1, 2).unbind(1)
+    return chosen, rejected
+
+
 def loss(
     model_output: Any, data: Any, dp_group: Any = None, *, settings: PreferenceSettings
 ) -> tuple[Tensor, dict[str, float]]:
