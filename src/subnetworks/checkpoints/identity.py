@@ -1,8 +1,8 @@
 """What a checkpoint is: one digest of the names, dtypes, shapes and content of all its tensors.
 
-Each chunk of a tensor has a fingerprint (`subnetworks.kernels.fingerprint`), the fingerprints of
-each task's chunks a BLAKE2b, and these, in order, go with the tensor's name, dtype and shape into
-one more BLAKE2b, tensors by name. How they are spread over files does not matter.
+Each chunk of a tensor has a fingerprint (`subnetworks.core.kernels.fingerprint`), the fingerprints
+of each task's chunks a BLAKE2b, and these, in order, go with the tensor's name, dtype and shape
+into one more BLAKE2b, tensors by name. How they are spread over files does not matter.
 """
 
 import hashlib
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from subnetworks import kernels
 from subnetworks.checkpoints.reading import Checkpoint
 from subnetworks.checkpoints.reading import open as open_checkpoint
 from subnetworks.checkpoints.storage import Tensor
+from subnetworks.core import kernels
 from subnetworks.core.threads import share_out
 
 # The digest depends on all that follows: with other numbers it needs another name.

@@ -259,7 +259,7 @@ def _content(path: Path) -> str:
     """A digest of a large file as it is now, faster than SHA-256; no protection from forgery."""
     import numpy as np
 
-    from subnetworks import kernels
+    from subnetworks.core import kernels
 
     total = hashlib.blake2b(digest_size=16)
     words = np.empty(_PIECE // 8, np.uint64)

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from subnetworks import checkpoints, kernels
+from subnetworks import checkpoints
 from subnetworks.checkpoints.identity import digest, verify
 from subnetworks.checkpoints.numbers import decode
 from subnetworks.checkpoints.tensors import place
+from subnetworks.core import kernels
 from subnetworks.core.errors import UserError
 from subnetworks.core.threads import share_out
 from subnetworks.measuring import mask_origins

@@ -17,8 +17,9 @@ parquet = pytest.importorskip("pyarrow.parquet")
 from checkpoints_made import Stored, bf16, llama, save, save_sharded, updated  # noqa: E402
 
 import subnetworks  # noqa: E402
-from subnetworks import cli, kernels  # noqa: E402
+from subnetworks import cli  # noqa: E402
 from subnetworks.checkpoints.numbers import decode, encode  # noqa: E402
+from subnetworks.core import kernels  # noqa: E402
 from subnetworks.core.errors import UserError  # noqa: E402
 from subnetworks.measuring.masks import Mask  # noqa: E402
 from subnetworks.measuring.updates import Rules, Selection, measure, summarise, table  # noqa: E402

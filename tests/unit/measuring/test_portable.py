@@ -11,8 +11,8 @@ pytest.importorskip("numba")
 
 from checkpoints_made import Stored, bf16, llama, save, updated
 
-from subnetworks import kernels
 from subnetworks.checkpoints.numbers import encode
+from subnetworks.core import kernels
 from subnetworks.core.errors import UserError
 from subnetworks.measuring import overlaps
 from subnetworks.measuring.updates import Selection, measure, summarise

@@ -15,14 +15,15 @@ for package in ("numba", "scipy", "transformers"):
 from checkpoints_made import Stored, bf16, save  # noqa: E402
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors  # noqa: E402
 
-from subnetworks import checkpoints, kernels  # noqa: E402
+from subnetworks import checkpoints  # noqa: E402
 from subnetworks.checkpoints import deltas, identity, quantised  # noqa: E402
 from subnetworks.checkpoints.identity import digest  # noqa: E402
 from subnetworks.checkpoints.numbers import decode  # noqa: E402
 from subnetworks.checkpoints.quantised import fp8  # noqa: E402
 from subnetworks.checkpoints.quantised.grid import Grid  # noqa: E402
+from subnetworks.core import kernels  # noqa: E402
 from subnetworks.core.errors import UserError  # noqa: E402
-from subnetworks.kernels import Counts  # noqa: E402
+from subnetworks.core.kernels import Counts  # noqa: E402
 from subnetworks.measuring import overlaps, selections, spectra, trajectories  # noqa: E402
 from subnetworks.measuring.masks import Mask  # noqa: E402
 from subnetworks.measuring.updates import Rules, Selection, measure, measuring, summarise  # noqa: E402

@@ -15,10 +15,10 @@ hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import strategies as st  # noqa: E402
 from hypothesis.extra import numpy as hnp  # noqa: E402
 
-from subnetworks import kernels  # noqa: E402
 from subnetworks.checkpoints.numbers import MAGNITUDE, decode, round_to  # noqa: E402
+from subnetworks.core import kernels  # noqa: E402
 from subnetworks.core.errors import UserError  # noqa: E402
-from subnetworks.kernels import Counts, layout  # noqa: E402
+from subnetworks.core.kernels import Counts, layout  # noqa: E402
 from subnetworks.measuring.updates.measuring import compiled  # noqa: E402
 from subnetworks.measuring.updates.rules import Rules, Selection, bf16_midpoint  # noqa: E402
 from subnetworks.measuring.updates.with_torch import TorchCounter  # noqa: E402

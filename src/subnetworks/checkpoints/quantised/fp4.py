@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from subnetworks import kernels
 from subnetworks.checkpoints.numbers import decode, encode
 from subnetworks.checkpoints.quantised.settings import Settings
 from subnetworks.checkpoints.quantised.weight import Weight, refuse, written
 from subnetworks.checkpoints.reading import Checkpoint
 from subnetworks.checkpoints.storage import Tensor
+from subnetworks.core import kernels
 
 GROUP = 32
 METHODS = (None, "mxfp4", "fp8", "unnamed")

@@ -27,13 +27,13 @@ from typing import Any
 
 import numpy as np
 
-from subnetworks import kernels
 from subnetworks.checkpoints.numbers import decode, encode
 from subnetworks.checkpoints.quantised.grid import Grid, fit
 from subnetworks.checkpoints.quantised.settings import Settings
 from subnetworks.checkpoints.quantised.weight import Weight, is_of_activations, refuse, written
 from subnetworks.checkpoints.reading import Checkpoint
 from subnetworks.checkpoints.storage import Tensor
+from subnetworks.core import kernels
 
 PAYLOADS = ("F8_E4M3", "F8_E5M2")
 # Schemes (`quant_method`) whose FP8 weights are read as told above; None: no configuration.

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from subnetworks import kernels
 from subnetworks.checkpoints import Checkpoint, Tensor, identity
 from subnetworks.checkpoints.numbers import MAGNITUDE, decode, encode, round_to
 from subnetworks.checkpoints.quantised import fp8
 from subnetworks.checkpoints.storage import Span
+from subnetworks.core import kernels
 from subnetworks.core.errors import UserError
+from subnetworks.core.kernels import Counts, Rule, layout
 from subnetworks.core.threads import share_out
-from subnetworks.kernels import Counts, Rule, layout
 from subnetworks.measuring import masks
 from subnetworks.measuring.updates import coverage
 from subnetworks.measuring.updates.coverage import Excluded

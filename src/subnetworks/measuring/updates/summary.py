@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from subnetworks.checkpoints.tensors import MATRICES
-from subnetworks.kernels import Counts, layout
+from subnetworks.core.kernels import Counts, layout
 from subnetworks.measuring.updates.measuring import Counted, Measurement
 from subnetworks.measuring.updates.rules import PAPER, Rules, columns
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from subnetworks.kernels import Counts, Rule, layout
+from subnetworks.core.kernels import Counts, Rule, layout
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,7 +6,7 @@ from typing import Any
 import llvmlite.binding as llvm
 import numba
 
-from subnetworks.kernels import codes, processor, source
+from subnetworks.core.kernels import codes, processor, source
 
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "boundscheck": False}
 _DECLARED = re.compile(r"^declare [^@]*@\"?([\w.]+)", re.MULTILINE)

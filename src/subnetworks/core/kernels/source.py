@@ -1,10 +1,9 @@
-"""The compiled inner loops, in Python that Numba translates; `subnetworks.kernels` calls them.
+"""The compiled inner loops, in Python that Numba translates; `subnetworks.core.kernels` calls them.
 
-Written for the vector units: blocks that stay in the first-level cache, looked at once for what
-differs, 64 entries at a time (`subnetworks.kernels.vectors`); those that moved are gathered from
-many blocks, and only they are held against the tolerances, one plain loop a quantity.
-Nothing here allocates, raises or touches a
-Python object, so that the machine code can be kept and loaded again without Numba.
+Written for the vector units: blocks that stay in the first-level cache, searched once for what
+differs, 64 entries at a time (`vectors`); those that moved are gathered from many blocks, and only
+they are compared with the tolerances, one plain loop per quantity. Nothing here allocates, raises
+or touches a Python object, so that the machine code can be kept and loaded again without Numba.
 """
 
 # The functions below have no annotations: Numba infers types from the signatures in `EXPORTS`.
@@ -16,8 +15,8 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-from subnetworks.kernels.keys import KEYS
-from subnetworks.kernels.layout import (
+from subnetworks.core.kernels.keys import KEYS
+from subnetworks.core.kernels.layout import (
     BIT_EQUAL,
     BLOCK,
     EQUAL,
@@ -37,7 +36,7 @@ from subnetworks.kernels.layout import (
     STEP_BINS,
     TOLERANCES,
 )
-from subnetworks.kernels.vectors import (
+from subnetworks.core.kernels.vectors import (
     CAN_TALLY,
     LANES,
     OVERHANG,

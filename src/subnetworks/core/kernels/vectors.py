@@ -15,8 +15,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from subnetworks.kernels import processor
-from subnetworks.kernels.layout import BLOCK
+from subnetworks.core.kernels import processor
+from subnetworks.core.kernels.layout import BLOCK
 
 LANES = 64
 _WORDS = BLOCK // LANES

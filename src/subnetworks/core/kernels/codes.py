@@ -12,8 +12,8 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-from subnetworks.kernels import processor
-from subnetworks.kernels.layout import (
+from subnetworks.core.kernels import processor
+from subnetworks.core.kernels.layout import (
     BF16,
     CODES,
     E5M2,
@@ -23,7 +23,7 @@ from subnetworks.kernels.layout import (
     STEP_BINS,
     TOLERANCES,
 )
-from subnetworks.kernels.source import (
+from subnetworks.core.kernels.source import (
     _bits_of,
     _count_bf16,
     _count_one,

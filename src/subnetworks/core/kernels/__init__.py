@@ -30,8 +30,8 @@ import numpy as np
 
 from subnetworks.core.errors import UserError
 from subnetworks.core.files import atomic_path
-from subnetworks.kernels import portable, processor
-from subnetworks.kernels.layout import (
+from subnetworks.core.kernels import portable, processor
+from subnetworks.core.kernels.layout import (
     BF16,
     CODES,
     E4M3,
@@ -181,7 +181,7 @@ def _object(llvm: Any) -> tuple[bytes, dict[str, str]]:
             return code, json.loads(head)
     except (OSError, ValueError):
         pass
-    from subnetworks.kernels.compiling import compile_object
+    from subnetworks.core.kernels.compiling import compile_object
 
     code, symbols = compile_object()
     head = json.dumps(symbols).encode()

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from subnetworks.kernels.layout import (
+from subnetworks.core.kernels.layout import (
     BIT_EQUAL,
     EQUAL,
     EXPONENTS,
@@ -23,7 +23,7 @@ from subnetworks.kernels.layout import (
 )
 
 if TYPE_CHECKING:
-    from subnetworks.kernels import Counts, Rule
+    from subnetworks.core.kernels import Counts, Rule
 
 Arrays = tuple[np.ndarray, np.ndarray]
 # The largest number of ulp steps of each bin.
@@ -115,7 +115,7 @@ def count_bf16(
 
 def fingerprint(words: np.ndarray) -> int:
     """As `kernels.fingerprint`."""
-    from subnetworks.kernels.keys import KEYS
+    from subnetworks.core.kernels.keys import KEYS
 
     state = _SEED
     with np.errstate(over="ignore"):
