@@ -63,6 +63,7 @@ lint: bootstrap ## Check style, types, the workflow and the documentation
 	.venvs/lint/bin/ruff format --check
 	.venvs/lint/bin/mypy
 	PYTHONPATH=src .venvs/lint/bin/lint-imports --no-cache
+	.venvs/lint/bin/python -m pytest -q tests/unit/environments/test_layers.py
 	.venvs/lint/bin/snakefmt --check Snakefile workflow
 	$(RUN) snakemake --lint
 	@$(MAKE) docs
