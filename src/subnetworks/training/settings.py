@@ -73,6 +73,12 @@ class Settings(SettingsModel):
     max_grad_norm: Rate = Field(
         1.0, description="Bound of the (masked) gradient's global norm; 0 is none."
     )
+    max_divergence: Above | None = Field(
+        10.0,
+        description="A run ends as diverged if its loss exceeds this many times the first step's "
+        "(at least this), or, on-policy, kl this many nats a token; null: only if a loss, kl or "
+        "gradient is no finite number.",
+    )
     save_every: Positive | None = Field(
         None, description="Steps between saved states (by default five times a run)."
     )

@@ -34,9 +34,9 @@ SETTINGS = {
 }
 
 
-def train(folder, name, **how):
+def train(folder, name, more=None, **how):
     run.train(
-        SETTINGS,
+        SETTINGS | (more or {}),
         init=folder / "init",
         data=folder / "data",
         output=folder / "checkpoints" / name,
@@ -112,6 +112,16 @@ def test_each_has_its_whole_trajectory(trained, name):
             assert numpy.array_equal(last[tensor].raw(), end[tensor].raw()), tensor
     first = json.loads((trained / "runs" / "first" / "trajectory" / "manifest.json").read_text())
     assert listed == first
+
+
+def test_a_run_that_explodes_ends_with_its_step_and_leaves_no_checkpoint(trained):
+    more = {"learning_rate": 100.0, "schedule": "constant", "max_divergence": 3, "save_every": 1}
+    for attempt in (1, 2):  # the second begins before the step at which the first diverged
+        with pytest.raises(UserError, match=r"the loss of step [23] is .*lower its learning_rate"):
+            train(trained, "exploded", more)
+        assert not (trained / "checkpoints" / "exploded").exists()
+        attempts = list((trained / "runs" / "exploded" / "state").glob("steps-*.jsonl"))
+        assert len(attempts) == attempt
 
 
 def test_a_mask_of_another_base_is_refused_before_training(trained, tmp_path):

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import math
 import os
 import shutil
 import signal
@@ -11,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -28,9 +27,10 @@ from rich.progress import (
 
 from subnetworks.core import watchdog
 from subnetworks.core.errors import UserError
-from subnetworks.training.runtime import start
+from subnetworks.training.runtime import divergence, start
 from subnetworks.training.runtime.job import Command
 from subnetworks.training.runtime.log import Row, StepsLog
+from subnetworks.training.settings import Settings
 
 _POLL_SECONDS = 0.3
 _LINE_SECONDS = 10.0
@@ -128,6 +128,7 @@ def run(
     steps_log: StepsLog,
     shown: Display,
     stall_seconds: float,
+    settings: Settings | None = None,
     keep: tuple[int, ...] = (),
 ) -> None:
     """Run a trainer to its end; its output is appended to `log_file`.
@@ -137,9 +138,12 @@ def run(
 
     SIGTERM is handed on: the trainer ends its step and saves, if it can within 25 s.
 
+    Args:
+        settings: the run's, by which `divergence.found` judges it.
+
     Raises:
         UserError: SIGTERM has come, the trainer ended with one itself, it failed otherwise (its
-            last lines are printed to standard error), its loss is no number, or it made no step for
+            last lines are printed to standard error), it diverged, or it made no step for
             `stall_seconds`.
     """
     arguments = [sys.executable, watchdog.__file__, "0", str(scratch), *command.arguments]
@@ -163,7 +167,7 @@ def run(
         row: Row | None = None
         stalled = False
         asked = 0.0
-        diverged: Row | None = None
+        diverged: tuple[int, str] | None = None
         try:
             while process.poll() is None and not stalled and not diverged:
                 time.sleep(_POLL_SECONDS)
@@ -176,7 +180,7 @@ def run(
                 if new := steps_log.read():
                     row = new[-1]
                     last, alive = int(row["step"] or 0), time.monotonic()
-                    diverged = first_without_loss(new)
+                    diverged = divergence.found(steps_log.rows, settings)
                 shown.show(last, row)
                 stalled = time.monotonic() - alive > stall_seconds
         finally:
@@ -186,7 +190,7 @@ def run(
         if new := steps_log.read():
             row = new[-1]
             last = int(row["step"] or 0)
-            diverged = diverged or first_without_loss(new)
+            diverged = divergence.found(steps_log.rows, settings)
         own_error = Path(error_file.name).read_text(encoding="utf-8")
     if terminated.is_set():
         raise UserError(
@@ -194,11 +198,7 @@ def run(
             "step that was saved"
         )
     if diverged:
-        raise UserError(
-            f"{log_file}: the loss of step {diverged['step']} is {diverged['loss']}: the run "
-            "diverged, or its init or data are damaged, and no checkpoint is made of it; lower its "
-            "learning_rate"
-        )
+        raise UserError(f"{log_file}: {diverged[1]}")
     if own_error and process.returncode:
         raise UserError(own_error)
     if stalled or process.returncode:
@@ -221,12 +221,6 @@ def run(
 def inherited() -> dict[str, str]:
     """This process's environment, as far as trainers bear it."""
     return {name: value for name, value in os.environ.items() if name not in _UNWANTED}
-
-
-def first_without_loss(rows: Sequence[Row]) -> Row | None:
-    """The first step whose loss is NaN or infinite."""
-    losses = ((row, row["loss"]) for row in rows)
-    return next((row for row, loss in losses if loss is not None and not math.isfinite(loss)), None)
 
 
 def no_room(log_file: Path) -> bool:

@@ -20,6 +20,7 @@ from subnetworks.core.provenance import recorded
 from subnetworks.training.data import checks
 from subnetworks.training.engine import masking
 from subnetworks.training.runtime import (
+    divergence,
     finish,
     nodes,
     online,
@@ -147,7 +148,10 @@ def _train(
     attempts = sorted(folder.glob("steps-*.jsonl"))
     steps_log = StepsLog(attempts)
     steps_log.read()
-    resume = state.resume_from(folder, steps_log.complete_to)
+    logged = steps_log.complete_to
+    if before := divergence.found(steps_log.rows, parsed):
+        logged = min(logged, before[0] - 1)
+    resume = state.resume_from(folder, logged)
     steps_log.forget_after(resume)
     log_file = run_folder / "train.log"
     if not resume:
@@ -189,8 +193,16 @@ def _train(
             try:
                 command = TRAINERS[parsed.kind](job)
                 with process.display(output.name, parsed.steps) as shown:
-                    stall = machine.stall_seconds
-                    process.run(command, scratch, log_file, steps_log, shown, stall, keep=(lock,))
+                    process.run(
+                        command,
+                        scratch,
+                        log_file,
+                        steps_log,
+                        shown,
+                        machine.stall_seconds,
+                        parsed,
+                        keep=(lock,),
+                    )
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
             meta["seconds"] = steps_log.seconds
