@@ -134,6 +134,70 @@ def test_problems_are_written_in_verls_schema(tmp_path: Path, given: Row) -> Non
     check(tmp_path, "grpo")
 
 
+ANSWERS = [
+    {"asked": "1+1?", "said": "2", "right": 1},
+    {"asked": "1+1?", "said": "3", "right": 0.0},
+    {"asked": "2+2?", "said": "4", "right": True},
+    {"asked": "1+1?", "said": "two", "right": "true"},
+    {"asked": "1+1?", "said": "eleven", "right": False},
+    {"asked": "3+3?", "said": "7", "right": 0},
+]
+JUDGED: dict[str, Any] = {
+    "gives": "preferences",
+    "columns": {"prompt": "asked"},
+    "judged": {"answer": "said", "label": "right"},
+}
+
+
+def test_each_right_answer_is_paired_with_a_wrong_one_to_the_same_prompt(tmp_path: Path) -> None:
+    source = write(tmp_path / "rows.jsonl", ANSWERS)
+    drawn = set()
+    for seed in range(20):
+        rows = read(source, tmp_path, seed=seed, **JUDGED)
+        assert [(row["prompt"], row["chosen"]) for row in rows] == [
+            ([user("1+1?")], "2"),
+            ([user("1+1?")], "two"),
+        ]
+        drawn |= {row["rejected"] for row in rows}
+        assert rows == read(source, tmp_path, seed=seed, **JUDGED)
+    assert drawn == {"3", "eleven"}
+    check(tmp_path, "dpo")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["settings"]["left_out"] == {"a right answer alone": 1}
+
+
+def test_judged_answers_by_a_template_and_in_whole_conversations(tmp_path: Path) -> None:
+    said = [[user("1?"), assistant(text)] for text in ("1", "2")]
+    rows = [{"said": one, "right": n == 0, "asked": "not read"} for n, one in enumerate(said)]
+    source = write(tmp_path / "rows.jsonl", rows)
+    pair = {"prompt": [user("1?")], "chosen": "1", "rejected": "2"}
+    assert read(source, tmp_path, **JUDGED) == [pair]
+    source = write(tmp_path / "rows.jsonl", ANSWERS[:2])
+    settings = {**JUDGED, "columns": {}, "template": "Say: {asked}"}
+    assert read(source, tmp_path, **settings) == [
+        {"prompt": [user("Say: 1+1?")], "chosen": "2", "rejected": "3"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "changed", "words"),
+    [
+        (ANSWERS[2:3], {}, "no prompt has both a right and a wrong answer"),
+        ([{**ANSWERS[0], "right": 2}], {}, "a label that is neither right (1, true) nor wrong"),
+        (ANSWERS, {"judged": {"answer": "said", "label": "good"}}, "no column 'good'"),
+        (ANSWERS, {"columns": {"chosen": "said"}}, "judged and columns.chosen exclude each other"),
+        (ANSWERS, {"gives": "conversations", "columns": {}}, "judged: only preferences are paired"),
+    ],
+)
+def test_what_cannot_be_paired_is_named(
+    tmp_path: Path, rows: list[Row], changed: Row, words: str
+) -> None:
+    source = write(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(UserError) as refused:
+        read(source, tmp_path, **JUDGED | changed)
+    assert words in str(refused.value)
+
+
 LEVELS = [
     {"prompt": str(n), "truth": n, "level": n % 4, "hard": n % 2 == 0, "of": "ab"[n % 2]}
     for n in range(20)

@@ -9,6 +9,7 @@ from typing import Any
 from subnetworks.core import datasets, outputs
 from subnetworks.core.errors import UserError
 from subnetworks.core.validation import shown
+from subnetworks.training.data import judged
 from subnetworks.training.data.files import Line, Row, Unusable, table
 from subnetworks.training.data.schemas import asked, columns, converted, numbered
 from subnetworks.training.data.sources import RowSettings
@@ -66,8 +67,9 @@ def take(source: str, files: Sequence[Path], settings: RowSettings, origin: str)
     """Rows of some files, in the order of the files, as their settings say.
 
     Those that `where` leaves are shuffled, the first `rows` of them are taken, and those of them
-    that no run can use are left out. What is shuffled is held in memory. What of them is kept for
-    validation has no prompt in common with what is trained on.
+    that no run can use are left out. What is shuffled is held in memory. Judged answers are then
+    paired, and right ones without a wrong one to their prompt left out, too. What of all this is
+    kept for validation has no prompt in common with what is trained on.
 
     Args:
         source: what to call the files in messages.
@@ -104,6 +106,12 @@ def take(source: str, files: Sequence[Path], settings: RowSettings, origin: str)
             f"({settings.max_bad_share:g}) allows: {left_out}; mend them, leave them out by "
             "where, or raise max_bad_share"
         )
+    if settings.judged is not None:
+        kept, alone = judged.pairs(kept, settings.seed)
+        if alone:
+            left_out.counts["a right answer alone"] = alone
+        if not kept:
+            raise UserError(f"{source}: no prompt has both a right and a wrong answer")
     splits = {"train": kept}
     if settings.validation is not None:
         splits = _split(source, kept, settings.validation, settings.seed)

@@ -14,7 +14,8 @@ def columns(settings: RowSettings, known: Collection[str]) -> dict[str, str]:
     """The file's column for each of ours that is read, given those that it has.
 
     Conversations are `messages`, or `prompt` and `completion`; a problem's truth is in `truth` or
-    verl's `reward_model`; the prompt of a pair may be within whole conversations. What the settings
+    verl's `reward_model`; the prompt of a pair may be within whole conversations; judged answers
+    are `answer` and `label`. What the settings
     make of other columns (`template`, `answer`) is not among ours.
     """
     told = settings.columns
@@ -34,9 +35,13 @@ def columns(settings: RowSettings, known: Collection[str]) -> dict[str, str]:
             if "truth" not in told and ("reward_model" in known or "truth" not in known):
                 told = {**told, "truth": "reward_model"}
         case "preferences":
-            names = ("chosen", "rejected")
-            if "prompt" in told or "prompt" in known:
-                names = ("prompt", *names)
+            if settings.judged is not None:
+                names = ("prompt", "answer", "label")
+                told = {**told, **settings.judged.model_dump()}
+            else:
+                names = ("chosen", "rejected")
+                if "prompt" in told or "prompt" in known:
+                    names = ("prompt", *names)
     made = {"prompt": settings.template, "truth": settings.answer}
     return {name: told.get(name, name) for name in names if made.get(name) is None}
 
@@ -57,7 +62,7 @@ def converted(cells: Row, names: Mapping[str, str], settings: RowSettings, origi
         row["prompt"] = FIELDS.sub(lambda field: _field(field, cells), settings.template)
     if settings.answer is not None:
         row["truth"] = _extracted(cells[settings.answer.column], settings.answer)
-    made = _CONVERT[settings.gives](row)
+    made = (_CONVERT[settings.gives] if settings.judged is None else _judged)(row)
     asked = "messages" if settings.gives == "conversations" else "prompt"
     if settings.template is not None and made[asked][0]["content"] != row["prompt"]:
         raise Unusable("a prompt of its own beside template")
@@ -162,6 +167,21 @@ def _pair(row: Row) -> Row:
     if chosen == rejected:
         raise Unusable("one answer twice")
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def _judged(row: Row) -> Row:
+    """A single answer, and whether it is right."""
+    asked, answer = _answer(row["answer"])
+    prompt = asked or _messages(row["prompt"])
+    if not prompt:
+        raise Unusable("no prompt")
+    label = _LABELS.get(str(row["label"]).strip().lower())
+    if label is None:
+        raise Unusable("a label that is neither right (1, true) nor wrong (0, false)")
+    return {"prompt": prompt, "answer": answer, "label": label}
+
+
+_LABELS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 
 
 def _answer(cell: Any) -> tuple[list[Row], str]:

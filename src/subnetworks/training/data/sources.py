@@ -77,6 +77,13 @@ class Extraction(SettingsModel):
         return self
 
 
+class Judged(SettingsModel):
+    """Where single answers are, and which of them are right."""
+
+    answer: str = Field(description="The files' column of the answers.")
+    label: str = Field(description="The files' column that is 1 or true for those that are right.")
+
+
 class RowSettings(SettingsModel):
     """Which rows of some files are taken, and what they become."""
 
@@ -93,11 +100,16 @@ class RowSettings(SettingsModel):
     answer: Extraction | None = Field(
         None, description="Where a problem's truth is, if no column is just that."
     )
+    judged: Judged | None = Field(
+        None,
+        description="Of preferences whose rows are single answers: each right one is paired with a "
+        "wrong one to the same prompt, drawn from seed.",
+    )
     where: dict[str, Values] = Field(
         {}, description="Only rows whose columns have these values; of a list, any of them."
     )
     shuffle: bool = Field(False, description="Take the rows in an order drawn from seed.")
-    seed: Count = Field(0, description="Of shuffle and validation.")
+    seed: Count = Field(0, description="Of shuffle, judged and validation.")
     rows: Positive | None = Field(None, description="Only the first so many.")
     validation: Positive | None = Field(
         None, description="So many of these rows, drawn from seed, are not trained on."
@@ -121,6 +133,11 @@ class RowSettings(SettingsModel):
                 raise wrong(f"answer: only problems have a truth, not {self.gives}", "answer")
             if "truth" in self.columns:
                 raise wrong("answer and columns.truth exclude each other", "answer")
+        if self.judged is not None:
+            if self.gives != "preferences":
+                raise wrong(f"judged: only preferences are paired, not {self.gives}", "judged")
+            if given := [name for name in ("chosen", "rejected") if name in self.columns]:
+                raise wrong(f"judged and columns.{given[0]} exclude each other", "judged")
         if self.validation is not None and self.rows is not None and self.validation >= self.rows:
             raise wrong(f"validation: must be below rows ({self.rows})", "validation")
         return self
