@@ -20,8 +20,8 @@ RESULTS := results/$(EXPERIMENT)
 REPORT := $(RESULTS)/report.html
 
 .DEFAULT_GOAL := report
-.PHONY: report quick controls bootstrap environments test test-cluster faults lint docs docs-serve lock bench \
-	clean help
+.PHONY: report quick controls bootstrap environments test test-system test-cluster faults lint docs docs-serve \
+	lock bench clean help
 
 report: bootstrap ## Run the experiment (EXPERIMENT=mini) and write its report
 	@$(RUN) snakemake --config experiment=$(EXPERIMENT)
@@ -50,12 +50,18 @@ environments: bootstrap # Every stage's, for tests; the workflow builds those it
 test: environments ## Run all tests, the miniature from end to end among them
 	@$(RUN) python tests/run.py
 
+test-system: environments ## Before a release: damaged files at length, the cluster's and the faults' tests
+	@FUZZ_EXAMPLES=20000 SUBNETWORKS_LAYOUTS=400 $(RUN) python tests/run.py \
+		tests/unit/measuring/test_fuzz.py tests/unit/cli/test_layouts.py
+	@$(MAKE) test-cluster
+	@$(MAKE) faults
+
 test-cluster: environments ## Run a small experiment through a SLURM on this machine (Debian, root)
-	@tests/cluster/one_node.sh install
-	@$(RUN) python tests/run.py tests/cluster
+	@tests/system/cluster/one_node.sh install
+	@$(RUN) python tests/run.py tests/system/cluster
 
 faults: environments ## Disturb a small experiment in every way, and see that its results stay
-	@$(RUN) python tests/faults/campaign.py
+	@$(RUN) python tests/system/faults/campaign.py
 
 lint: bootstrap ## Check style, types, the workflow and the documentation
 	@$(BOOTSTRAP)/bin/python envs/build.py lint --into .venvs/lint
@@ -82,12 +88,12 @@ lock: bootstrap ## Resolve pyproject.toml into envs/ (UPGRADE=1: newest versions
 bench: bootstrap ## Time and weigh measuring, the masked optimiser and evaluation
 	@$(BOOTSTRAP)/bin/python envs/build.py measure --into .venvs/measure
 	@for part in measure overlap rank; do \
-		PYTHONPATH=src .venvs/measure/bin/python tests/benchmarks/measuring.py $$part; done
-	@PYTHONPATH=src .venvs/measure/bin/python tests/benchmarks/scale.py
+		PYTHONPATH=src .venvs/measure/bin/python tests/system/benchmarks/measuring.py $$part; done
+	@PYTHONPATH=src .venvs/measure/bin/python tests/system/benchmarks/scale.py
 	@$(BOOTSTRAP)/bin/python envs/build.py train-cpu --into .venvs/train-cpu
-	@.venvs/train-cpu/bin/python tests/benchmarks/optimiser.py
+	@.venvs/train-cpu/bin/python tests/system/benchmarks/optimiser.py
 	@$(BOOTSTRAP)/bin/python envs/build.py evaluate-cpu --into .venvs/evaluate-cpu
-	@.venvs/evaluate-cpu/bin/python tests/benchmarks/evaluating.py
+	@.venvs/evaluate-cpu/bin/python tests/system/benchmarks/evaluating.py
 
 clean: ## Remove environments and caches; results and downloads stay
 	rm -rf .venvs .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # In this order: what several can run is run where it starts fastest.
 UNIT = ("measure", "figures", "download", "snakemake", "parity", "train-cpu", "evaluate-cpu")
 WORKFLOW = "snakemake"
-THROUGH_SNAKEMAKE = ("tests/workflow", "tests/cluster")
+THROUGH_SNAKEMAKE = ("tests/workflow", "tests/system")
 NO_TESTS_COLLECTED = 5
 
 

@@ -273,7 +273,7 @@ def test_a_job_under_the_wrong_interpreter_says_so(tmp_path: Path) -> None:
 
 def test_the_number_of_jobs_grows_with_the_number_of_checkpoints(tmp_path: Path) -> None:
     """One by one: nothing is planned for every pair of them."""
-    sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
+    sys.path.insert(0, str(ROOT / "tests" / "system" / "benchmarks"))
     from planning import NAME, copy_workflow
 
     counts = []

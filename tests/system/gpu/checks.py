@@ -23,7 +23,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path[:0] = [str(ROOT / "tests" / "benchmarks"), str(ROOT / "tests" / "unit" / "training")]
+sys.path[:0] = [
+    str(ROOT / "tests" / "system" / "benchmarks"),
+    str(ROOT / "tests" / "unit" / "training"),
+]
 
 # What a part cannot do without. Training takes the engine if verl and all that it needs are there.
 NEEDS = {

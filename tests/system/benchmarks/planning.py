@@ -1,4 +1,4 @@
-"""How long Snakemake takes to plan a large experiment: `python tests/benchmarks/planning.py`.
+"""How long Snakemake takes to plan a large experiment.
 
 Nothing is run, nothing fetched. Needs Snakemake's environment alone.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NAME = "large"
 
 

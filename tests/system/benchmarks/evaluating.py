@@ -1,4 +1,4 @@
-"""Time served evaluation beside lm-eval's `hf` model: `python tests/benchmarks/evaluating.py`.
+"""Time served evaluation beside lm-eval's `hf` model.
 
 The same random model of bytes, made here, is asked the same questions by both, one after the other:
 choices by log-likelihood, and open answers of a fixed length. What counts are ratios. Needs the
@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "unit" / "evaluation")]
 
 import pyarrow.parquet  # noqa: E402

@@ -1,4 +1,4 @@
-"""Weigh and time AdamW within a mask, compact beside dense: `python tests/benchmarks/optimiser.py`.
+"""Weigh and time AdamW within a mask, compact beside dense.
 
 Both take steps in turn in one process, so that a busy machine slows both alike; what counts is the
 ratio. A step is what the engine does once it has a gradient: mask it, clip it, update. Memory is
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "src"))
 
 import torch  # noqa: E402

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "faults"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "system" / "faults"))
 from workspace import halted
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run a small experiment, disturb it, rerun it: `python tests/faults/campaign.py [--fast]`.
+"""Run a small experiment, disturb it, rerun it: `python tests/system/faults/campaign.py [--fast]`.
 
 One fault at a time, each from the finished experiment with the disturbed stage's results removed.
 Afterwards all final results must equal those of the undisturbed run, or a line on the terminal must

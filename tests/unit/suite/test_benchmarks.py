@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-BENCHMARKS = ROOT / "tests" / "benchmarks"
+BENCHMARKS = ROOT / "tests" / "system" / "benchmarks"
 EVALUATING = "--questions 2 --tokens 4 --size 64 --layers 2 --threads 1".split()
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 # What says how long something took, or how often it was begun, and nothing about its result.
 _INCIDENTAL = {"seconds", "requests_resumed"}
 # The same in a report: times, and how much memory was held.

@@ -1,4 +1,4 @@
-"""What large checkpoints would take, from small ones: `python tests/benchmarks/scale.py`.
+"""What large checkpoints would take, from small ones: `python tests/system/benchmarks/scale.py`.
 
 `estimate` measures rates on a small pair, says what pairs of 7, 70 and 671 billion weights would
 take, and holds the estimate against a pair as large as asked (`--gigabytes`, both sides together).
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT / "src"), str(Path(__file__).parent)]
 
 import synthetic  # noqa: E402

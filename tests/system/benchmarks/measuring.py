@@ -1,4 +1,4 @@
-"""Time and weigh the measuring code beside its peers: `python tests/benchmarks/measuring.py`.
+"""Time and weigh the measuring code beside its peers.
 
 Peers run alternating with ours in one go, so that a busy machine slows all alike; what counts are
 ratios. Files are in the page cache (each is read once before). Needs the measuring environment,
@@ -24,7 +24,7 @@ for library in ("OPENBLAS", "OMP", "MKL"):
 
 import numpy as np  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT / "src"), str(Path(__file__).parent)]
 
 import synthetic  # noqa: E402
