@@ -91,6 +91,8 @@ class Row(Specification):
     full: Scored
     subnetwork: Scored
     init: Scored | None = None
+    benchmarks: list[Benchmark] | None = None
+    """Instead of the table's, for this pair."""
     algorithm: str | None = None
     label: str | None = None
     published: str | None = None
@@ -116,7 +118,7 @@ def build(context: Context) -> polars.DataFrame:
     rows: list[dict[str, Any]] = []
     for pair in context.rows("pairs"):
         wholes = []
-        for benchmark in benchmarks:
+        for benchmark in pair.get("benchmarks", benchmarks):
             for row in _benchmark(context, pair, benchmark):
                 rows.append(row)
                 if row["group"] == "all":

@@ -184,6 +184,25 @@ def test_table_3_puts_the_papers_rows_beside_ours(context):
     assert theirs == ["DPO"] * 6
 
 
+def test_table_3_scores_a_pair_on_benchmarks_of_its_own(context):
+    grpo = {"algorithm": "GRPO", "full": "grpo", "subnetwork": "grpo_subnetwork"}
+    dpo = {"algorithm": "DPO", "full": "dpo", "subnetwork": "dpo_subnetwork"}
+    both = ["math500", "agieval"]
+    rows = build(context, "table_3_subnetwork_accuracy", pairs=[grpo, dpo | {"benchmarks": both}])
+    ours = {
+        algorithm: [
+            r["task"]
+            for r in rows
+            if r["algorithm"] == algorithm and r["source"] == "here" and r["group"] == "all"
+        ]
+        for algorithm in ("GRPO", "DPO")
+    }
+    assert ours == {"GRPO": ["math500", "agieval", "mmlu_pro"], "DPO": both}
+    averages = {r["algorithm"]: r for r in rows if r["group"] == "average"}
+    wholes = [r for r in rows if r["algorithm"] == "DPO" and r["group"] == "all"]
+    assert averages["DPO"]["full"] == pytest.approx(sum(r["full"] for r in wholes) / 2)
+
+
 def test_scores_without_answers_are_taken_as_independent(context, results, made_up, tmp_path):
     copy = made_up.make(tmp_path / "mini")
     for path in copy.glob("evaluation/*/*.samples.parquet"):
