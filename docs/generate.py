@@ -17,7 +17,7 @@ import typer.testing
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from subnetworks import artefacts, cli  # noqa: E402
+from subnetworks import artefacts, cli, experiment  # noqa: E402
 from subnetworks.artefacts.published import Published  # noqa: E402
 from subnetworks.experiment import schemas  # noqa: E402
 
@@ -80,6 +80,24 @@ def _target_of(file: str) -> str:
     return next((name for name in artefacts.every() if name.startswith(key)), "")
 
 
+# From the paper's own size to the smallest; any other experiment stands behind them.
+_SIZES = ("paper", "paper_runs", "workstation", "smollm2", "mini", "quick")
+
+
+def experiments() -> str:
+    """Which experiment shows which of the paper's tables and figures, by their files."""
+    files = {path.stem: path for path in (ROOT / "experiments").glob("*.yaml")}
+    names = sorted(files, key=lambda name: (_SIZES.index(name) if name in _SIZES else 9, name))
+    loaded = [experiment.load(files[name]) for name in names]
+    lines = [_row(("the paper's", *map(_code, names))), _row(["---", *[":---:"] * len(names)])]
+    for found in artefacts.every().values():
+        if not found.is_control:
+            made = [found.name in one.named(found.kind) for one in loaded]
+            link = f"[{found.label}](targets.md#{found.name})"
+            lines.append(_row((link, *("✓" if there else "" for there in made))))
+    return "\n".join(lines)
+
+
 def options(name: str) -> str:
     """The keys of experiments, or of config.yaml: a table for every kind of entry."""
     return schemas.tables(name)
@@ -117,6 +135,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "targets": lambda: targets(control=False),
     "controls": lambda: targets(control=True),
     "published": published,
+    "experiments": experiments,
     "experiment": lambda: options("experiment"),
     "configuration": lambda: options("config"),
     "command line": command_line,

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 
 pytest.importorskip("typer", reason="the command line needs typer")
 from subnetworks import artefacts, cli
@@ -117,6 +118,26 @@ def test_generated_parts_have_every_target_verb_and_number() -> None:
     for file in (ROOT / "workflow" / "published").glob("*.csv"):
         assert f"(#{file.stem})" in parts["published"]
     assert "| 81.4 |" in parts["published"]
+
+
+def test_the_experiments_that_show_a_table_are_marked() -> None:
+    head, _, *rows = generate().PARTS["experiments"]().splitlines()
+    names = re.findall(r"<code>(.+?)</code>", head.replace("<wbr>", ""))
+    assert names[:2] == ["paper", "paper_runs"]
+    assert set(names) == {path.stem for path in (ROOT / "experiments").glob("*.yaml")}
+    shown = {}
+    for row in rows:
+        first, *marks = row.strip("| ").split(" | ")
+        marks += [""] * (len(names) - len(marks))  # what strip took off
+        shown[re.search(r"#(\w+)", first)[1]] = [
+            n for n, m in zip(names, marks, strict=True) if m.strip()
+        ]
+    assert set(shown) == {n for n, a in artefacts.every().items() if not a.is_control}
+    for name, marked in shown.items():
+        kind = artefacts.every()[name].kind
+        for experiment in names:
+            file = yaml.safe_load((ROOT / "experiments" / f"{experiment}.yaml").read_text())
+            assert (name in file.get(kind, {})) == (experiment in marked), (name, experiment)
 
 
 def test_every_key_of_an_experiment_is_listed() -> None:
