@@ -2,28 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from subnetworks.checkpoints.hub.sources import Source, data_files
 from subnetworks.core.errors import UserError
 from subnetworks.core.validation import Origin, Place, SettingsModel, hint, parse, quoted, shown
-from subnetworks.experiment import models, reading
+from subnetworks.experiment import models, reading, replicates
+from subnetworks.experiment.replicates import Replicates
 
 Section = dict[str, dict[str, Any]]
-SECTIONS = (
-    "checkpoints",
-    "datasets",
-    "runs",
-    "updates",
-    "masks",
-    "overlaps",
-    "agreements",
-    "benchmarks",
-    "evaluation",
-    "tables",
-    "figures",
-)
+SECTIONS = models.SECTIONS
 # What the command line takes for a checkpoint and `path` does not.
 _NOT_PATHS = {
     "hub": "name the repository as 'hub'",
@@ -42,7 +32,8 @@ class Experiment:
     name, every update a mask of its name, and every agreement the updates it is read from and the
     overlap of its two masks. What the file's `controls` names is in the same sections;
     `of_controls` lists, by section, the names that nothing else in the file gives. `models` has
-    what the file itself says, the controls too, as settings models.
+    what the file itself says, the controls too, as settings models; `replicates` which runs are
+    others with another seed.
     """
 
     name: str
@@ -61,6 +52,7 @@ class Experiment:
     of_controls: Mapping[str, frozenset[str]] = field(default_factory=dict, repr=False)
     origin: Origin = field(default=Origin("experiment"), repr=False)
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    replicates: Replicates = field(default=Replicates(), repr=False)
 
     def place(self, place: Place) -> Place:
         """Where an entry (`place`: its section, its name, …) is: among the controls, perhaps."""
@@ -150,13 +142,12 @@ def load(path: Path) -> Experiment:
         UserError: an unknown key, a wrong type, a reference to something that is not there, a name
             used twice, or a cycle; one line that names file, line and key, and what is allowed.
     """
-    document = reading.read(path)
-    origin = document.origin
-    if not isinstance(document.value, dict):
-        raise origin.error((), f"expected sections such as runs, got {shown(document.value)}")
-    raw = _followed(_without_empty(document.value), origin)
+    raw, origin = _read(path)
+    raw = _followed(raw, origin)
+    raw, groups, origin = _expanded(raw, origin)
     file = parse(models.ExperimentFile, raw, origin)
-    return _with_controls(raw, file, path, origin)
+    raw, found, origin = _turned(raw, groups, origin)
+    return replace(_with_controls(raw, file, path, origin), replicates=found)
 
 
 def configuration(given: Mapping[str, Any], file: Path) -> models.Configuration:
@@ -181,6 +172,87 @@ def configuration(given: Mapping[str, Any], file: Path) -> models.Configuration:
         if document.value == given:  # and nothing on the command line is set otherwise
             origin = Origin(file.name, document.origin.lines)
     return parse(models.Configuration, given, origin)
+
+
+def _read(path: Path, *above: str) -> tuple[dict[str, Any], Origin]:
+    """What a file holds, with the entries of the one that it is like."""
+    document = reading.read(path)
+    origin = document.origin
+    if not isinstance(document.value, dict):
+        raise origin.error((), f"expected sections such as runs, got {shown(document.value)}")
+    raw = dict(document.value)
+    other = raw.pop("like", None)
+    if other is None:
+        return _without_empty(raw), origin
+    if not isinstance(other, str):
+        raise origin.error(("like",), f"expected the name of an experiment, got {shown(other)}")
+    if other in (*above, path.stem):
+        raise origin.error(("like",), f"cycle {' -> '.join((*above, path.stem, other))}")
+    inherited, _ = _read(path.with_name(f"{other}.yaml"), *above, path.stem)
+    return _merged(inherited, raw), origin
+
+
+def _merged(theirs: Any, own: Any, depth: int = 0) -> Any:
+    """`theirs` with the entries of `own` added or in their place; nothing takes one out."""
+    if not isinstance(theirs, dict) or not isinstance(own, dict) or depth > 1:
+        return own
+    both = dict(theirs)
+    for key, value in own.items():
+        inner = depth if key == "controls" and depth == 0 else depth + 1
+        both[key] = _merged(both[key], value, inner) if key in both else value
+    return {key: value for key, value in both.items() if value is not None}
+
+
+def _expanded(
+    raw: dict[str, Any], origin: Origin
+) -> tuple[dict[str, Any], dict[str, tuple[str, ...]], Origin]:
+    """`raw` with all runs that its runs stand for, and the names of those with replicates."""
+    raw = dict(raw)
+    every = raw.pop("seeds", None)
+    controls = raw.get("controls", {})
+    sections = [raw, controls] if isinstance(controls, dict) else [raw]
+    parts = [one for one in sections if isinstance(one.get("runs"), dict)]
+    runs = {name: entry for part in parts for name, entry in part["runs"].items()}
+    found, groups = replicates.expand(runs, every, partial(_error, origin), origin)
+    for part in parts:
+        own = part["runs"]
+        part["runs"] = {name: entry for name, (of, entry) in found.items() if of in own}
+    of: dict[Place, Place] = {
+        ("runs", name): ("runs", of) for name, (of, _) in found.items() if name != of
+    }
+    return raw, groups, _with_lines(origin, of)
+
+
+def _turned(
+    raw: dict[str, Any], groups: Mapping[str, tuple[str, ...]], origin: Origin
+) -> tuple[dict[str, Any], Replicates, Origin]:
+    """`raw` with what is made of runs with replicates at every turn."""
+    if not groups:
+        return raw, Replicates(), origin
+    controls = raw.get("controls", {})
+    both = {name: {**raw.get(name, {}), **controls.get(name, {})} for name in SECTIONS}
+    found = replicates.turned(both, groups, partial(_error, origin))
+    raw = {**raw, "controls": dict(controls)}
+    lines: dict[Place, Place] = {}
+    for section, entries in found.made.items():
+        for name, (of, entry) in entries.items():
+            part = raw if of in raw.get(section, {}) else raw["controls"]
+            part[section] = {**part.get(section, {}), name: entry}
+            lines[section, name] = (section, of)
+    seeds = tuple(both["runs"][name]["seed"] for name in next(iter(groups.values())))
+    return raw, Replicates(seeds, found.names), _with_lines(origin, lines)
+
+
+def _with_lines(origin: Origin, of: Mapping[Place, Place]) -> Origin:
+    """The origin, where what is made of another entry is in that one's lines."""
+    lines = dict(origin.lines)
+    for place, source in of.items():
+        for top in ((), ("controls",)):
+            old: Place = (*top, *source)
+            for known, line in origin.lines.items():
+                if known[: len(old)] == old:
+                    lines.setdefault((*top, *place, *known[len(old) :]), line)
+    return Origin(origin.name, lines)
 
 
 def _place(origin: Origin, place: Place) -> Place:
@@ -243,6 +315,9 @@ def _follow_like(runs: dict[str, Any], origin: Origin) -> dict[str, Any]:
         if not isinstance(inherited, dict):
             return inherited
         own = {key: value for key, value in entry.items() if key != "like"}
+        # A seed of one's own is instead of the other's several; its sweep is of its own names.
+        apart = {"sweep", *({"seed", "seeds"} if {"seed", "seeds"} & own.keys() else ())}
+        inherited = {key: value for key, value in inherited.items() if key not in apart}
         whole = {**inherited, **own}
         return {key: value for key, value in whole.items() if value is not None}
 

@@ -17,6 +17,7 @@ from subnetworks.core.validation import (
 )
 from subnetworks.evaluation.machine import Serving
 from subnetworks.evaluation.settings import Settings as BenchmarkSettings
+from subnetworks.experiment.replicates import Seeds
 from subnetworks.mini import settings as mini
 from subnetworks.training.algorithms import ALGORITHMS
 from subnetworks.training.data.sources import (
@@ -425,9 +426,20 @@ class Sections(SettingsModel):
     figures: dict[Name, Shown] = Field({}, description="The figures wanted, and what each shows.")
 
 
+SECTIONS = tuple(Sections.model_fields)
+
+
 class ExperimentFile(Sections):
     """An experiment of the subnetworks pipeline."""
 
+    like: ExperimentName | None = Field(
+        None,
+        description="Another experiment: its entries, but for those here (an empty one takes it "
+        "out).",
+    )
+    seeds: Seeds | None = Field(
+        None, description="The seeds of every run whose `seed` is the first of them."
+    )
     checkpoints: dict[Name, AnyCheckpoint] = Field(
         description="Named sets of weights that no run here makes."
     )

@@ -9,6 +9,7 @@ from subnetworks.core.files import write_json
 from subnetworks.core.validation import SettingsModel
 from subnetworks.evaluation.machine import Serving
 from subnetworks.experiment import models
+from subnetworks.experiment.replicates import Expanded
 from subnetworks.training.data.sources import Extraction
 from subnetworks.training.settings import Settings
 
@@ -21,12 +22,20 @@ SCHEMAS: dict[str, type[SettingsModel]] = {
 def schema(name: str) -> dict[str, Any]:
     """The JSON schema of `experiment` or `config`.
 
-    A run may also be `like` another, and then lack what the other has.
+    A run may also be `like` another, and then lack what the other has; so may an experiment, which
+    can leave out what the other has by an empty entry.
     """
     found: dict[str, Any] = _loose(SCHEMAS[name].model_json_schema())
+    if name == "experiment":
+        del found["required"]
+        for part in (found, found["$defs"]["Sections"]):
+            for section in models.SECTIONS:
+                entries = part["properties"][section].get("patternProperties", {})
+                for pattern, entry in entries.items():
+                    entries[pattern] = {"anyOf": [entry, {"type": "null"}]}
     for part in found.get("$defs", {}).values():
         if "algorithm" in part.get("properties", {}) and "init" in part["properties"]:
-            part["properties"]["like"] = {"type": "string", "description": "Another run."}
+            part["properties"] |= Expanded.model_json_schema()["properties"]
             part.pop("required", None)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
 
@@ -74,6 +83,7 @@ def _of_experiment() -> Iterator[tuple[str, type[SettingsModel], frozenset[str]]
     yield "datasets: answer", Extraction, frozenset()
     some = next(iter(models.RUNS.values()))
     own = frozenset(some.model_fields) - every
+    yield "runs: of others", Expanded, frozenset()
     yield "runs: every algorithm", some, own
     for name, run in models.RUNS.items():
         yield f"runs: {name}", run, every - {"algorithm"}
