@@ -18,6 +18,7 @@ from subnetworks.core.errors import UserError
 from subnetworks.experiment import checks, inputs, options
 from subnetworks.core.files import canonical_json, sha256, write_changed
 from subnetworks.checkpoints.hub import locks
+from subnetworks.measuring import mask_sources
 
 # Snakemake itself hands this path to a shell, unquoted, when it starts a job in a process of its own.
 if unsafe := re.search(r"[^\w/.,:@%+=~ -]", str(ROOT)):

@@ -22,7 +22,7 @@ rule derive_mask:
         conda("measure")
     resources:
         mem_mb=growing(
-            lambda wildcards: 8000 if "principal" in EXPERIMENT.masks[wildcards.mask] else 1500
+            lambda wildcards: mask_sources.parse(EXPERIMENT.masks[wildcards.mask]).memory
         ),
         runtime=growing(60 * ACCELERATOR.get("hours", 24)),
     params:

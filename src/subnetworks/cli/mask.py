@@ -1,6 +1,6 @@
 """`mask OPERATION SOURCES…`: masks made of other masks, of weights, of a trajectory."""
 
-from enum import StrEnum
+import pkgutil
 from pathlib import Path
 from typing import Annotated
 
@@ -9,26 +9,13 @@ import typer
 from subnetworks.cli.overlap import DIFFERENT_BASES, DIFFERENT_RULES
 from subnetworks.core.errors import UserError
 
-
-class Operation(StrEnum):
-    """What can be made, of masks, of a checkpoint, of a delta."""
-
-    complement = "complement"
-    random = "random"
-    union = "union"
-    intersection = "intersection"
-    difference = "difference"
-    magnitude = "magnitude"
-    principal = "principal"
-    early = "early"
-
-
-_BY_WEIGHTS = (Operation.magnitude, Operation.principal)
-_OF_WEIGHTS = (*_BY_WEIGHTS, Operation.early)
+_SOURCES = Path(__file__).parents[1] / "measuring" / "mask_sources"
+# By their files, so that help is printed without loading any.
+_NAMES = sorted(found.name for found in pkgutil.iter_modules([str(_SOURCES)]))
 
 
 def mask(
-    operation: Annotated[Operation, typer.Argument(help="What to make.")],
+    operation: Annotated[str, typer.Argument(help=f"What to make: {', '.join(_NAMES)}.")],
     sources: Annotated[
         list[str],
         typer.Argument(
@@ -52,6 +39,10 @@ def mask(
     different_rules: Annotated[bool, DIFFERENT_RULES] = False,
     rank: Annotated[
         int | None, typer.Option(help="Principal: of the approximation whose entries are judged.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A further key of what is made."),
     ] = None,
 ) -> None:
     """Derive a mask.
@@ -79,71 +70,44 @@ def mask(
     from subnetworks import checkpoints
     from subnetworks.core.outputs import claim
     from subnetworks.core.provenance import recorded
-    from subnetworks.measuring import mask_origins
-    from subnetworks.measuring.masks import Mask, combine, randomise
+    from subnetworks.measuring import mask_making, mask_sources
+    from subnetworks.measuring.masks import Mask
 
-    _check(operation, sources, like, density, rank)
-    settings = {
-        "operation": operation.value,
+    module = mask_sources.load(operation)
+    named = {"like": like, "density": density, "rank": rank}
+    options = {key: value for key, value in named.items() if value is not None}
+    request = mask_making.Request(
+        sources, output, seed, in_all, options | _settings(settings or []),
+        different_bases, different_rules,
+    )  # fmt: skip
+    mask_making.check(operation, module.SETTINGS, request)
+    record = {
+        "operation": operation,
         "sources": sources,
+        **named,
+        **request.options,
         "like": None if like is None else str(like),
-        "density": density,
-        "rank": rank,
     }
-    read = checkpoints.places(*sources) if operation in _OF_WEIGHTS else sources
+    of_masks = module.SETTINGS.made_of in ("mask", "")
+    read = sources if of_masks else checkpoints.places(*sources)
     outputs = claim("mask", reads=[*read, like], files={"--output": output})
-    with recorded(*outputs, seed=seed, settings=settings):
-        if operation in _OF_WEIGHTS:
-            # They need the measuring kernels; the others need no more than numpy.
-            from subnetworks.measuring import selections
-
-            if operation is Operation.early:
-                changed = selections.early(sources[0], output)
-            else:
-                share = selections.Share(Mask.open(like) if like else None, density)
-                if operation is Operation.magnitude:
-                    changed = selections.magnitude(
-                        sources[0], output, share, different_bases=different_bases
-                    )
-                else:
-                    assert rank is not None
-                    changed = selections.principal(
-                        sources[0], output, share, rank, different_bases=different_bases
-                    )
-        elif operation is Operation.random:
-            changed = randomise(Mask.open(sources[0]), output, seed, per_tensor=not in_all)
-        else:
-            masks = [Mask.open(path) for path in sources]
-            notes = mask_origins.check(
-                masks, different_bases=different_bases, different_rules=different_rules
-            )
-            changed = combine(operation.value, masks, output)
-            for note in notes if len(masks) > 1 else []:
-                typer.echo(f"  {note}")
+    with recorded(*outputs, seed=seed, settings=record):
+        changed = module.make(request)
     n = Mask.open(output).n
     typer.echo(f"{output}: {changed} of {n} entries set ({changed / max(n, 1):.2%})")
 
 
-def _check(
-    operation: Operation,
-    sources: list[str],
-    like: Path | None,
-    density: float | None,
-    rank: int | None,
-) -> None:
-    """Options that the operation needs are there, and those that it ignores are not."""
-    of_one = {Operation.random: "mask", Operation.early: "step of a trajectory"}
-    of_one |= dict.fromkeys(_BY_WEIGHTS, "checkpoint")
-    if operation in of_one and len(sources) != 1:
-        raise UserError(f"{operation}: needs one {of_one[operation]}, got {len(sources)}")
-    if operation in _BY_WEIGHTS:
-        if (like is None) == (density is None):
-            raise UserError(f"{operation}: needs either --like MASK or --density SHARE")
-    elif like is not None or density is not None:
-        raise UserError(f"{operation}: --like and --density are for magnitude and principal")
-    if (rank is None) == (operation is Operation.principal):
-        says = "needs --rank" if rank is None else "--rank is for principal"
-        raise UserError(f"{operation}: {says}")
+def _settings(given: list[str]) -> dict[str, object]:
+    """KEY=VALUE, as YAML has values."""
+    import yaml
+
+    found: dict[str, object] = {}
+    for words in given:
+        key, equals, value = words.partition("=")
+        if not equals:
+            raise UserError(f"--set {words}: expected KEY=VALUE")
+        found[key] = yaml.safe_load(value)
+    return found
 
 
 def add_to(app: typer.Typer) -> None:

@@ -275,6 +275,11 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def step_file(folder: Path, step: int) -> Path:
+    """Where a trajectory's delta of a step lies."""
+    return folder / f"step_{step:06d}.safetensors"
+
+
 def sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's content, in hexadecimal; read in blocks of 1 MiB."""
     digest = hashlib.sha256()

@@ -11,6 +11,8 @@ from subnetworks.core.errors import UserError
 from subnetworks.core.validation import Origin, Place, SettingsModel, hint, parse, quoted, shown
 from subnetworks.experiment import models, reading, replicates
 from subnetworks.experiment.replicates import Replicates
+from subnetworks.measuring import mask_sources
+from subnetworks.measuring.mask_making import MaskSettings
 
 Section = dict[str, dict[str, Any]]
 SECTIONS = models.SECTIONS
@@ -20,8 +22,6 @@ _NOT_PATHS = {
     "adapter": "name the adapter's folder as 'path' and, as 'base', the checkpoint it belongs to",
     "delta": "write it as a folder (subnetworks apply) and name that",
 }
-# Masks that a checkpoint's own weights choose.
-BY_WEIGHTS = ("magnitude", "principal")
 
 
 @dataclass(frozen=True)
@@ -99,36 +99,12 @@ class Experiment:
         """The checkpoint that a mask's update starts from (the weights it is drawn on)."""
         if mask in self.updates:
             return str(self.updates[mask]["before"])
-        entry = self.masks[mask]
-        if "early" in entry:
-            return str(self.runs[entry["early"]["run"]]["init"])
-        if weights := mask_checkpoint(entry):
-            return weights
-        return self.before_of_mask(mask_sources(entry)[0])
+        made = mask_sources.parse(self.masks[mask])
+        return self.drawn_on(made) or self.before_of_mask(made.masks[0])
 
-
-def mask_checkpoint(entry: Mapping[str, Any]) -> str | None:
-    """The checkpoint by whose weights a mask is chosen, if it is."""
-    for key in BY_WEIGHTS:
-        if key in entry:
-            return str(entry[key]["checkpoint"])
-    return None
-
-
-def mask_sources(entry: Mapping[str, Any]) -> list[str]:
-    """The masks that a derived mask is made from, in order."""
-    for key in BY_WEIGHTS:
-        if key in entry:
-            return [str(entry[key]["like"])] if "like" in entry[key] else []
-    if "early" in entry:
-        return []
-    for key in ("complement", "random"):
-        if key in entry:
-            return [str(entry[key])]
-    for key in ("union", "intersection", "difference"):
-        if key in entry:
-            return [str(name) for name in entry[key]]
-    raise AssertionError(entry)
+    def drawn_on(self, made: MaskSettings) -> str | None:
+        """The checkpoint that a mask's source names as the one it is drawn on, if it does."""
+        return str(self.runs[made.run]["init"]) if made.run else made.checkpoint
 
 
 def load(path: Path) -> Experiment:
@@ -448,13 +424,15 @@ def _check_references(experiment: Experiment, origin: Origin) -> None:
         for side in ("before", "after"):
             check(f"updates.{name}.{side}", update[side], ends, "checkpoint")
     for name, entry in experiment.masks.items():
-        for source in mask_sources(entry):
+        made = mask_sources.parse(entry)
+        for source in made.masks:
             check(f"masks.{name}", source, masks, "mask")
-        if weights := mask_checkpoint(entry):
-            check(f"masks.{name}", weights, ends, "checkpoint")
-        if "early" in entry:
-            check(f"masks.{name}.early.run", entry["early"]["run"], experiment.runs, "run")
-            _check_early(experiment, ("masks", name, "early", "steps"), entry["early"])
+        if made.checkpoint:
+            check(f"masks.{name}", made.checkpoint, ends, "checkpoint")
+        if made.run:
+            check(f"masks.{name}.{made.source}.run", made.run, experiment.runs, "run")
+            for place, text in made.refused(experiment.runs[made.run]):
+                raise experiment.error(("masks", name, *place), text)
     for name, entry in experiment.overlaps.items():
         for mask in entry["masks"]:
             check(f"overlaps.{name}.masks", mask, masks, "mask")
@@ -463,25 +441,6 @@ def _check_references(experiment: Experiment, origin: Origin) -> None:
         for benchmark in entry["benchmarks"]:
             check(f"evaluation.{name}.benchmarks", benchmark, experiment.benchmarks, "benchmark")
     _check_cycles(experiment)
-
-
-def _check_early(experiment: Experiment, place: Place, early: Mapping[str, Any]) -> None:
-    """The run keeps its weights at that step."""
-    run, step = experiment.runs[early["run"]], early["steps"]
-    every = run.get("trajectory_every", 0)
-    if "steps" not in run:
-        if every and step % every == 0:
-            return  # how many steps its epochs are is known with its data
-        raise experiment.error(
-            place, f"the run {early['run']!r} keeps its weights every {every} steps, not at {step}"
-        )
-    kept = list(range(every, run["steps"] + 1, every)) if every else []
-    if step not in kept:
-        raise experiment.error(
-            place,
-            f"the run {early['run']!r} keeps no step {step}; there are: "
-            f"{', '.join(map(str, kept)) or 'none (trajectory_every)'}",
-        )
 
 
 def _check_cycles(experiment: Experiment) -> None:
@@ -508,11 +467,10 @@ def _check_cycles(experiment: Experiment) -> None:
             f"checkpoints.{update['after']}",
         ]
     for name, entry in experiment.masks.items():
-        needs[f"masks.{name}"] = [f"masks.{source}" for source in mask_sources(entry)]
-        if "early" in entry:
-            needs[f"masks.{name}"].append(f"checkpoints.{entry['early']['run']}")
-        if weights := mask_checkpoint(entry):
-            needs[f"masks.{name}"].append(f"checkpoints.{weights}")
+        made = mask_sources.parse(entry)
+        needs[f"masks.{name}"] = [f"masks.{source}" for source in made.masks]
+        ends = [end for end in (made.run, made.checkpoint) if end]
+        needs[f"masks.{name}"] += [f"checkpoints.{end}" for end in ends]
 
     done: set[str] = set()
 

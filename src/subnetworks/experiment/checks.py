@@ -11,8 +11,9 @@ from typing import Any, Self
 
 from subnetworks.core.errors import UserError
 from subnetworks.evaluation.tasks import rows
-from subnetworks.experiment import Experiment, mask_checkpoint, mask_sources
+from subnetworks.experiment import Experiment
 from subnetworks.experiment.models import Benchmark, LocalData, Machine, Mixture
+from subnetworks.measuring import mask_sources
 from subnetworks.training.data import files
 from subnetworks.training.data.sources import RejectionSettings
 from subnetworks.training.settings import (
@@ -189,12 +190,10 @@ def _base(experiment: Experiment, mask: str) -> str | None:
     """The checkpoint that a mask names as its base; None if it names none."""
     if mask in experiment.updates:
         return str(experiment.updates[mask]["before"])
-    entry = experiment.masks[mask]
-    if "early" in entry:
-        return str(experiment.runs[entry["early"]["run"]]["init"])
-    if weights := mask_checkpoint(entry):
-        return weights
-    bases = {_base(experiment, source) for source in mask_sources(entry)}
+    made = mask_sources.parse(experiment.masks[mask])
+    if base := experiment.drawn_on(made):
+        return base
+    bases = {_base(experiment, source) for source in made.masks}
     return bases.pop() if len(bases) == 1 else None
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from subnetworks.checkpoints.hub import locks
 from subnetworks.checkpoints.hub.client import Entry
-from subnetworks.experiment import Experiment, mask_checkpoint, mask_sources
+from subnetworks.experiment import Experiment
+from subnetworks.measuring import mask_sources
 from subnetworks.training.data import files
 
 Files = dict[str, str | list[str]]
@@ -99,12 +100,11 @@ def of_update(experiment: Experiment, name: str) -> Files:
 
 def of_mask(experiment: Experiment, name: str) -> Files:
     """What a derived mask is made of: masks, a checkpoint, or a run's trajectory."""
-    entry = experiment.masks[name]
-    weights = mask_checkpoint(entry)
+    made = mask_sources.parse(experiment.masks[name])
     return {
-        "sources": [mask(source) for source in mask_sources(entry)],
-        "checkpoint": checkpoint(weights) if weights else [],
-        "trajectory": trajectory(entry["early"]["run"]) if "early" in entry else [],
+        "sources": [mask(source) for source in made.masks],
+        "checkpoint": checkpoint(made.checkpoint) if made.checkpoint else [],
+        "trajectory": trajectory(made.run) if made.run and made.reads == "trajectory" else [],
     }
 
 

@@ -7,6 +7,7 @@ from pydantic import Field, create_model, model_validator
 from subnetworks.core.validation import (
     Above,
     Count,
+    Name,
     Positive,
     SettingsModel,
     Share,
@@ -18,6 +19,8 @@ from subnetworks.core.validation import (
 from subnetworks.evaluation.machine import Serving
 from subnetworks.evaluation.settings import Settings as BenchmarkSettings
 from subnetworks.experiment.replicates import Seeds
+from subnetworks.measuring import mask_sources
+from subnetworks.measuring.mask_making import MaskSettings
 from subnetworks.mini import settings as mini
 from subnetworks.training.algorithms import ALGORITHMS
 from subnetworks.training.data.sources import (
@@ -29,7 +32,6 @@ from subnetworks.training.data.sources import (
 from subnetworks.training.settings import Accelerator, Lengths, Settings, check_lengths
 
 if TYPE_CHECKING:
-    Name = str
     ExperimentName = str
     Repository = str
     Revision = str
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     LocalPath = str
     Tolerance = str
 else:
-    Name = matching("[a-z0-9][a-z0-9_]*", "a name of lower-case letters, digits and underscores")
     ExperimentName = matching("[A-Za-z0-9][A-Za-z0-9_-]*", "the name of an experiment")
     _PART = r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9_.-]*"
     Repository = matching(f"{_PART}/[A-Za-z0-9][A-Za-z0-9_.-]*", "a repository, owner/name")
@@ -192,99 +193,8 @@ class Update(SettingsModel):
     )
 
 
-_Names = Annotated[list[Name], Field(min_length=2)]
-
-
-class Mask(SettingsModel):
-    """What every mask that is made of something else may have."""
-
-    seed: Count = Field(0, description="What a random mask is drawn from.")
-
-
-class Complement(Mask):
-    """All that a mask leaves out."""
-
-    complement: Name
-
-
-class Random(Mask):
-    """As many entries at random, in every tensor, as a mask has."""
-
-    random: Name
-
-
-class Union(Mask):
-    """What any of several masks has."""
-
-    union: _Names
-
-
-class Intersection(Mask):
-    """What all of several masks have."""
-
-    intersection: _Names
-
-
-class Difference(Mask):
-    """What the first of several masks has, and none of the others."""
-
-    difference: _Names
-
-
-class ByWeights(SettingsModel):
-    """Entries that a checkpoint's own weights choose, in each tensor."""
-
-    checkpoint: Name = Field(description="Whose weights choose.")
-    like: Name | None = Field(None, description="As many in each tensor as this mask has.")
-    density: Share | None = Field(None, description="This share instead.")
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if (self.like is None) == (self.density is None):
-            raise wrong("needs exactly one of: like | density")
-        return self
-
-
-class ByRank(ByWeights):
-    """The largest entries of each matrix's best approximation of a rank."""
-
-    rank: Positive = Field(description="Of the approximation.")
-
-
-class Early(SettingsModel):
-    """What had changed after the first steps of a run that keeps its trajectory."""
-
-    run: Name = Field(description="A run with trajectory_every.")
-    steps: Positive = Field(description="One of the steps that it keeps.")
-
-
-class Magnitude(Mask):
-    """The entries of lowest magnitude in each tensor."""
-
-    magnitude: ByWeights
-
-
-class Principal(Mask):
-    """The largest entries of each matrix's best approximation of a rank."""
-
-    principal: ByRank
-
-
-class EarlyMask(Mask):
-    """What had changed after the first steps of a run."""
-
-    early: Early
-
-
-MASKS: dict[str, type[SettingsModel]] = {
-    "complement": Complement,
-    "random": Random,
-    "union": Union,
-    "intersection": Intersection,
-    "difference": Difference,
-    "magnitude": Magnitude,
-    "principal": Principal,
-    "early": EarlyMask,
+MASKS: dict[str, type[MaskSettings]] = {
+    name: mask_sources.load(name).SETTINGS for name in mask_sources.names()
 }
 
 

@@ -1,12 +1,11 @@
 """What each job is told: the options and settings that the experiment gives its command."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from subnetworks.core.files import canonical_json
 from subnetworks.experiment import Experiment
-from subnetworks.training.runtime import trajectory
+from subnetworks.measuring import mask_sources
 
 # Keys of a benchmark that say how its rows are made; the others say how they are asked.
 _MADE_KEYS = ("rows", "seed")
@@ -48,22 +47,13 @@ def of_update(update: Mapping[str, Any], *keys: str) -> str:
 
 
 def of_mask(entry: Mapping[str, Any], files: Mapping[str, Any]) -> str:
-    """The operation that derives a mask, and what it is made of, as the command line takes them.
+    """The source of a mask, and what it is made of, as the command line takes them.
 
     Args:
         entry: the mask, as the experiment has it.
         files: where `sources`, `checkpoint` and `trajectory` lie, as far as it needs them.
     """
-    operation = next(key for key in entry if key != "seed")
-    given = entry[operation]
-    sources = " ".join(files["sources"])
-    if operation in ("magnitude", "principal"):
-        size = f"--like {sources}" if "like" in given else f"--density {given['density']}"
-        rank = f" --rank {given['rank']}" if "rank" in given else ""
-        return f"{operation} {Path(files['checkpoint']).parent} {size}{rank}"
-    if operation == "early":
-        return f"early {trajectory.file_of(Path(files['trajectory']).parent, given['steps'])}"
-    return f"{operation} {sources}"
+    return mask_sources.parse(entry).command(files)
 
 
 def of_mixture(entry: Mapping[str, Any]) -> str:

@@ -88,10 +88,11 @@ def _of_experiment() -> Iterator[tuple[str, type[SettingsModel], frozenset[str]]
     for name, run in models.RUNS.items():
         yield f"runs: {name}", run, every - {"algorithm"}
     yield "updates", models.Update, frozenset()
-    for name, model in models.MASKS.items():
-        yield f"masks: {name}", model, frozenset()
-    yield "masks: by weights", models.ByRank, frozenset()
-    yield "masks: early", models.Early, frozenset()
+    for name, source in models.MASKS.items():
+        yield f"masks: {name}", source, frozenset()
+        value = source.model_fields[name].annotation
+        if isinstance(value, type) and issubclass(value, SettingsModel):
+            yield f"masks: {name}: {name}", value, frozenset()
     yield "overlaps", models.Overlap, frozenset()
     yield "agreements", models.Agreement, frozenset()
     yield "benchmarks", models.Benchmark, frozenset()

@@ -8,7 +8,6 @@ digests of the checkpoints `before` and `after`, the dtypes they were `compared_
 them was (`compared_share`), or `operation`, `sources` and `seed`.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -29,7 +28,7 @@ from subnetworks.core.files import atomic_path
 FORMAT = "subnetworks-mask-1"
 Shapes = Mapping[str, Sequence[int]]
 # Packed bytes handled at a time.
-_PIECE = 1 << 17
+PIECE = 1 << 17
 
 
 def packed_size(shape: Sequence[int]) -> int:
@@ -111,8 +110,8 @@ class Mask:
         """Set entries of one parameter."""
         total = 0
         size = self._arrays[name].nbytes
-        for start in range(0, size, _PIECE):
-            total += popcount(self.packed(name, start, min(start + _PIECE, size)))
+        for start in range(0, size, PIECE):
+            total += popcount(self.packed(name, start, min(start + PIECE, size)))
         return total
 
     def confirm(self, found: int) -> None:
@@ -229,44 +228,40 @@ def _same_parameters(masks: Sequence[Mask]) -> Mapping[str, tuple[int, ...]]:
     return first.shapes
 
 
-def combine(operation: str, masks: Sequence[Mask], path: str | os.PathLike[str]) -> int:
-    """Write the `union`, `intersection` or `difference` (first without all others) of masks.
+def combine(
+    operation: str,
+    masks: Sequence[Mask],
+    path: str | os.PathLike[str],
+    merge: Callable[[Sequence[np.ndarray]], np.ndarray],
+) -> int:
+    """Write what is made of masks of one model bit by bit; needs a few hundred KiB at any size.
 
-    Also `complement` of a single one. Returns the number of set entries; needs a few hundred KiB
-    whatever the size.
+    Args:
+        operation: what the new mask records as its operation.
+        masks: the masks.
+        path: the file to write.
+        merge: makes the new packed bytes (uint8) of those of each mask, piece by piece.
+
+    Returns the number of set entries.
 
     Raises:
-        UserError: the masks are of different models, or too few or too many for the operation.
+        UserError: the masks are of different models.
     """
-    if operation == "complement":
-        if len(masks) != 1:
-            raise UserError(f"complement: needs one mask, got {len(masks)}")
-    elif len(masks) < 2:
-        raise UserError(f"{operation}: needs at least two masks, got {len(masks)}")
-    merge: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-        "union": np.bitwise_or,
-        "intersection": np.bitwise_and,
-        "difference": lambda first, other: first & ~other,
-    }
     shapes = _same_parameters(masks)
-    metadata = _derived(operation, masks)
+    metadata = derived(operation, masks)
     changed = 0
     read = [0] * len(masks)
     with writing(path, shapes, metadata) as writer:
         for name, shape in shapes.items():
             n, size = math.prod(shape), packed_size(shape)
-            for start in range(0, size, _PIECE):
-                stop = min(start + _PIECE, size)
+            for start in range(0, size, PIECE):
+                stop = min(start + PIECE, size)
                 sources = [mask.packed(name, start, stop) for mask in masks]
                 for index, source in enumerate(sources):
                     read[index] += popcount(source)
-                bits = sources[0]
-                if operation == "complement":
-                    bits = ~bits
-                    if stop == size and n % 8:
-                        bits[-1] &= (1 << n % 8) - 1
-                for other in sources[1:]:
-                    bits = merge[operation](bits, other)
+                bits = merge(sources)
+                if stop == size and n % 8:
+                    bits[-1] &= (1 << n % 8) - 1
                 changed += popcount(bits)
                 writer.write(name, bits, start)
         for mask, found in zip(masks, read, strict=True):
@@ -275,7 +270,7 @@ def combine(operation: str, masks: Sequence[Mask], path: str | os.PathLike[str])
     return changed
 
 
-def _derived(operation: str, masks: Sequence[Mask], **facts: str) -> dict[str, str]:
+def derived(operation: str, masks: Sequence[Mask], **facts: str) -> dict[str, str]:
     """Metadata of a mask made of others.
 
     What they all share of base and rule is kept; a random mask follows no rule.
@@ -299,68 +294,3 @@ def _shared(masks: Sequence[Mask], key: str) -> str:
     """What all masks record under a key; empty if that is not one thing."""
     values = {mask.metadata.get(key, "") for mask in masks}
     return values.pop() if len(values) == 1 else ""
-
-
-def randomise(mask: Mask, path: str | os.PathLike[str], seed: int, per_tensor: bool = True) -> int:
-    """Write a random mask with exactly as many set entries, drawn uniformly without replacement.
-
-    Args:
-        mask: the mask to imitate.
-        path: the file to write.
-        seed: of the draw; each parameter's draw depends on it and the parameter's name only.
-        per_tensor: as many in each parameter as `mask` has there (default), or only in all.
-
-    Returns the number of set entries.
-    """
-    counts = {name: mask.count(name) for name in mask.names}
-    changed = sum(counts.values())
-    mask.confirm(changed)
-    if not per_tensor:
-        counts = _scatter(changed, {n: math.prod(s) for n, s in mask.shapes.items()}, seed)
-    facts = {"seed": str(seed), "density": "per tensor" if per_tensor else "in all"}
-    metadata = _derived("random", [mask], **facts)
-    with writing(path, mask.shapes, metadata) as writer:
-        for name, shape in mask.shapes.items():
-            remaining, wanted, start = math.prod(shape), counts[name], 0
-            generator = _generator(seed, name)
-            while remaining:
-                size = min(remaining, 8 * _PIECE)
-                here = _hypergeometric(generator, wanted, remaining, size)
-                bits = np.zeros(size, dtype=np.bool_)
-                # The fewer of the two kinds are drawn.
-                few = min(here, size - here)
-                bits[generator.choice(size, few, replace=False, shuffle=False)] = True
-                if few < here:
-                    np.logical_not(bits, out=bits)
-                writer.write(name, np.packbits(bits, bitorder="little"), start // 8)
-                remaining, wanted, start = remaining - size, wanted - here, start + size
-        writer.finish({**metadata, "changed": str(changed)})
-    return changed
-
-
-def _generator(seed: int, name: str) -> "np.random.Generator":
-    key = hashlib.sha256(name.encode()).digest()[:8]
-    return np.random.default_rng([seed, int.from_bytes(key, "little")])
-
-
-def _scatter(changed: int, sizes: Mapping[str, int], seed: int) -> dict[str, int]:
-    """How many of `changed` fall on each parameter if each entry is as likely as any other."""
-    generator = _generator(seed, "")
-    remaining, wanted, counts = sum(sizes.values()), changed, {}
-    for name, size in sizes.items():
-        counts[name] = _hypergeometric(generator, wanted, remaining, size)
-        remaining, wanted = remaining - size, wanted - counts[name]
-    return counts
-
-
-def _hypergeometric(generator: "np.random.Generator", wanted: int, total: int, drawn: int) -> int:
-    """How many of `wanted` marked among `total` are in a random `drawn`.
-
-    Beyond 10⁹ entries, NumPy's limit, the normal approximation (relative error below 1e-4).
-    """
-    if total < 1_000_000_000:
-        return int(generator.hypergeometric(wanted, total - wanted, drawn))
-    share = wanted / total
-    spread = math.sqrt(drawn * share * (1 - share) * (total - drawn) / max(total - 1, 1))
-    value = round(generator.normal(drawn * share, spread))
-    return min(max(value, drawn - (total - wanted), 0), wanted, drawn)

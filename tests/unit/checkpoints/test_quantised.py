@@ -25,6 +25,7 @@ from subnetworks.core import kernels  # noqa: E402
 from subnetworks.core.errors import UserError  # noqa: E402
 from subnetworks.core.kernels import Counts  # noqa: E402
 from subnetworks.measuring import overlaps, selections, spectra, trajectories  # noqa: E402
+from subnetworks.measuring.mask_sources import magnitude, principal  # noqa: E402
 from subnetworks.measuring.masks import Mask  # noqa: E402
 from subnetworks.measuring.updates import Rules, Selection, measure, measuring, summarise  # noqa: E402
 
@@ -351,9 +352,9 @@ def test_every_verb_reads_the_same_weights(fp8_pair: dict[str, Path], tmp_path: 
         mask = tmp_path / f"{kind}mask.safetensors"
         measure(before, after, mask=mask)
         small = tmp_path / f"{kind}small.safetensors"
-        selections.magnitude(before, small, selections.Share(density=0.1))
+        magnitude.magnitude(before, small, selections.Share(density=0.1))
         main = tmp_path / f"{kind}main.safetensors"
-        selections.principal(before, main, selections.Share(density=0.1), rank=4)
+        principal.principal(before, main, selections.Share(density=0.1), rank=4)
         compared = overlaps.summarise(overlaps.compare([mask, small], before, different_rules=True))
         path = trajectories.analyse(before, [(1, before), (2, after)])
         ranks = [spectrum.ranks for spectrum in spectra.ranks(before, after)]

@@ -12,7 +12,8 @@ import yaml
 
 from subnetworks.artefacts.asking import asked
 from subnetworks.core.errors import UserError
-from subnetworks.experiment import inputs, load, mask_sources, options
+from subnetworks.experiment import inputs, load, options
+from subnetworks.measuring import mask_sources
 
 ROOT = Path(__file__).parents[3]
 
@@ -81,7 +82,7 @@ def test_what_a_run_and_an_agreement_imply(tmp_path: Path) -> None:
 def test_the_weights_of_a_derived_mask_are_those_of_its_source(tmp_path: Path) -> None:
     masks = {"outside": {"complement": "dpo"}, "both": {"union": ["outside", "dpo"]}}
     experiment = load(written(tmp_path, {"masks": masks}))
-    assert mask_sources(experiment.masks["both"]) == ["outside", "dpo"]
+    assert mask_sources.parse(experiment.masks["both"]).masks == ["outside", "dpo"]
     assert experiment.before_of_mask("both") == "sft"
 
 
@@ -96,8 +97,8 @@ def test_a_mask_by_weights_or_of_a_trajectory_is_drawn_on_its_own_checkpoint(
     }
     change = {"masks": masks, "runs.dpo.trajectory_every": 1}
     experiment = load(written(tmp_path, change))
-    assert mask_sources(experiment.masks["small"]) == ["dpo"]
-    assert mask_sources(experiment.masks["principal"]) == []
+    assert mask_sources.parse(experiment.masks["small"]).masks == ["dpo"]
+    assert mask_sources.parse(experiment.masks["principal"]).masks == []
     weights = {name: experiment.before_of_mask(name) for name in masks}
     assert weights == {"small": "base", "principal": "sft", "early": "sft", "either": "sft"}
 

@@ -14,6 +14,8 @@ from subnetworks import checkpoints
 from subnetworks.checkpoints import identity, manifest
 from subnetworks.core.errors import UserError
 from subnetworks.measuring import masks, overlaps, selections, spectra, updates
+from subnetworks.measuring.mask_making import Request
+from subnetworks.measuring.mask_sources import complement, magnitude, random, union
 
 
 def flip(path, at=-3):
@@ -43,7 +45,7 @@ def pair(request, tmp_path):
 READERS = {
     "measure": lambda before, after, out: updates.measure(before, after, mask=out),
     "rank": lambda before, after, out: spectra.ranks(before, after),
-    "magnitude": lambda before, after, out: selections.magnitude(
+    "magnitude": lambda before, after, out: magnitude.magnitude(
         after, out, selections.Share(density=0.5)
     ),
 }
@@ -100,9 +102,9 @@ def test_a_manifest_of_others_says_nothing_a_damaged_one_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "read",
     [
-        lambda mask, out: masks.combine("complement", [mask], out),
-        lambda mask, out: masks.combine("union", [mask, mask], out),
-        lambda mask, out: masks.randomise(mask, out, 0),
+        lambda mask, out: complement.make(Request([mask.path], out)),
+        lambda mask, out: union.make(Request([mask.path, mask.path], out)),
+        lambda mask, out: random.make(Request([mask.path], out)),
         lambda mask, out: overlaps.compare([mask.path, mask.path]),
         lambda mask, out: overlaps.compare([mask.path] * 3),
     ],

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 from subnetworks.cli import load
 from subnetworks.core.errors import UserError
-from subnetworks.measuring import masks, overlaps, selections, transfers
+from subnetworks.measuring import masks, overlaps, transfers
+from subnetworks.measuring.mask_making import Request
+from subnetworks.measuring.mask_sources import complement, magnitude, principal, random
 from subnetworks.measuring.masks import Mask
 from subnetworks.measuring.selections import Share
 from subnetworks.measuring.updates import Selection, measure
@@ -63,7 +65,7 @@ def test_masks_of_two_bases(made: Path) -> None:
     # Also where a third one agrees with the first, and of masks made of others.
     with pytest.raises(UserError, match="different-bases"):
         overlaps.compare([mask(made, "one"), mask(made, "two"), mask(made, "three")])
-    masks.randomise(Mask.open(both[1]), mask(made, "random"), 0)
+    random.randomise(Mask.open(both[1]), mask(made, "random"), 0)
     with pytest.raises(UserError, match="different-bases"):
         overlaps.compare([mask(made, "one"), mask(made, "random")])
 
@@ -78,8 +80,8 @@ def test_weights_of_another_base(made: Path) -> None:
     assert len(summary["notes"]) == 2
     like = Share(like=Mask.open(both[0]))
     for choose in (
-        lambda **allow: selections.magnitude(made / "other", mask(made, "m"), like, **allow),
-        lambda **allow: selections.principal(made / "other", mask(made, "p"), like, 2, **allow),
+        lambda **allow: magnitude.magnitude(made / "other", mask(made, "m"), like, **allow),
+        lambda **allow: principal.principal(made / "other", mask(made, "p"), like, 2, **allow),
     ):
         with pytest.raises(UserError, match="--different-bases"):
             choose()
@@ -114,10 +116,10 @@ def test_masks_by_two_rules(selection: Selection, cast: str | None, made: Path) 
     summary = overlaps.summarise(overlaps.compare(both, different_rules=True))
     assert len(summary["notes"]) == 1
     # A complement is by the same rule; a random mask by none.
-    masks.combine("complement", [Mask.open(both[1])], mask(made, "complement"))
+    complement.make(Request([both[1]], mask(made, "complement")))
     with pytest.raises(UserError, match="--different-rules"):
         overlaps.compare([both[0], mask(made, "complement")])
-    masks.randomise(Mask.open(both[1]), mask(made, "random"), 0)
+    random.randomise(Mask.open(both[1]), mask(made, "random"), 0)
     assert overlaps.compare([both[0], mask(made, "random")]).notes == []
 
 

@@ -7,10 +7,21 @@ import numpy as np
 import pytest
 
 from subnetworks.core.errors import UserError
-from subnetworks.measuring import masks
+from subnetworks.measuring import mask_sources, masks
+from subnetworks.measuring.mask_making import Request, check
+from subnetworks.measuring.mask_sources import random
 from subnetworks.measuring.masks import Mask
 
 Arrays = dict[str, np.ndarray]
+
+
+def combine(operation: str, sources: list[Mask], path: Path) -> int:
+    """As the command line does it."""
+    module = mask_sources.load(operation)
+    request = Request([str(mask.path) for mask in sources], path)
+    check(operation, module.SETTINGS, request)
+    changed: int = module.make(request)
+    return changed
 
 
 def arrays(seed: int, share: float = 0.3) -> Arrays:
@@ -73,7 +84,7 @@ COMBINATIONS = {
 def test_combinations(operation: str, tmp_path: Path) -> None:
     values = [arrays(seed) for seed in range(3)]
     sources = [write(tmp_path / f"{k}.safetensors", v) for k, v in enumerate(values)]
-    changed = masks.combine(operation, sources, tmp_path / "out.safetensors")
+    changed = combine(operation, sources, tmp_path / "out.safetensors")
     found = Mask.open(tmp_path / "out.safetensors")
     expected = {name: COMBINATIONS[operation](*(v[name] for v in values)) for name in values[0]}
     for name, value in expected.items():
@@ -89,7 +100,7 @@ def test_combinations(operation: str, tmp_path: Path) -> None:
 def test_complement_leaves_the_unused_bits_clear(tmp_path: Path) -> None:
     values = arrays(0)
     mask = write(tmp_path / "m.safetensors", values)
-    masks.combine("complement", [mask], tmp_path / "c.safetensors")
+    combine("complement", [mask], tmp_path / "c.safetensors")
     found = Mask.open(tmp_path / "c.safetensors")
     for name, value in values.items():
         assert np.array_equal(found.array(name), ~value)
@@ -104,7 +115,7 @@ def test_random_masks_keep_the_count_of_every_tensor(share: float, tmp_path: Pat
     drawn = []
     for seed in (1, 1, 2):
         path = tmp_path / "r.safetensors"
-        assert masks.randomise(mask, path, seed) == sum(int(v.sum()) for v in values.values())
+        assert random.randomise(mask, path, seed) == sum(int(v.sum()) for v in values.values())
         found = Mask.open(path)
         drawn.append({name: found.array(name) for name in found.names})
         for name, value in values.items():
@@ -119,7 +130,7 @@ def test_random_masks_are_uniform(tmp_path: Path) -> None:
     value = np.zeros(3_000_001, np.bool_)
     value[:600_000] = True  # all at the front: the copy must not be
     mask = write(tmp_path / "m.safetensors", {"w": value})
-    masks.randomise(mask, tmp_path / "r.safetensors", 0)
+    random.randomise(mask, tmp_path / "r.safetensors", 0)
     found = Mask.open(tmp_path / "r.safetensors").array("w")
     parts = np.array([part.mean() for part in np.array_split(found, 30)])
     # Each part's share is hypergeometric around 0.2 with standard deviation 0.00124.
@@ -132,7 +143,7 @@ def test_random_in_all_keeps_the_count_in_all(tmp_path: Path) -> None:
         tmp_path / "m.safetensors",
         {"a": np.ones(10_000, np.bool_), "b": np.zeros(30_000, np.bool_)},
     )
-    assert masks.randomise(mask, tmp_path / "r.safetensors", 0, per_tensor=False) == 10_000
+    assert random.randomise(mask, tmp_path / "r.safetensors", 0, per_tensor=False) == 10_000
     found = Mask.open(tmp_path / "r.safetensors")
     assert found.count("a") + found.count("b") == 10_000
     assert found.count("a") == pytest.approx(2500, abs=6 * 38)  # hypergeometric, σ = 37.5
@@ -142,10 +153,10 @@ def test_masks_of_different_models_do_not_combine(tmp_path: Path) -> None:
     first = write(tmp_path / "a.safetensors", {"w": np.ones((3, 4), np.bool_)})
     second = write(tmp_path / "b.safetensors", {"w": np.ones((4, 3), np.bool_)})
     with pytest.raises(UserError, match="'w'"):
-        masks.combine("union", [first, second], tmp_path / "out.safetensors")
+        combine("union", [first, second], tmp_path / "out.safetensors")
     for operation, sources in (("union", [first]), ("complement", [first, first])):
         with pytest.raises(UserError, match=operation):
-            masks.combine(operation, sources, tmp_path / "out.safetensors")
+            combine(operation, sources, tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
 
 

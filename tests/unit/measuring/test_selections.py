@@ -14,7 +14,8 @@ from subnetworks.checkpoints.identity import digest
 from subnetworks.checkpoints.numbers import decode
 from subnetworks.cli import load
 from subnetworks.core.errors import UserError
-from subnetworks.measuring import masks, selections, updates
+from subnetworks.measuring import masks, updates
+from subnetworks.measuring.mask_sources import magnitude, principal
 from subnetworks.measuring.masks import Mask
 from subnetworks.measuring.selections import Share
 
@@ -55,7 +56,7 @@ def largest(size, count):
 
 def test_magnitude_like_a_mask(model, tmp_path):
     file, tensors, like = model
-    changed = selections.magnitude(file, tmp_path / "m.safetensors", Share(like=like))
+    changed = magnitude.magnitude(file, tmp_path / "m.safetensors", Share(like=like))
     mask = Mask.open(tmp_path / "m.safetensors")
     assert mask.shapes == like.shapes
     for name in like.names:
@@ -70,7 +71,7 @@ def test_magnitude_like_a_mask(model, tmp_path):
 @pytest.mark.parametrize("density", [0.0, 0.13, 1.0])
 def test_magnitude_of_a_share(model, tmp_path, density):
     file, tensors, _ = model
-    selections.magnitude(file, tmp_path / "m.safetensors", Share(density=density))
+    magnitude.magnitude(file, tmp_path / "m.safetensors", Share(density=density))
     mask = Mask.open(tmp_path / "m.safetensors")
     for name in mask.names:
         size = np.abs(values(tensors, name))
@@ -80,7 +81,7 @@ def test_magnitude_of_a_share(model, tmp_path, density):
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32", "F64"])
 def test_magnitude_at_any_width_over_several_chunks(tmp_path, dtype, monkeypatch):
-    monkeypatch.setattr(selections, "_CHUNK", 1 << 10)
+    monkeypatch.setattr(magnitude, "_CHUNK", 1 << 10)
     rng = np.random.default_rng(1)
     drawn = np.round(rng.standard_normal((70, 71)), 2)  # ties at every width
     drawn[0, :5] = [0.0, -0.0, np.inf, np.nan, -np.inf]
@@ -91,7 +92,7 @@ def test_magnitude_at_any_width_over_several_chunks(tmp_path, dtype, monkeypatch
         "F64": lambda: ("F64", drawn.view(np.uint64)),
     }[dtype]()
     save(tmp_path / "w.safetensors", {"w.weight": stored})
-    selections.magnitude(tmp_path / "w.safetensors", tmp_path / "m", Share(density=0.4))
+    magnitude.magnitude(tmp_path / "w.safetensors", tmp_path / "m", Share(density=0.4))
     with np.errstate(over="ignore"):
         size = np.abs(drawn if dtype == "F64" else decode(stored[1], dtype))
     wanted = lowest(size, round(0.4 * size.size))
@@ -101,7 +102,7 @@ def test_magnitude_at_any_width_over_several_chunks(tmp_path, dtype, monkeypatch
 @pytest.mark.parametrize("rank", [1, 3, 1000])
 def test_principal_like_a_mask(model, tmp_path, rank):
     file, tensors, like = model
-    selections.principal(file, tmp_path / "p.safetensors", Share(like=like), rank)
+    principal.principal(file, tmp_path / "p.safetensors", Share(like=like), rank)
     mask = Mask.open(tmp_path / "p.safetensors")
     for name in like.names:
         whole = values(tensors, name).astype(np.float64)
@@ -132,7 +133,7 @@ def test_principal_of_large_values_is_theirs(tmp_path):
     left = rng.permutation(30).astype(np.float32)[:, None] + 1
     right = (2.0 ** rng.permutation(8)).astype(np.float32)[None]
     save(tmp_path / "w.safetensors", {"model.layers.0.mlp.up_proj.weight": bf16(left @ right)})
-    selections.principal(tmp_path / "w.safetensors", tmp_path / "p", Share(density=0.1), 1)
+    principal.principal(tmp_path / "w.safetensors", tmp_path / "p", Share(density=0.1), 1)
     found = Mask.open(tmp_path / "p").array("model.layers.0.mlp.up_proj.weight")
     size = left @ right
     assert size[found].min() >= size[~found].max()

@@ -14,7 +14,7 @@ from typing import Any
 from subnetworks.checkpoints.manifest import verify
 from subnetworks.core import outputs
 from subnetworks.core.errors import UserError
-from subnetworks.core.files import locked, sha256
+from subnetworks.core.files import locked, sha256, step_file
 from subnetworks.core.precision import of_training
 from subnetworks.core.provenance import recorded
 from subnetworks.training.data import checks
@@ -161,7 +161,7 @@ def _train(
     trajectory.resume(deltas, resume)
     every = parsed.trajectory_every
     base = masking.digest(init) if every else None
-    if base and resume and resume % every == 0 and not trajectory.file_of(deltas, resume).exists():
+    if base and resume and resume % every == 0 and not step_file(deltas, resume).exists():
         # The run was stopped between saving this step and writing its delta.
         trajectory.write(folder / f"global_step_{resume}", init, deltas, resume, base)
 

@@ -9,16 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from subnetworks.core.errors import UserError
-from subnetworks.core.files import sha256, write_json
+from subnetworks.core.files import sha256, step_file, write_json
 from subnetworks.training.runtime.state import shards
 
 NAME = "trajectory"
 MANIFEST = "manifest.json"
-
-
-def file_of(folder: Path, step: int) -> Path:
-    """Where the delta of a step lies."""
-    return folder / f"step_{step:06d}.safetensors"
 
 
 def write(saved: Path, init: Path, folder: Path, step: int, base: str) -> None:
@@ -39,7 +34,7 @@ def write(saved: Path, init: Path, folder: Path, step: int, base: str) -> None:
     from subnetworks.training.runtime import finish
 
     with checkpoints.open(init) as before, checkpoints.open(shards(saved)) as trained:
-        deltas.write(file_of(folder, step), before, finish.rounded(trained, before), base=base)
+        deltas.write(step_file(folder, step), before, finish.rounded(trained, before), base=base)
 
 
 def files(folder: Path) -> list[Path]:
@@ -70,7 +65,7 @@ def complete(folder: Path, every: int, steps: int, base: str | None) -> None:
 
     rows: list[Mapping[str, Any]] = []
     for step in range(every, steps + 1, every) if every else ():
-        file = file_of(folder, step)
+        file = step_file(folder, step)
         if not file.exists():
             raise UserError(
                 f"{file}: missing: the run was resumed behind it; remove {folder.parent / 'state'} "
