@@ -26,7 +26,8 @@ def read_names(path: Path | None) -> dict[str, str]:
     return {str(key): name for key, name in value.items()}
 
 
-def _tolerances(text: str) -> tuple[str, ...]:
+def tolerances(text: str) -> tuple[str, ...]:
+    """Tolerances that are written with commas between them."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
@@ -130,7 +131,7 @@ def measure(
 
     if cast is not None and cast not in ("BF16", "F16", "F32"):
         raise UserError(f"--cast {cast}: expected BF16, F16 or F32")
-    rules = Rules(_tolerances(isclose), _tolerances(absolute), _tolerances(relative))
+    rules = Rules(tolerances(isclose), tolerances(absolute), tolerances(relative))
     selection = Selection(rule, tolerance)
     outputs = claim(
         "measure",

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from subnetworks.core.errors import UserError
 from subnetworks.core.precision import Bfloat16, Dtype
+from subnetworks.core.schedule import Schedule
 from subnetworks.core.validation import (
     Above,
     AtLeastTwo,
@@ -27,7 +28,6 @@ from subnetworks.core.validation import (
     shown,
     wrong,
 )
-from subnetworks.training.engine.schedule import Schedule
 
 Kind = Literal["sft", "online", "preference"]
 Truncation = Literal["error", "truncate"]

@@ -21,9 +21,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.lr_scheduler import LambdaLR
 from verl.workers.engine.base import EngineRegistry
 
+from subnetworks.core.schedule import factor
 from subnetworks.measuring.masks import Mask
 from subnetworks.training.engine.adamw import FORMS, CompactAdamW, DenseAdamW, local
-from subnetworks.training.engine.schedule import factor
 from subnetworks.training.engine.value_head import ValueHeadMixin
 from subnetworks.training.runtime import trajectory
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from subnetworks.training.engine.schedule import factor
+from subnetworks.core.schedule import factor
 
 
 def test_warm_up_is_linear_and_never_zero():

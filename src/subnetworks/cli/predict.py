@@ -1,0 +1,145 @@
+"""`predict INIT`: what an optimiser's settings and the init alone let a run change."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from subnetworks.cli.measure import emit, tolerances
+from subnetworks.core.errors import UserError
+
+
+class Schedule(StrEnum):
+    """What follows the warm-up."""
+
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+
+
+class SaveDtype(StrEnum):
+    """What the end is rounded to."""
+
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+
+
+def _numbers(text: str, option: str, kind: type[int] | type[float]) -> list[Any]:
+    try:
+        return [kind(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        wanted = "whole numbers" if kind is int else "numbers"
+        raise UserError(f"{option} {text!r}: expected {wanted} with commas between them") from None
+
+
+def predict(
+    init: Annotated[
+        str, typer.Argument(help="Folder, .safetensors file, or hub:owner/name@revision.")
+    ],
+    learning_rate: Annotated[float, typer.Option(min=0, help="The peak of the schedule.")],
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the schedule.")],
+    schedule: Annotated[
+        Schedule, typer.Option(help="What follows the warm-up.")
+    ] = Schedule.constant,
+    warmup_steps: Annotated[int, typer.Option(min=0, help="Steps of linear warm-up.")] = 0,
+    betas: Annotated[str, typer.Option(help="AdamW's, with a comma.")] = "0.9,0.999",
+    weight_decay: Annotated[float, typer.Option(min=0, help="AdamW's.")] = 0.01,
+    updates_per_step: Annotated[
+        int, typer.Option(min=1, help="Updates of the weights in one step.")
+    ] = 1,
+    save_dtype: Annotated[
+        SaveDtype, typer.Option(help="What the end is rounded to; training keeps float32.")
+    ] = SaveDtype.bfloat16,
+    at: Annotated[
+        str, typer.Option(help="Steps after which to predict, too, with commas (default: the end).")
+    ] = "",
+    mask: Annotated[
+        Path | None, typer.Option(help="The mask that the run trains within, if any.")
+    ] = None,
+    isclose: Annotated[
+        str, typer.Option(help="Tolerances of isclose in bf16 (the paper's rule), with commas.")
+    ] = "1e-8,1e-7,1e-6,1e-5,1e-4",
+    absolute: Annotated[str, typer.Option(help="Tolerances of |Δ| in fp32.")] = "1e-5,1e-4",
+    relative: Annotated[str, typer.Option(help="Tolerances η of |Δ| ≤ η·max(|w|, |ŵ|).")] = "1e-3",
+    json_: Annotated[
+        Path | None, typer.Option("--json", help="Write the summary here (- for standard output).")
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Write one row per tensor and step here (.parquet).")
+    ] = None,
+) -> None:
+    """Predict how sparse an update will be if gradients are noise, before the run is made.
+
+    Nothing is read but the weights that training starts from and the optimiser's settings. The
+    expected counts have the names that `measure` gives to the counted ones; besides, the overlap
+    of two independent runs. What a run changes beyond this, its gradients' signal changes.
+
+    Examples:
+
+    python -m subnetworks predict base/ --learning-rate 1e-6 --steps 500
+
+    python -m subnetworks predict base/ --learning-rate 2e-5 --steps 1000 --schedule cosine
+    --warmup-steps 30 --betas 0.9,0.95 --at 100,500 --json prediction.json
+    --table prediction.parquet
+    """
+    from subnetworks import checkpoints
+    from subnetworks.core.outputs import claim
+    from subnetworks.core.provenance import recorded
+    from subnetworks.measuring import null_model
+    from subnetworks.measuring.updates import Rules, write_table
+
+    beta = _numbers(betas, "--betas", float)
+    if len(beta) != 2:
+        raise UserError(f"--betas {betas!r}: expected two numbers, such as 0.9,0.999")
+    asked = _numbers(at, "--at", int)
+    if wrong := [step for step in asked if not 1 <= step <= steps]:
+        raise UserError(f"--at {at!r}: {wrong[0]} is none of the {steps} steps")
+    optimiser = null_model.Optimiser(
+        learning_rate=learning_rate,
+        steps=steps,
+        schedule=schedule.value,
+        warmup_steps=warmup_steps,
+        betas=(beta[0], beta[1]),
+        weight_decay=weight_decay,
+        updates_per_step=updates_per_step,
+    )
+    question = null_model.Question(
+        optimiser,
+        tuple(sorted({*asked, steps})),
+        null_model.FORMATS[save_dtype.value],
+        Rules(tolerances(isclose), tolerances(absolute), tolerances(relative)),
+    )
+    outputs = claim(
+        "predict",
+        reads=[*checkpoints.places(init), mask],
+        files={"--json": json_, "--table": table},
+    )
+    with recorded(*outputs, settings={"init": init, "at": question.steps}) as facts:
+        found = null_model.predict(init, question, mask=mask)
+        facts["checkpoint_digests"] = {"init": found.digest}
+        summary = null_model.summarise(found)
+        if table is not None:
+            write_table(null_model.table(found), table)
+        if json_ is not None:
+            emit(summary, json_)
+    if json_ is None or str(json_) != "-":
+        _tell(summary)
+
+
+def _tell(summary: dict[str, Any]) -> None:
+    typer.echo(f"{summary['n']:,} entries, {summary['trained']:,} of them trained")
+    typer.echo(f"{'step':>8}{'sparsity':>10}{'Δ = 0':>10}{'overlap':>10}{'spread':>11}")
+    for row in summary["steps"]:
+        overlap = row["two_runs"]["o1"]
+        shown = "-" if overlap is None else f"{overlap:.2%}"
+        typer.echo(
+            f"{row['step']:>8}{row['sparsity']:>10.2%}{row['equal'] / summary['n']:>10.2%}"
+            f"{shown:>10}{row['noise']:>11.2e}"
+        )
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the verb."""
+    app.command(name="predict")(predict)
