@@ -3,13 +3,12 @@
 They read finished results only. See `base` for what a module holds.
 """
 
-import importlib
-import pkgutil
 from functools import cache
 from typing import TypeVar
 
 from subnetworks.artefacts.base import Artefact, Figure, Table
 from subnetworks.core.errors import UserError
+from subnetworks.core.imports import modules_in
 
 Kind = TypeVar("Kind", Table, Figure)
 # The paper's order, by what it calls them; controls stand behind.
@@ -21,9 +20,9 @@ __all__ = ["Artefact", "Figure", "Table", "every", "load", "of_kind"]
 @cache
 def every() -> dict[str, Artefact]:
     """All artefacts by name: those of the paper in its order, then the controls."""
-    names = (f"{__name__}.{found.name}" for found in pkgutil.iter_modules(__path__))
-    modules = [importlib.import_module(name) for name in names]
-    artefacts: list[Artefact] = [m.ARTEFACT for m in modules if hasattr(m, "ARTEFACT")]
+    artefacts: list[Artefact] = [
+        module.ARTEFACT for module in modules_in(__name__).values() if hasattr(module, "ARTEFACT")
+    ]
     artefacts.sort(key=lambda found: (_ORDER.index(found.label.partition(" ")[0]), found.name))
     return {found.name: found for found in artefacts}
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from subnetworks.evaluation import rows
 from subnetworks.evaluation.settings import Settings
-from subnetworks.evaluation.tasks import rows
 
 
 @dataclass

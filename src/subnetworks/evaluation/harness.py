@@ -24,7 +24,7 @@ from subnetworks.core import files, outputs, provenance
 from subnetworks.core.errors import UserError
 from subnetworks.core.files import canonical_json, locked, write_json
 from subnetworks.core.provenance import recorded, versions
-from subnetworks.evaluation import backends, scores
+from subnetworks.evaluation import backends, definitions, rows, scores
 from subnetworks.evaluation import checkpoint as checkpoints
 from subnetworks.evaluation import machine as machines
 from subnetworks.evaluation import settings as benchmark_settings
@@ -34,7 +34,6 @@ from subnetworks.evaluation.checkpoint import Checkpoint
 from subnetworks.evaluation.machine import Machine
 from subnetworks.evaluation.preparing import NoAccess, prepare, seed_all
 from subnetworks.evaluation.settings import Settings
-from subnetworks.evaluation.tasks import definitions, rows
 from subnetworks.grading import grader
 
 ROOM_FOR_PROMPTS = 4096
@@ -329,7 +328,7 @@ def _run(
             "task": {
                 "name": task.name,
                 "version": next(iter(benchmark.tasks.values())).VERSION,
-                "definition": "ours" if task.definitions[0][1].startswith("./") else "lm_eval",
+                "definition": "ours" if task.own else "lm_eval",
                 "grader": grader.VERSION,
                 **versions(["lm_eval", "math-verify"]),
             },

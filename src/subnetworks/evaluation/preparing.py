@@ -6,8 +6,8 @@ from typing import Any
 
 from subnetworks.core.errors import UserError
 from subnetworks.core.files import canonical_json
+from subnetworks.evaluation import definitions
 from subnetworks.evaluation.benchmark import Benchmark
-from subnetworks.evaluation.tasks import definitions
 
 
 def seed_all(seed: int) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from subnetworks.core.files import atomic_path
+from subnetworks.evaluation import rows
 from subnetworks.evaluation.benchmark import Benchmark
 from subnetworks.evaluation.settings import Settings
 from subnetworks.evaluation.statistics import Estimate, estimate, pass_at_k
-from subnetworks.evaluation.tasks import rows
 
 
 def items_of(

@@ -19,7 +19,7 @@ from subnetworks.core.validation import (
 )
 from subnetworks.core.validation import parse as parse_model
 from subnetworks.evaluation import tasks
-from subnetworks.evaluation.tasks import Task
+from subnetworks.evaluation.task import Task
 
 
 class Settings(SettingsModel):
@@ -55,7 +55,7 @@ class Settings(SettingsModel):
             raise wrong(f"task: {not_allowed(name, tasks.TASKS)}", "task")
         task = tasks.TASKS[name]
         unfit = {"max_tokens", "temperature", "samples", "instruction"} if task.chooses else set()
-        if not task.chooses and not task.instructed:
+        if not task.chooses and task.problem is None:
             unfit = {"instruction"}
         given = unfit & values.keys()
         if given:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from subnetworks.core.errors import UserError
-from subnetworks.evaluation.tasks import rows
+from subnetworks.evaluation import rows
 from subnetworks.experiment import Experiment
 from subnetworks.experiment.models import Benchmark, LocalData, Machine, Mixture
 from subnetworks.measuring import mask_sources

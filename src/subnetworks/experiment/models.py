@@ -242,14 +242,8 @@ class Benchmark(BenchmarkSettings):
     def _check_made(self, make: str) -> None:
         """The made rows are those that the task reads."""
         task = self.definition
-        fits = {
-            "math500": task.name == "math500",
-            "agieval": task.name.startswith("agieval_"),
-            "mmlu_pro": task.name in ("mmlu_pro", "mmlu_pro_math"),
-        }
-        if not fits[make]:
-            wanted = next((name for name in fits if task.name.startswith(name)), None)
-            remedy = f"make: {wanted}" if wanted and wanted != make else "name its rows with data"
+        if task.made != make:
+            remedy = f"make: {task.made}" if task.made else "name its rows with data"
             raise wrong(f"the rows of make: {make} are not those of {task.name}; {remedy}", "make")
 
 

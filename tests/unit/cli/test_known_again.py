@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from subnetworks.cli import load
 from subnetworks.core.errors import UserError
 from subnetworks.core.files import remove_own
-from subnetworks.evaluation.tasks import definitions
+from subnetworks.evaluation import definitions
 from subnetworks.training.runtime import state
 
 NAME = "model.layers.0.self_attn.q_proj.weight"

@@ -9,8 +9,7 @@ from conftest import shared, write_rows
 
 from subnetworks.core import processor
 from subnetworks.core.errors import UserError
-from subnetworks.evaluation import engine, machine, settings, tasks
-from subnetworks.evaluation.tasks import rows
+from subnetworks.evaluation import engine, machine, rows, settings, tasks
 
 MATH = {"task": "math500", "data": "x.jsonl"}
 PRO = {"question": "q", "options": ["a", "b"], "answer": "A", "category": "math", "cot_content": ""}

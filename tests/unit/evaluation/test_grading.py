@@ -7,7 +7,7 @@ from conftest import needs_evaluation, shared
 
 needs_evaluation()
 
-from subnetworks.evaluation.tasks import grading  # noqa: E402
+from subnetworks.evaluation.tasks import math500  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -30,19 +30,19 @@ from subnetworks.evaluation.tasks import grading  # noqa: E402
     ],
 )
 def test_grades(gold: str, answer: str, right: bool) -> None:
-    graded = grading.process_results({"answer": gold}, [rf"Thus \boxed{{{answer}}}."])
+    graded = math500.process_results({"answer": gold}, [rf"Thus \boxed{{{answer}}}."])
     assert graded["correct"] == right
 
 
 def test_an_answer_outside_a_box_is_wrong() -> None:
-    graded = grading.process_results({"answer": "5"}, ["The answer is 5."])
+    graded = math500.process_results({"answer": "5"}, ["The answer is 5."])
     assert set(graded.values()) == {0.0}
 
 
 def test_reference_solutions_of_math500_are_right() -> None:
     rows = [json.loads(line) for line in shared("math500/test.jsonl").open(encoding="utf-8")]
     assert len(rows) == 500
-    graded = {row["unique_id"]: grading.process_results(row, [row["solution"]]) for row in rows}
+    graded = {row["unique_id"]: math500.process_results(row, [row["solution"]]) for row in rows}
     for rule in ("correct", "math_verify", "string_match", "boxed"):
         assert [name for name, grades in graded.items() if grades[rule] != 1] == [], rule
 
@@ -52,7 +52,7 @@ def test_another_problems_solution_is_wrong() -> None:
     right = [
         (row["answer"], other["answer"])
         for row, other in zip(rows, rows[1:] + rows[:1], strict=True)
-        if grading.process_results(row, [other["solution"]])["correct"]
+        if math500.process_results(row, [other["solution"]])["correct"]
     ]
     # Neighbours that happen to have the same answer, one of them written x=5.
     assert all(answer == other.removeprefix("x=") for answer, other in right)

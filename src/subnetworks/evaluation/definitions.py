@@ -1,18 +1,30 @@
-"""Task files for lm-eval: the stock definition, included, with other rows and settings."""
+"""Task files for lm-eval: a task's definition with other rows and settings."""
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import yaml
 
 from subnetworks.core.errors import UserError
+from subnetworks.evaluation.rows import Files, dataset, read
 from subnetworks.evaluation.settings import Settings
-from subnetworks.evaluation.tasks.rows import Files, read
 
 _MARK = "# Written by subnetworks evaluate."
-_HERE = Path(__file__).parent
-_READER = "subnetworks.evaluation.tasks.rows.dataset"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes a function as lm-eval finds it again: by its module and name."""
+
+
+_Dumper.add_representer(
+    FunctionType,
+    lambda dumper, found: dumper.represent_scalar(
+        "!function", f"{found.__module__}.{found.__qualname__}"
+    ),
+)
 
 
 def stock_folder() -> Path:
@@ -55,41 +67,42 @@ def write(
     present = None
     if files is not None and len(task.definitions) > 1:
         present = {str(row[str(task.groups)]).replace(" ", "_") for row in read(files.test, task)}
-        if unknown := sorted(present - {part for part, _ in task.definitions}):
+        if unknown := sorted(present - task.definitions.keys()):
             raise UserError(
                 f"{files.test}: {task.groups} {', '.join(map(repr, unknown))}: "
                 f"{task.name} has none of that name"
             )
     written = {}
-    for part, definition in task.definitions:
+    for part, definition in task.definitions.items():
         if present is not None and part not in present:
             continue
         for sample in range(settings.samples):
             name = "-".join(
                 [benchmark, *([part] if part else []), *([str(sample)] if sample else [])]
             )
-            text = yaml.safe_dump(_content(name, definition, settings, files, seed + sample))
-            if files is not None:
-                text += f"custom_dataset: !function {_READER}\n"
+            content = _content(name, definition, settings, files, seed + sample)
+            text = yaml.dump(content, Dumper=_Dumper)
             (folder / f"{name}.yaml").write_text(f"{_MARK}\n{text}", encoding="utf-8")
             written[name] = (part, sample)
     return written
 
 
 def _content(
-    name: str, definition: str, settings: Settings, files: Files | None, seed: int
+    name: str,
+    definition: str | Mapping[str, Any],
+    settings: Settings,
+    files: Files | None,
+    seed: int,
 ) -> dict[str, Any]:
     task = settings.definition
-    own = definition.startswith("./")
-    content: dict[str, Any] = {
-        "include": str(_HERE / definition[2:] if own else stock_folder() / definition),
-        "task": name,
-        "num_fewshot": settings.shots,
-    }
+    if isinstance(definition, str):
+        definition = {"include": str(stock_folder() / definition)}
+    content: dict[str, Any] = {**definition, "task": name, "num_fewshot": settings.shots}
     if files is not None:
         rows = {"test": str(files.test.resolve())}
         if files.shots is not None:
             rows[str(task.shots_split)] = str(files.shots.resolve())
+        content["custom_dataset"] = dataset
         content["dataset_kwargs"] = {"task": task.name, "files": rows}
         content |= {"test_split": "test", "training_split": None, "validation_split": None}
         if files.shots is None:
@@ -98,10 +111,11 @@ def _content(
         content["dataset_kwargs"] = {"revision": settings.revision}
     if settings.instruction:
         # As data, so that braces in it are no template.
-        content["doc_to_text"] = "{{problem}}{% raw %}" + settings.instruction + "{% endraw %}"
+        problem = "{{" + str(task.problem) + "}}"
+        content["doc_to_text"] = problem + "{% raw %}" + settings.instruction + "{% endraw %}"
     if not task.chooses:
         content["generation_kwargs"] = {
-            **_generation(content["include"]),
+            **_generation(definition),
             "do_sample": settings.temperature > 0,
             "temperature": settings.temperature,
             "max_gen_toks": settings.max_tokens,
@@ -111,16 +125,19 @@ def _content(
     return content
 
 
-def _generation(path: str) -> dict[str, Any]:
+def _generation(definition: Mapping[str, Any]) -> dict[str, Any]:
     """The definition's own `generation_kwargs` (where an answer ends), which ours would replace."""
+    if "generation_kwargs" in definition:
+        return dict(definition["generation_kwargs"])
+    if "include" not in definition:
+        return {}
 
     class Loader(yaml.SafeLoader):
         """Reads a definition without importing the functions it names."""
 
     Loader.add_constructor("!function", lambda loader, node: None)
-    content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
-    if "generation_kwargs" in content:
-        return dict(content["generation_kwargs"])
+    path = Path(definition["include"])
+    content = yaml.load(path.read_text(encoding="utf-8"), Loader)
     if "include" in content:
-        return _generation(str(Path(path).parent / content["include"]))
-    return {}
+        content["include"] = str(path.parent / content["include"])
+    return _generation(content)

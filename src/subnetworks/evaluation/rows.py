@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 from subnetworks.checkpoints.manifest import verify
 from subnetworks.core.errors import UserError
 from subnetworks.core.validation import shown
-from subnetworks.evaluation.tasks import Task
+from subnetworks.evaluation.task import Task
 
 if TYPE_CHECKING:
     import datasets
 
 Row = dict[str, Any]
-_AGIEVAL = ("passage", "question", "options", "label")
 _LETTERS = "ABCDEFGHIJ"  # of as many options as MMLU-Pro asks about
 
 
@@ -60,11 +59,7 @@ def locate(data: str, task: Task, shots: int, where: str) -> Files:
 
 
 def read(path: str | Path, task: Task) -> list[Row]:
-    """The rows of a JSON-lines file, checked.
-
-    Rows in AGIEval's own schema (passage, question, options, label) become the query, choices and
-    gold that lm-eval's AGIEval tasks read, by AGIEval's zero-shot prompt. The gold is the option
-    that prints the label's letter, or the one at its place if none does.
+    """The rows of a JSON-lines file, converted to the task's schema and checked.
 
     Raises:
         UserError: a line is not a JSON object, a column is missing or holds what it cannot, the
@@ -81,8 +76,8 @@ def read(path: str | Path, task: Task) -> list[Row]:
                 raise UserError(f"{path}: line {number}: not JSON ({error})") from error
             if not isinstance(row, dict):
                 raise UserError(f"{path}: line {number}: expected a JSON object")
-            if "query" in task.columns and "query" not in row and set(_AGIEVAL) <= set(row):
-                row = _from_agieval(row, f"{path}: line {number}")
+            if task.converted is not None:
+                row = task.converted(row, f"{path}: line {number}")
             if missing := [column for column in task.columns if column not in row]:
                 raise UserError(
                     f"{path}: line {number}: no column {', '.join(map(repr, missing))}; "
@@ -103,15 +98,15 @@ def read(path: str | Path, task: Task) -> list[Row]:
 def _check(row: Mapping[str, Any], task: Task, where: str) -> None:
     """What would fail at the end, or never be answered right, is refused now."""
     for column in task.texts:
-        _check_text(row, column, where)
+        check_text(row, column, where)
     gold = row[task.gold]
     if task.options is None:
         if type(gold) not in (str, int) or not str(gold).strip():
             raise UserError(f"{where}: {task.gold}: expected an answer, got {shown(gold)}")
         return
-    options = _options(row, task.options, where)
+    options = options_of(row, task.options, where)
     if task.gold in task.texts:
-        _check_letter(row, task.gold, options, where)
+        check_letter(row, task.gold, options, where)
         return
     places = range(len(options))
     if (
@@ -125,13 +120,14 @@ def _check(row: Mapping[str, Any], task: Task, where: str) -> None:
         )
 
 
-def _check_text(row: Mapping[str, Any], column: str, where: str) -> None:
+def check_text(row: Mapping[str, Any], column: str, where: str) -> None:
+    """Raise `UserError`, which begins with `where`, if the column holds no text."""
     if not isinstance(row[column], str):
         raise UserError(f"{where}: {column}: expected text, got {shown(row[column])}")
 
 
-def _options(row: Mapping[str, Any], column: str, where: str) -> list[str]:
-    """The answers to choose from."""
+def options_of(row: Mapping[str, Any], column: str, where: str) -> list[str]:
+    """The answers to choose from; `UserError` if the column does not hold 2 to 10 texts."""
     options = row[column]
     texts = isinstance(options, list) and all(isinstance(option, str) for option in options)
     if not texts or not 2 <= len(options) <= len(_LETTERS):
@@ -142,27 +138,14 @@ def _options(row: Mapping[str, Any], column: str, where: str) -> list[str]:
     return list(options)
 
 
-def _check_letter(row: Mapping[str, Any], column: str, options: Sequence[str], where: str) -> None:
+def check_letter(
+    row: Mapping[str, Any], column: str, options: Sequence[str], where: str
+) -> tuple[str, ...]:
+    """The letters of the options; `UserError` if the column does not hold one of them."""
     letters = tuple(_LETTERS[: len(options)])
     if row[column] not in letters:
         raise UserError(f"{where}: {column}: {shown(row[column])} is none of {', '.join(letters)}")
-
-
-def _from_agieval(row: Mapping[str, Any], where: str) -> Row:
-    options, label = _options(row, "options", where), row["label"]
-    _check_letter(row, "label", options, where)
-    _check_text(row, "question", where)
-    if row["passage"] is not None:
-        _check_text(row, "passage", where)
-    letters = _LETTERS[: len(options)]
-    query = (
-        f"{row['passage'] or ''}Q: {row['question']} Answer Choices: {' '.join(options)}\n"
-        f"A: Among A through {letters[-1]}, the answer is"
-    )
-    # The label is the printed letter: LogiQA lists 19 of its rows as (A), (C), (B), (D).
-    printed = [i for i, option in enumerate(options) if option.startswith(f"({label})")]
-    gold = printed[0] if len(printed) == 1 else letters.index(label)
-    return {"query": query, "choices": options, "gold": [gold]}
+    return letters
 
 
 def dataset(task: str, files: Mapping[str, str], **_: object) -> "dict[str, datasets.Dataset]":
