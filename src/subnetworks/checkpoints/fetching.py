@@ -6,7 +6,8 @@ from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 from typing import Any
 
-from subnetworks.checkpoints.formats import dcp, folders, slices, torch_zip, verl_fsdp, zero
+from subnetworks.checkpoints import formats
+from subnetworks.checkpoints.formats import folders, torch_zip
 from subnetworks.checkpoints.hub import client, locks
 from subnetworks.checkpoints.hub.sources import BESIDE, Source, needed, parse
 from subnetworks.checkpoints.manifest import NAME, write_manifest
@@ -101,17 +102,20 @@ def fetch(
     if trusted:
         facts["trust_remote_code"] = True
     _whole(source, found)
+    special = formats.special(origin)
+    read = _files(special, origin) if special else []
     for name, path in found.items():
-        if name.endswith(TORCH) and not verl_fsdp.recognises(path):
+        if name.endswith(TORCH) and path not in read:
             # Others than ourselves may open it: what could run code comes no further.
             torch_zip.read_file(path).close()
-    weights = [name for name in found if name.endswith((SAFE, *TORCH, ".distcp"))]
+    weights = [name for name in found if name.endswith((SAFE, *TORCH))]
     if base is None and Choice(tuple(weights)).adapter:
         raise UserError(
             f"{source}: an adapter, not a whole model; name the checkpoint that it belongs to "
             "(--base, or in an experiment base:)"
         )
-    if base is not None or (loadable and not all(_is_loadable(n, found[n]) for n in weights)):
+    plain = special is None and all(_is_loadable(name, found[name]) for name in weights)
+    if base is not None or (loadable and not plain):
         from subnetworks.checkpoints import converting
         from subnetworks.checkpoints.adapters import open_adapter
 
@@ -135,20 +139,23 @@ def _is_loadable(name: str, path: Path) -> bool:
     """Whether a file is safetensors of whole tensors, in the folder itself."""
     from subnetworks.checkpoints.deltas import is_delta
 
-    plain = name.endswith(SAFE) and "/" not in name
-    return plain and not slices.recognises(path) and not is_delta(path)
+    return name.endswith(SAFE) and "/" not in name and not is_delta(path)
 
 
 def _own(origin: Path, trusted: bool) -> dict[str, Path]:
     """The files that are needed of a folder, or the one file, by the names they get."""
+    if special := formats.special(origin):
+        folder = origin if origin.is_dir() else origin.parent
+        beside = [p for p in (*folder.glob("*"), *folder.glob("huggingface/*")) if p.is_file()]
+        beside = [path for path in beside if any(fnmatch(path.name, glob) for glob in BESIDE)]
+        files = (*_files(special, origin), *beside)
+        return {path.relative_to(folder).as_posix(): path for path in files}
     if origin.is_file() and origin.suffix == SAFE:
         return {"model.safetensors": origin}
     if origin.is_file() and origin.suffix in TORCH:
         return {"pytorch_model.bin": origin}
     if not origin.is_dir():
         raise UserError(f"{origin}: no such folder, nor a .safetensors file or one of torch")
-    if found := _sharded(origin):
-        return found
     names = [p.relative_to(origin).as_posix() for p in origin.rglob("*") if p.is_file()]
 
     def indexed(index: str) -> set[str]:
@@ -163,16 +170,11 @@ def _own(origin: Path, trusted: bool) -> dict[str, Path]:
     return {name: origin / name for name in wanted if name != NAME}
 
 
-def _sharded(origin: Path) -> dict[str, Path]:
-    """The files of a checkpoint that several processes saved, and the configuration; or none."""
-    kind = next((kind for kind in (verl_fsdp, dcp, slices, zero) if kind.recognises(origin)), None)
-    if kind is None:
-        return {}
-    contents = kind.read(origin)  # names what is missing
+def _files(found: formats.Format, origin: Path) -> list[Path]:
+    """The files that are read of a checkpoint; names what is missing."""
+    contents = found.read(origin)
     contents.close()
-    beside = [path for path in (*origin.glob("*"), *origin.glob("huggingface/*")) if path.is_file()]
-    beside = [path for path in beside if any(fnmatch(path.name, glob) for glob in BESIDE)]
-    return {p.relative_to(origin).as_posix(): p for p in (*contents.files, *beside)}
+    return contents.files
 
 
 def _whole(source: str, found: dict[str, Path]) -> None:

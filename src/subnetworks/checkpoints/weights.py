@@ -37,8 +37,6 @@ SECONDARY = ("consolidated", "adapter_model")
 _ELSEWHERE = ("original", "onnx", "openvino", "coreml", "gguf")
 _ADAPTER = re.compile(r"adapter_model(-\d+-of-\d+)?\.(safetensors|bin)")
 _NUMBERED = re.compile(r"(?P<stem>.+)-(?P<k>\d+)-of-(?P<n>\d+)(?P<suffix>\.\w+)")
-# What a process of verl's FSDP trainer saves: of how many, and which.
-VERL = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
 # What trainers save beside the weights.
 _BESIDE = re.compile(
     r"(training_args|optim|scheduler|scaler|rng_state|random_states|trainer_state|openvino)"
@@ -106,18 +104,6 @@ def choose(
         both = " and ".join(choice.files[0] for choice in choices[:2])
         raise UserError(f"{where}: files of torch in several folders ({both}); name one of them")
     return Choice(tuple(sorted(name for choice in choices for name in choice.files)))
-
-
-def by_processes(names: Iterable[str]) -> list[str]:
-    """The files in a folder that the processes of a training saved each for itself, if any.
-
-    Those of verl's FSDP trainer, or of torch.distributed.checkpoint.
-    """
-    here = [name for name in names if "/" not in name]
-    if any(name.endswith(SAFE) for name in here):
-        return []
-    found = [n for n in here if VERL.fullmatch(n)] or [n for n in here if n.endswith(".distcp")]
-    return [*found, *(n for n in here if n == ".metadata" and n not in found)] if found else []
 
 
 def _is_weight(name: str) -> bool:

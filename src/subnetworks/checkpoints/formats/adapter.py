@@ -26,6 +26,7 @@ from subnetworks.checkpoints.numbers import decode, encode, round_to
 from subnetworks.checkpoints.storage import Tensor
 from subnetworks.core.errors import UserError
 
+PLAIN = True
 CONFIG = "adapter_config.json"
 _MERGE = "merge it with peft (merge_and_unload), save the model, and compare that"
 _PREFIX = "base_model.model."

@@ -39,7 +39,12 @@ class Contents:
 
 
 class Format(Protocol):
-    """The face of a format: a module with these functions."""
+    """The face of a format: a module with these functions.
+
+    One whose files are chosen by `subnetworks.checkpoints.weights` says so by `PLAIN = True`, and
+    is asked after the others. One of these that can tell by names alone which files it needs of a
+    folder also has `among` (see `subnetworks.checkpoints.formats`), for repositories of the Hub.
+    """
 
     def recognises(self, path: Path) -> bool:
         """Whether the file or folder is of this format, by names and first bytes.

@@ -9,7 +9,7 @@ is clear which that is.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -60,6 +60,12 @@ def recognises(path: Path) -> bool:
     return path.is_dir() and (
         (path / METADATA).is_file() or next(path.glob(f"*{_SUFFIX}"), None) is not None
     )
+
+
+def among(names: Sequence[str]) -> list[str]:
+    """See `subnetworks.checkpoints.formats.among`."""
+    found = [name for name in names if name.endswith(_SUFFIX)]
+    return [*found, *(name for name in names if name == METADATA)] if found else []
 
 
 def read(path: Path) -> Contents:

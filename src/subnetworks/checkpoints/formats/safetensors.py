@@ -12,6 +12,7 @@ from subnetworks.checkpoints.storage import ITEMSIZE, File, Span, Tensor
 from subnetworks.checkpoints.weights import INDEX, SAFE
 from subnetworks.core.errors import UserError
 
+PLAIN = True
 _MAX_HEADER = 100_000_000  # the format's own limit
 
 

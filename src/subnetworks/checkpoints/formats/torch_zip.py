@@ -16,6 +16,7 @@ from subnetworks.checkpoints.storage import File
 from subnetworks.checkpoints.weights import TORCH, TORCH_INDEX
 from subnetworks.core.errors import UserError
 
+PLAIN = True
 # What trainers call the state dict in what they save, and what lies beside it.
 _MODEL = ("model", "model_state_dict", "state_dict", "module", "network")
 _BESIDE = re.compile(

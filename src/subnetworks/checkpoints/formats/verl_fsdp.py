@@ -5,6 +5,8 @@ DTensors (`subnetworks.checkpoints.formats.dtensor`), or plain ones that every p
 them lie optimiser and random states, which are not read, and `huggingface/` with the configuration.
 """
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from subnetworks.checkpoints.formats import dtensor
@@ -13,9 +15,10 @@ from subnetworks.checkpoints.formats.contents import Contents
 from subnetworks.checkpoints.formats.pickles import View
 from subnetworks.checkpoints.formats.sharding import Chunk, join
 from subnetworks.checkpoints.storage import File, Tensor, same_content
-from subnetworks.checkpoints.weights import VERL as _SHARD
 from subnetworks.core.errors import UserError
 
+# Of how many processes, and which.
+_SHARD = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
 _HUGGINGFACE = "huggingface"
 _ADAPTER = "lora_adapter"
 _MERGER = "python -m verl.model_merger merge --backend fsdp"
@@ -29,6 +32,11 @@ def recognises(path: Path) -> bool:
         return False
     # A folder with a model of its own may have a training's state within.
     return bool(_shards(path)) or (not any(path.glob("*.safetensors")) and bool(_within(path)))
+
+
+def among(names: Sequence[str]) -> list[str]:
+    """See `subnetworks.checkpoints.formats.among`."""
+    return [name for name in names if _SHARD.fullmatch(name)]
 
 
 def read(path: Path) -> Contents:

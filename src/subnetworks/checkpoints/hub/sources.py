@@ -12,9 +12,7 @@ from subnetworks.checkpoints.weights import (
     PICKLES,
     SAFE,
     TORCH_INDEX,
-    VERL,
     Choice,
-    by_processes,
     choose,
 )
 from subnetworks.core.errors import UserError
@@ -119,8 +117,8 @@ class Source:
             if file not in inside:
                 raise UserError(f"{self}: no such file in it; check the name")
             found: Choice | None = _named(inside, file)
-        elif saved := by_processes(inside):
-            found = Choice(tuple(saved))
+        elif special := _special(inside):
+            found = Choice(tuple(special))
         else:
             found = choose(inside, str(self), separator="/" if self.folder else ":")
         if found is None:
@@ -132,6 +130,14 @@ class Source:
                 "yourself and name the folder with 'path'"
             )
         return [within + name for name in _with_beside(inside, found, self.code)]
+
+
+def _special(names: list[str]) -> list[str]:
+    """The files that are needed of a folder of a format that itself says which; else none."""
+    from subnetworks.checkpoints import formats
+
+    here = [name for name in names if "/" not in name]
+    return [] if any(name.endswith(SAFE) for name in here) else formats.among(here)
 
 
 def parse(source: str) -> Source:
@@ -192,7 +198,7 @@ def _with_beside(names: list[str], found: Choice, code: bool) -> list[str]:
     """Weights, index, and what belongs to them in their folders."""
     weights = {*found.files, *([found.index] if found.index else [])}
     folders = {str(PurePosixPath(name).parent) for name in weights} | {"."}
-    if any(VERL.fullmatch(name) for name in weights):
+    if _special(list(found.files)):  # as of verl
         folders.add("huggingface")
     beside = [*BESIDE, *(["*.py"] if code else []), *(["adapter_config.json"] * found.adapter)]
 
