@@ -4,13 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from subnetworks.experiment import Experiment
+from subnetworks.training.algorithms import ALGORITHMS
 
 PLACEBO = "Placebo"
 """What a run on random rewards is called."""
-_CALLED = {"raft_plus_plus": "RAFT++", "simpo": "SimPO"}
-_ONLINE = ("grpo", "ppo", "prime", "raft_plus_plus")
-# Their losses hold the policy to the init.
-_IMPLICIT_KL = ("dpo", "kto")
 _TRAINED = ("learning_rate", "batch_size", "steps", "updates_per_step")
 
 
@@ -36,13 +33,13 @@ def run_of(experiment: Experiment, update: str) -> str | None:
 
 
 def _run(experiment: Experiment, run: Mapping[str, Any]) -> dict[str, Any]:
-    algorithm = str(run["algorithm"])
-    online = algorithm in _ONLINE
+    kind = ALGORITHMS[run["algorithm"]]
+    online = kind.kind == "online"
     return {
         "algorithm": _called(experiment, run),
         "online": online,
         "on_policy": online,
-        "kl": algorithm in _IMPLICIT_KL or run.get("kl", "none") != "none",
+        "kl": kind.needs_reference or run.get("kl", "none") != "none",
         **{key: run[key] for key in _TRAINED if key in run},
     }
 
@@ -53,7 +50,7 @@ def _called(experiment: Experiment, run: Mapping[str, Any]) -> str:
         return PLACEBO
     if run["algorithm"] == "sft":
         return "RFT" if "sample" in experiment.datasets[run["data"]] else "SFT"
-    return _CALLED.get(run["algorithm"], run["algorithm"].upper())
+    return ALGORITHMS[run["algorithm"]].title or str(run["algorithm"]).upper()
 
 
 def _agreement(experiment: Experiment, name: str) -> dict[str, Any]:

@@ -50,6 +50,10 @@ class Settings(SettingsModel):
     """
 
     kind: ClassVar[Kind] = "sft"
+    # What tables call it, if not by its name in capitals.
+    title: ClassVar[str] = ""
+    # Whether the loss compares the policy with the init, and so holds it to that.
+    needs_reference: ClassVar[bool] = False
     renamed: ClassVar[Mapping[str, str]] = {
         "clip_gradient": "max_grad_norm",
         "stored_as": "save_dtype",
@@ -278,13 +282,11 @@ class OnlineSettings(Settings):
 class PreferenceSettings(OfflineSettings):
     """What the preference algorithms share; `batch_size` counts examples, most often pairs.
 
-    An example has `answers` answers. `needs_reference` says whether the loss compares the policy
-    with the init.
+    An example has `answers` answers.
     """
 
     kind: ClassVar[Kind] = "preference"
     answers: ClassVar[int] = 2
-    needs_reference: ClassVar[bool] = False
 
     @property
     def per_token(self) -> bool:

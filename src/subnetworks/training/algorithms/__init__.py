@@ -1,24 +1,21 @@
 """The algorithms: one module each, with its settings and what it asks of the trainer.
 
 A module's `SETTINGS` is the model of its settings. An on-policy one also has `options(job)`: verl's
-options beyond those that all on-policy algorithms share; one that learns from preferences has
+options beyond those that all on-policy algorithms share; and `register()` if it has a trainer or an
+estimator of advantages that verl does not know. One that learns from preferences has
 `loss(log_probs, data, settings)` (`subnetworks.training.objectives.preferences`). torch and verl
 are imported in functions alone, so that the workflow can read settings without them.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from subnetworks.core.imports import modules_in
 from subnetworks.core.validation import Origin, Place, not_allowed
 from subnetworks.training.settings import Settings
 
-MODULES: dict[str, ModuleType] = {
-    found.name: importlib.import_module(f"{__name__}.{found.name}")
-    for found in pkgutil.iter_modules(__path__)
-}
+MODULES: dict[str, ModuleType] = modules_in(__name__)
 # In the order of the paper's families: imitation, on-policy, preferences.
 _KINDS = ("sft", "online", "preference")
 ALGORITHMS: dict[str, type[Settings]] = {

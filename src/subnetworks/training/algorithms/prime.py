@@ -56,6 +56,11 @@ class PrimeSettings(OnlineSettings):
 SETTINGS = PrimeSettings
 
 
+def register() -> None:
+    """Make its trainer and its advantages known to verl."""
+    from subnetworks.training.objectives import prime  # noqa: F401
+
+
 def options(job: Job) -> dict[str, object]:
     """What PRIME asks of verl."""
     settings = job.settings

@@ -11,12 +11,18 @@ class RaftPlusPlusSettings(OnlineSettings):
     (`subnetworks.training.objectives.raft`). Its authors make four updates a step.
     """
 
+    title: ClassVar[str] = "RAFT++"
     no_kl_in_reward: ClassVar[str] = "which only tells right answers from wrong ones"
 
     algorithm: Literal["raft_plus_plus"] = "raft_plus_plus"
 
 
 SETTINGS = RaftPlusPlusSettings
+
+
+def register() -> None:
+    """Make its advantages known to verl."""
+    from subnetworks.training.objectives import raft  # noqa: F401
 
 
 def options(job: Job) -> dict[str, object]:

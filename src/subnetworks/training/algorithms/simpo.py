@@ -1,6 +1,6 @@
 """Simple preference optimisation."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 class SimpoSettings(PreferenceSettings):
     """SimPO: no reference, a margin between the answers."""
+
+    title: ClassVar[str] = "SimPO"
 
     algorithm: Literal["simpo"] = "simpo"
 

@@ -1,6 +1,5 @@
 """An on-policy run's first process: the driver of the training, and all of it on one CPU device."""
 
-import importlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -9,10 +8,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from subnetworks.training.algorithms import MODULES
 from subnetworks.training.runtime.nodes import ray_cluster
 from subnetworks.training.runtime.verl_options import load
-
-TRAINERS = ("prime", "raft")
 
 
 def main() -> None:
@@ -24,8 +22,7 @@ def main() -> None:
         from subnetworks.training.rollout.one_process import prepare
 
         prepare(get_ppo_ray_runtime_env(config)["env_vars"])
-        for name in TRAINERS:
-            importlib.import_module(f"subnetworks.training.objectives.{name}")
+        _register()
         _train(config)
         return
     import ray
@@ -34,13 +31,7 @@ def main() -> None:
     start.pop("runtime_env", None)
     with ExitStack() as stack:
         beside = stack.enter_context(ThreadPoolExecutor(max_workers=1))
-        # What is imported here registers the trainers; Ray's processes come up meanwhile.
-        trainers = beside.submit(
-            lambda: [
-                importlib.import_module(f"subnetworks.training.objectives.{name}")
-                for name in TRAINERS
-            ]
-        )
+        trainers = beside.submit(_register)  # Ray's processes come up meanwhile
         if config.subnetworks.nodes > 1:
             options = [
                 f"--{name.replace('_', '-')}={start[name]}"
@@ -52,6 +43,15 @@ def main() -> None:
         ray.init(**start, runtime_env=get_ppo_ray_runtime_env(config))
         trainers.result()
         _train(config)
+
+
+def _register() -> None:
+    """Make our trainers known to verl."""
+    from subnetworks.training.runtime import online_trainer  # noqa: F401
+
+    for module in MODULES.values():
+        if hasattr(module, "register"):
+            module.register()
 
 
 def _train(config: Any) -> None:
