@@ -1,4 +1,7 @@
-"""The miniature from nothing to its tables and figures, and the effects it must show."""
+"""The miniature from nothing to its tables and figures, and what must hold whatever comes out.
+
+Whether the paper's effects appear in it is for its report to say.
+"""
 
 import csv
 import json
@@ -14,47 +17,29 @@ from running import ARTEFACTS, ROOT, planned, run_snakemake
 
 pytestmark = pytest.mark.usefixtures("mini")
 
-RL_RUNS = ["grpo", "grpo_seed1", "grpo_seed2", "grpo_subnetwork", "dpo", "dpo_subnetwork"]
-FULL_AND_SUBNETWORK = [("grpo", "grpo_subnetwork"), ("dpo", "dpo_subnetwork")]
-MASKED = [
-    *FULL_AND_SUBNETWORK,
-    *((run, f"{run}_subnetwork") for run in ("ppo", "prime", "orpo", "kto", "simpo", "rft")),
-]
+MASKED = ["grpo", "dpo", "ppo", "prime", "orpo", "kto", "simpo", "rft"]
 
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def sparsity(mini: Path, update: str) -> float:
-    return float(read(mini / "updates" / f"{update}.json")["sparsity"])
+def test_every_update_is_counted_in_full(mini: Path) -> None:
+    """A gentler rule has no fewer unchanged entries, and the parts add up to the whole."""
+    found = [path for path in mini.glob("updates/*.json") if path.name.count(".") == 1]
+    assert len(found) > 40
+    for path in found:
+        update = read(path)
+        counts = [update["equal"], *update["isclose_bf16"].values()]
+        assert counts == sorted(counts), path
+        assert counts[-1] <= update["n"] == 870_528
+        assert update["changed"] == update["n"] - update["equal"]
+        assert update["sparsity"] == update["isclose_bf16"]["1e-5"] / update["n"]
+        assert sum(steps["n"] for steps in update["histograms"]["ulp_steps"]) == update["n"]
 
 
-def test_sft_is_far_denser_than_rl(mini: Path) -> None:
-    for run in (
-        "grpo",
-        "grpo_seed1",
-        "grpo_seed2",
-        "ppo",
-        "prime",
-        "dpo",
-        "dpo_seed1",
-        "dpo_seed2",
-        "orpo",
-        "kto",
-        "simpo",
-        "grpo_kl",
-        "grpo_unclipped",
-        "dpo_batch128",
-        "raft_plus_plus",
-    ):
-        assert sparsity(mini, run) > sparsity(mini, "sft") + 0.2
-
-
-@pytest.mark.parametrize(("full", "subnetwork"), MASKED)
-def test_weights_outside_the_mask_are_bit_identical_to_the_init(
-    mini: Path, full: str, subnetwork: str
-) -> None:
+@pytest.mark.parametrize("run", MASKED)
+def test_weights_outside_the_mask_are_bit_identical_to_the_init(mini: Path, run: str) -> None:
     """Counted again with torch alone, from the weights, not from our masks."""
     script = """
 import sys
@@ -70,7 +55,7 @@ for name, start in init.items():
     trained += int((~outside & (bits[0] != bits[2])).sum())
 print(moved, trained)
 """
-    folders = [str(mini / "checkpoints" / name) for name in ("sft", full, subnetwork)]
+    folders = [str(mini / "checkpoints" / name) for name in ("sft", run, f"{run}_subnetwork")]
     python = str(ROOT / ".venvs" / "measure" / "bin" / "python")
     done = subprocess.run(
         [python, "-c", script, *folders], capture_output=True, text=True, check=True
@@ -80,58 +65,41 @@ print(moved, trained)
     assert trained > 0
 
 
-@pytest.mark.parametrize(("full", "subnetwork"), FULL_AND_SUBNETWORK)
-def test_full_and_masked_training_agree_more_than_the_baselines(
-    mini: Path, full: str, subnetwork: str
-) -> None:
-    def share(update: str, tolerance: str) -> float:
-        result = read(mini / "updates" / f"{update}.json")
-        return float(result["isclose_bf16"][tolerance] / result["n"])
-
-    for tolerance in ("1e-5", "1e-4"):
-        agreement = share(f"{full}_agreement", tolerance)
-        assert agreement > share(f"{full}_agreement_init", tolerance)
-        assert agreement > share(f"{full}_agreement_seed", tolerance)
+@pytest.mark.parametrize("run", MASKED)
+def test_full_and_masked_training_agree_outside_the_mask(mini: Path, run: str) -> None:
+    """There both are still the init; the mask is what full training changed."""
+    full, agreement = (read(mini / "updates" / f"{run}{what}.json") for what in ("", "_agreement"))
+    assert agreement["n"] == full["n"]
+    assert agreement["equal"] >= full["equal"]
 
 
-@pytest.mark.parametrize("run", ["orpo", "kto", "simpo", "rft"])
-def test_masked_training_ends_nearer_to_full_training_than_the_init(mini: Path, run: str) -> None:
-    trained, init = (
-        read(mini / "updates" / f"{run}_agreement{what}.json") for what in ("", "_init")
-    )
-    for tolerance in ("1e-5", "1e-4"):
-        assert trained["isclose_bf16"][tolerance] > init["isclose_bf16"][tolerance]
-
-
-def test_finetuning_on_foreign_answers_is_denser_at_the_same_learning_rate(mini: Path) -> None:
-    """Foreign preferences are not: DPO soon tells them apart, and changes little."""
-    assert sparsity(mini, "sft_foreign") < sparsity(mini, "rft") - 0.1
+def test_all_of_table_5_are_trained_at_one_learning_rate(mini: Path) -> None:
     with open(mini / "tables" / "table_5_in_distribution.csv", newline="") as handle:
         rates = {row["update"]: row["learning_rate"] for row in csv.DictReader(handle)}
     assert rates["rft"] == rates["sft_foreign"] == rates["dpo_foreign"]
 
 
-def test_subnetworks_overlap_beyond_chance(mini: Path) -> None:
-    for overlap in ("grpo_seeds", "grpo_seeds_0_2", "dpo_seeds", "dpo_seeds_0_2", "grpo_dpo"):
-        result = read(mini / "overlaps" / f"{overlap}.json")
-        assert result["o1"] > result["chance"]["o1"]
-        assert result["o1"] > result["chance_by_magnitude"]["o1"]
+def test_an_overlap_is_of_the_masks_of_its_updates(mini: Path) -> None:
+    found = [path for path in mini.glob("overlaps/*.json") if ".meta." not in path.name]
+    assert len(found) > 4
+    for path in found:
+        overlap = read(path)
+        updates = [read(mini / "updates" / f"{Path(mask).stem}.json") for mask in overlap["masks"]]
+        assert overlap["changed"] == [update["changed"] for update in updates], path
+        if len(updates) == 2:
+            first, second = overlap["changed"]
+            both = overlap["intersection"]
+            assert overlap["union"] == first + second - both
+            assert (overlap["o1"], overlap["o2"]) == (both / first, both / second)
+            assert overlap["chance"]["o1"] == pytest.approx(second / overlap["n"])
 
 
-def test_updates_are_nearly_full_rank(mini: Path) -> None:
-    """Without embeddings: in a small vocabulary the unused rows, which never move, weigh much."""
+def test_ranks_are_of_matrices_that_changed(mini: Path) -> None:
     for run in ("grpo", "dpo"):
         ranks = read(mini / "updates" / f"{run}.rank.json")
-        assert ranks["mean_rank_without_embeddings"] > 0.99
-        assert ranks["mean_rank"] > 0.9
-
-
-@pytest.mark.parametrize("run", RL_RUNS)
-def test_rl_is_more_accurate_than_its_init_beyond_the_standard_error(mini: Path, run: str) -> None:
-    init, tuned = (read(mini / "evaluation" / name / "math500.json") for name in ("sft", run))
-    assert init["n"] == tuned["n"] >= 500
-    error = math.hypot(init["stderr"], tuned["stderr"])
-    assert tuned["score"] - init["score"] > 2 * error
+        assert ranks["compared_share"] == 1
+        assert 0 < ranks["mean_rank"] <= 1
+        assert 0 < ranks["mean_rank_without_embeddings"] <= 1
 
 
 def test_every_score_has_a_standard_error(mini: Path) -> None:
@@ -149,18 +117,6 @@ def test_every_score_has_a_standard_error(mini: Path) -> None:
         assert score["stderr"] == pytest.approx(expected, rel=1e-3), path
         low, high = score["interval_95"]
         assert low < score["score"] < high
-
-
-@pytest.mark.parametrize("run", ["ppo", "prime"])
-def test_the_run_within_the_mask_ends_nearer_to_the_full_one_than_the_init(
-    mini: Path, run: str
-) -> None:
-    for tolerance in ("1e-5", "1e-4"):
-        near, init = (
-            read(mini / "updates" / f"{run}_agreement{other}.json")["isclose_bf16"][tolerance]
-            for other in ("", "_init")
-        )
-        assert near > init
 
 
 def logged(mini: Path, run: str, column: str) -> list[float]:
@@ -186,11 +142,9 @@ def test_the_critic_learns_to_predict_the_reward(mini: Path) -> None:
     assert sum(losses[-10:]) < 0.5 * sum(losses[:3]) / 3 * 10
 
 
-def test_a_placebo_changes_little_and_teaches_nothing(mini: Path) -> None:
-    assert sparsity(mini, "placebo") > sparsity(mini, "grpo")
-    rewards, right = (logged(mini, "placebo", column) for column in ("reward", "accuracy"))
+def test_a_placebo_is_rewarded_at_random(mini: Path) -> None:
+    rewards = logged(mini, "placebo", "reward")
     assert abs(sum(rewards) / len(rewards) - 0.5) < 0.05
-    assert sum(right[-10:]) < sum(logged(mini, "grpo", "accuracy")[-10:])
 
 
 def test_logs_have_every_step_once(mini: Path) -> None:
@@ -247,10 +201,11 @@ def test_a_control_is_made_by_its_name_and_then_shown_on_the_page(mini: Path) ->
     assert done.returncode == 0, done.stderr
     with (mini / "tables" / "control_chance.csv").open(newline="") as handle:
         rows = {row["label"]: row for row in csv.DictReader(handle)}
-    placebo, seeds = rows["GRPO, placebo"], rows["GRPO 0, GRPO 1"]
-    assert float(placebo["times_uniform"]) > 1.3
-    assert abs(float(placebo["times_by_magnitude"]) - 1) < 0.05
-    assert float(seeds["of_rest_pct"]) > float(placebo["of_rest_pct"]) + 20
+    assert {"GRPO, placebo", "GRPO 0, GRPO 1"} <= rows.keys()
+    for row in rows.values():
+        overlap = read(mini / "overlaps" / f"{row['overlap']}.json")
+        times = overlap["o1"] / overlap["chance"]["o1"]
+        assert float(row["times_uniform"]) == pytest.approx(times, rel=1e-6)
     assert planned(run_snakemake("-n", "--cores", "1", "control_chance")) == {}
     # Made alone it leaves the page as it is; the next page has it.
     assert run_snakemake("--cores", "1", "--forcerun", "report").returncode == 0
