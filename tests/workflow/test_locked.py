@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,16 @@ updates:
 CHANGE = "results/hub/updates/change.json"
 OTHER = "results/hub/updates/other.json"
 TOKEN = "hf_SecretSecretSecretSecret"
+# Read by Python as it starts.
+WATCH = """
+import os, sys
+
+def watch(event, arguments):
+    if event == "open" and "results/hub/" in str(arguments[0]):
+        os.write(2, f"reads {arguments[0]}\\n".encode())
+
+sys.addaudithook(watch)
+"""
 
 
 def model(last: int) -> dict[str, bytes]:
@@ -52,9 +63,11 @@ def place(copy: Path) -> Path:
     return copy
 
 
-def snakemake(hub: Hub, place: Path, *arguments: str, token: str | None = TOKEN):
+def snakemake(
+    hub: Hub, place: Path, *arguments: str, token: str | None = TOKEN
+) -> subprocess.CompletedProcess[str]:
     variables = hub.environment(place / "home") | ({"HF_TOKEN": token} if token else {})
-    del variables["PYTHONPATH"]
+    variables["PYTHONPATH"] = str(place / "watch")
     return run_snakemake(
         *arguments, "--cores", "2", "--config", "experiment=hub", folder=place, variables=variables
     )
@@ -75,8 +88,13 @@ def test_from_the_first_question_to_a_locked_result(hub: Hub, place: Path) -> No
     meta = json.loads((place / f"{CHANGE}.meta.json").read_text())
     assert meta["experiment"]["name"] == "hub"
     assert len(meta["experiment"]["lock_sha256"]) == len(meta["experiment"]["sha256"]) == 64
-    # Neither that nor locking what is locked plans anything anew.
-    assert planned(snakemake(hub, place, "-n", CHANGE, OTHER)) == {}
+    # Neither that nor locking what is locked plans anything anew, nor are results read to see it.
+    (place / "watch").mkdir()
+    (place / "watch" / "sitecustomize.py").write_text(WATCH)
+    done = snakemake(hub, place, "-n", CHANGE, OTHER)
+    assert planned(done) == {}
+    assert "reads " not in done.stderr
+    shutil.rmtree(place / "watch")
     done = snakemake(hub, place, "lock")
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(lock.read_text()) == first

@@ -65,6 +65,7 @@ rule fetch_checkpoint:
     input:
         unpack(reads(inputs.base, "fetched")),
         environment("download"),
+        note=lambda wildcards: noted("checkpoints", wildcards.fetched),
     output:
         manifest="<results>/checkpoints/{fetched}/manifest.json",
     log:
@@ -84,17 +85,13 @@ rule fetch_checkpoint:
         folder=subpath(output.manifest, parent=True),
         source=lambda wildcards: EXPERIMENT.hub_source("checkpoints", wildcards.fetched),
         options=lambda wildcards: options.of_checkpoint(EXPERIMENT, wildcards.fetched, RESULTS),
-        planned=lambda wildcards: inputs.planned(
-            LOCKED.get(EXPERIMENT.hub_source("checkpoints", wildcards.fetched).key),
-            Path(RESULTS, inputs.checkpoint(wildcards.fetched)),
-        ),
         lock=os.path.relpath(LOCK),
         cache=config["cache"],
     message:
         "Fetching {params.source} [{threads} cores, {resources.mem_mb} MB]"
     shell:
         "in_stage download python -m subnetworks fetch {params.source:q} --output {params.folder}"
-        " --cache {params.cache:q} --lock {params.lock:q} --planned {params.planned:q}"
+        " --cache {params.cache:q} --lock {params.lock:q} --note {input.note:q}"
         " {params.options} 2> >(tee {log} >&2)"
 
 

@@ -118,6 +118,13 @@ def reads(of, wildcard):
     return lambda wildcards: within_results(of(EXPERIMENT, getattr(wildcards, wildcard)))
 
 
+def noted(section, name):
+    """What the lock says of a source of the Hub, as a file: another entry reruns its fetching."""
+    note = Path(".snakemake", "locked", EXPERIMENT.name, f"{section}.{name}")
+    locks.note(note, LOCKED.get(EXPERIMENT.hub_source(section, name).key))
+    return str(note)
+
+
 def wanted(controls=False):
     """All results that the experiment asks for, or its controls alone do."""
     shown = [

@@ -46,6 +46,7 @@ rule fetch_dataset:
     """
     input:
         environment("download"),
+        note=lambda wildcards: noted("datasets", wildcards.dataset),
     output:
         manifest="<results>/data/{dataset}/manifest.json",
     log:
@@ -65,11 +66,6 @@ rule fetch_dataset:
         settings=lambda wildcards: options.settings(
             EXPERIMENT.datasets[wildcards.dataset], "hub", "revision"
         ),
-        planned=lambda wildcards: inputs.planned(
-            LOCKED.get(EXPERIMENT.hub_source("datasets", wildcards.dataset).key),
-            Path(RESULTS, inputs.dataset(wildcards.dataset)),
-            ["settings"],
-        ),
         lock=os.path.relpath(LOCK),
         cache=config["cache"],
     message:
@@ -77,7 +73,7 @@ rule fetch_dataset:
     shell:
         "in_stage download python -m subnetworks fetch-data {params.source:q}"
         " --output {params.folder} --settings {params.settings:q} --cache {params.cache:q}"
-        " --lock {params.lock:q} --planned {params.planned:q}"
+        " --lock {params.lock:q} --note {input.note:q}"
         " 2> >(tee {log} >&2)"
 
 

@@ -54,7 +54,7 @@ def fetch(
     lock: str | os.PathLike[str] | None = None,
     *,
     trusted: bool = False,
-    planned: str = locks.NEW,
+    note: str | os.PathLike[str] | None = None,
     loadable: bool = False,
     base: str | os.PathLike[str] | None = None,
 ) -> Path:
@@ -71,7 +71,7 @@ def fetch(
         cache: where downloads lie (default: the Hub's own cache).
         lock: the experiment's lock (see `download`).
         trusted: take its Python files, too, and let those who load it run them.
-        planned: digest of the lock's entry when this was planned; another one is refused.
+        note: a file to write the digest of the lock's entry to (see `locks.note`).
         loadable: whether it is to be loaded, not only compared.
         base: the base of an adapter, as `subnetworks.checkpoints.open` takes it.
 
@@ -82,7 +82,7 @@ def fetch(
     """
     own = [] if source.startswith("hub:") else [source]
     own += [str(path) for path in places(base)] if base else []
-    claim("fetch", reads=own, folders=[output], beside=[cache, lock])
+    claim("fetch", reads=own, folders=[output], beside=[cache, lock, note])
     facts: dict[str, Any] = {"source": source}
     known: dict[str, str] = {}
     if source.startswith("hub:"):
@@ -90,8 +90,9 @@ def fetch(
         wanted = replace(parse(source), code=trusted)
         entry = locks.pinned(wanted, lock, cache)
         snapshot = client.download(wanted, entry, cache, anew=True)
-        locks.require_planned(source, planned, entry)
-        facts |= {"revision": entry.commit, "locked": entry.digest, "planned": planned}
+        facts["revision"] = entry.commit
+        if note is not None:
+            locks.note(note, entry)
         within = f"{wanted.folder}/" if wanted.folder else ""
         found = {name.removeprefix(within): snapshot / name for name in entry.files}
         known = {n.removeprefix(within): c.sha256 for n, c in entry.files.items() if c.sha256}

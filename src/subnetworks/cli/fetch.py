@@ -12,8 +12,8 @@ LockFile = Annotated[
     Path | None,
     typer.Option(help="Take what this file holds the source to; record it there if it is new."),
 ]
-Planned = Annotated[
-    str, typer.Option(help="Digest of the lock's entry when this was planned; refuse another.")
+Note = Annotated[
+    Path | None, typer.Option(help="A file to write the digest of the lock's entry to.")
 ]
 
 
@@ -25,7 +25,7 @@ def fetch(
     output: Annotated[Path, typer.Option(help="The checkpoint folder to make.")],
     cache: Cache = None,
     lock: LockFile = None,
-    planned: Planned = "new",
+    note: Note = None,
     loadable: Annotated[
         bool,
         typer.Option(
@@ -67,7 +67,7 @@ def fetch(
             cache,
             lock,
             trusted=trust_remote_code,
-            planned=planned,
+            note=note,
             loadable=loadable,
             base=base,
         )

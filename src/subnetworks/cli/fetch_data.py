@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from subnetworks.cli.fetch import Cache, LockFile, Planned
+from subnetworks.cli.fetch import Cache, LockFile, Note
 from subnetworks.core.options import json_object
 
 
@@ -17,11 +17,11 @@ def fetch_data(
     settings: Annotated[str, typer.Option(help="Settings as JSON: gives, columns, where, …")],
     cache: Cache = None,
     lock: LockFile = None,
-    planned: Planned = "new",
+    note: Note = None,
 ) -> None:
     """Rewrite a data set of the Hub, or of files of one's own, in the schema that runs read.
 
-    Files are JSON lines, JSON, CSV or Parquet. Cache, lock and planned are of the Hub alone.
+    Files are JSON lines, JSON, CSV or Parquet. Cache, lock and note are of the Hub alone.
 
     Examples:
 
@@ -39,7 +39,7 @@ def fetch_data(
             # Only here: an environment that reads files has no client of the Hub.
             from subnetworks.training.data import hub_data
 
-            typer.echo(hub_data.fetch(source, output, values, cache, lock, planned))
+            typer.echo(hub_data.fetch(source, output, values, cache, lock, note))
         else:
             from subnetworks.training.data import local_data
 

@@ -1,11 +1,7 @@
 """What each job reads: results of others, relative to the folder of the experiment's results."""
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 
-from subnetworks.checkpoints.hub import locks
-from subnetworks.checkpoints.hub.client import Entry
 from subnetworks.experiment import Experiment
 from subnetworks.measuring import mask_sources
 from subnetworks.training.data import files
@@ -135,20 +131,3 @@ def measured(experiment: Experiment, *, controls: bool = False) -> list[str]:
         for section, pattern in patterns.items()
         for name in experiment.named(section, controls=controls)
     ]
-
-
-def planned(entry: Entry | None, manifest: Path, within: Sequence[str] = ()) -> str:
-    """Digest of what the lock holds a source to, as far as it decides whether to fetch it again.
-
-    What was fetched before it was locked, or as the lock has it, stays as it is: the digest it was
-    planned with then stands in its manifest (under the keys `within`).
-    """
-    try:
-        fetched = json.loads(manifest.read_text(encoding="utf-8"))
-        for key in within:
-            fetched = fetched[key]
-        if entry is None or fetched["locked"] == entry.digest:
-            return str(fetched["planned"])
-    except (OSError, ValueError, LookupError, TypeError):
-        pass
-    return entry.digest if entry else locks.NEW

@@ -8,7 +8,6 @@ import pytest
 
 pytest.importorskip("pydantic")
 
-from subnetworks.checkpoints.hub import locks
 from subnetworks.experiment import Experiment, inputs, options
 from subnetworks.experiment.facts import facts_of, run_of
 
@@ -183,11 +182,3 @@ def test_an_agreement_says_what_it_is_read_from(experiment: Experiment) -> None:
         "baselines": {"init": "grpo_agreement_init"},
         "algorithm": "GRPO",
     }
-
-
-def test_what_was_fetched_stays_as_it_was_planned(tmp_path: Path) -> None:
-    manifest = tmp_path / "manifest.json"
-    assert inputs.planned(None, manifest) == locks.NEW
-    manifest.write_text('{"settings": {"locked": "x", "planned": "then"}}')
-    assert inputs.planned(None, manifest, ["settings"]) == "then"
-    assert inputs.planned(None, manifest) == locks.NEW

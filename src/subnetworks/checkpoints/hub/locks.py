@@ -19,10 +19,9 @@ from subnetworks.checkpoints.hub import client
 from subnetworks.checkpoints.hub.client import Content, Entry
 from subnetworks.checkpoints.hub.sources import Source, safe
 from subnetworks.core.errors import UserError
-from subnetworks.core.files import alone, write_json
+from subnetworks.core.files import alone, write_changed, write_json
 
 FORMAT = "subnetworks-lock-1"
-NEW = "new"  # in place of an entry's digest: the lock had none
 _KEY = re.compile(r"(model|dataset) [^\s@]+@\S+( .+)?")
 _DIGESTS = {"sha256": re.compile(r"[0-9a-f]{64}"), "git_sha1": re.compile(r"[0-9a-f]{40}")}
 _HEAD = 1 << 16  # bytes in which a damaged lock, of a merge perhaps, still says what it is
@@ -134,10 +133,18 @@ def pinned(
     return entry
 
 
-def require_planned(source: str, planned: str, entry: Entry) -> None:
-    """Raise `UserError` if a source's entry has changed since its fetch was planned."""
-    if planned not in (NEW, entry.digest):
-        raise UserError(f"{source}: its entry in the lock has changed meanwhile; run again")
+def note(path: str | os.PathLike[str], entry: Entry | None) -> None:
+    """Write the digest of a source's entry to a file, an input of the job that fetches it.
+
+    Written anew only if the entry is another; a note that was not there is given the oldest time,
+    so that what has been fetched stays as it is.
+    """
+    file = Path(path)
+    new = not file.exists()
+    if entry is not None or new:
+        write_changed(file, entry.digest if entry else "")
+    if new:
+        os.utime(file, (0, 0))
 
 
 @contextmanager

@@ -23,7 +23,7 @@ def fetch(
     values: Mapping[str, Any],
     cache: Path | None = None,
     lock: Path | None = None,
-    planned: str = locks.NEW,
+    note: Path | None = None,
 ) -> str:
     """Write a data set of the Hub as `output`/train.parquet; returns what was taken, in words.
 
@@ -35,24 +35,20 @@ def fetch(
         values: keys of `HubSettings`.
         cache: where downloads lie (default: the Hub's own cache).
         lock: the experiment's lock; what it has not got is recorded in it.
-        planned: digest of the lock's entry when this was planned; another one is refused.
+        note: a file to write the digest of the lock's entry to (see `locks.note`).
 
     Raises:
         UserError: no such repository, revision, file or column, or not one usable row.
     """
-    outputs.claim("fetch-data", folders=[output], beside=[cache, lock])
+    outputs.claim("fetch-data", folders=[output], beside=[cache, lock, note])
     settings = parse(HubSettings, values, f"settings of {source}")
     wanted = replace(parse_source(source), kind="dataset", files=settings.pattern)
     folder, entry = download(wanted, cache, lock, anew=True)
-    locks.require_planned(source, planned, entry)
+    if note is not None:
+        locks.note(note, entry)
     files = [folder / name for name in _chosen(source, sorted(entry.files), settings)]
     taken = rows.take(source, files, settings, "hub")
-    origin = {
-        "source": source,
-        "revision": entry.commit,
-        "locked": entry.digest,
-        "planned": planned,
-    }
+    origin = {"source": source, "revision": entry.commit}
     taken.write(output, "hub", origin, settings.model_dump() | {"files": settings.pattern})
     return f"{source}: {taken}"
 

@@ -1,6 +1,8 @@
 """The lock of an experiment: asked for as a whole, kept to, and never believed unchecked."""
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +129,19 @@ def test_what_no_lock_says_is_refused(tmp_path: Path, change: Any) -> None:
     path.write_text(json.dumps(value))
     with pytest.raises(UserError, match=r"x\.lock.*snakemake lock"):
         locks.read(path)
+
+
+def test_a_note_is_new_only_where_the_entry_is_another(tmp_path: Path) -> None:
+    note = tmp_path / "locked" / "checkpoints.x"
+    locks.note(note, None)  # what was fetched before there was a lock is older
+    assert (note.read_text(), note.stat().st_mtime) == ("", 0)
+    locks.note(note, ENTRY)
+    assert note.read_text() == ENTRY.digest
+    assert note.stat().st_mtime > 0
+    os.utime(note, (5, 5))
+    for entry in (ENTRY, None):
+        locks.note(note, entry)
+        assert (note.read_text(), note.stat().st_mtime) == (ENTRY.digest, 5)
+    locks.note(note, replace(ENTRY, commit="b" * 40))
+    assert note.read_text() != ENTRY.digest
+    assert note.stat().st_mtime > 5
