@@ -4,25 +4,16 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
 from subnetworks.core import files, outputs, provenance
 from subnetworks.core.errors import UserError
 from subnetworks.core.files import canonical_json, locked, write_json
+from subnetworks.core.progress import Progress
 from subnetworks.core.provenance import recorded, versions
 from subnetworks.evaluation import backends, definitions, rows, scores
 from subnetworks.evaluation import checkpoint as checkpoints
@@ -217,24 +208,13 @@ def _score(
     context = machine.max_model_len or ROOM_FOR_PROMPTS + longest
     if checkpoint.context is not None:
         context = min(context, checkpoint.context)
-    console = Console(stderr=True)
-    progress = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    )
     folder = _tasks(output)  # a kill leaves it, the next start replaces it
     _remove_tasks(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _quieten(all(benchmark.files is not None for benchmark in pending))
-    with (
-        progress,
-        backends.opened(checkpoint.path, machine, context, seed, output / "server.log") as opened,
-    ):
-        starting = progress.add_task(f"loading {checkpoint.path.name}", total=None)
+    print(f"loading {checkpoint.path.name}", file=sys.stderr, flush=True)
+    log = output / "server.log"
+    with backends.opened(checkpoint.path, machine, context, seed, log) as opened:
         ready: list[Benchmark] = []
         skipped: dict[str, str] = {}
         for benchmark in pending:
@@ -245,16 +225,14 @@ def _score(
                 ready.append(benchmark)
             except NoAccess as error:
                 skipped[benchmark.name] = str(error)
-                console.print(f"skipped: {error}", markup=False, soft_wrap=True)
+                print(f"skipped: {error}", file=sys.stderr, flush=True)
                 for stale in (_result(benchmark, output), _samples(benchmark, output)):
                     stale.unlink(missing_ok=True)
         seconds = opened.ready() if ready else None
-        progress.update(starting, total=1, completed=1)
         for benchmark in ready:
-            bar = progress.add_task(benchmark.name, total=benchmark.requests)
-            advance = partial(progress.advance, bar)
             try:
-                _run(benchmark, opened.model, checkpoint, output, machine, seed, advance)
+                with Progress(benchmark.name, benchmark.requests, "answer") as bar:
+                    _run(benchmark, opened.model, checkpoint, output, machine, seed, bar.advance)
             except Exception as error:
                 if (plain := opened.explain(error, benchmark.name)) is not None:
                     raise plain from error

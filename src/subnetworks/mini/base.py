@@ -5,8 +5,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from subnetworks.core.progress import Progress
 from subnetworks.mini import arithmetic, choices, tokenizer
-from subnetworks.mini.progress import Progress
 from subnetworks.mini.settings import BaseSettings
 
 LINES = 4  # a text
@@ -92,7 +92,7 @@ def pretrain(model: Any, tokens: Any, settings: BaseSettings) -> float:
     )
     model.train()
     value = float("nan")
-    progress = Progress(settings.steps, "Pre-training")
+    progress = Progress("pre-training", settings.steps, "step")
     for step in progress:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(step, settings)

@@ -6,10 +6,10 @@ from typing import Any
 
 from subnetworks.checkpoints.manifest import verify
 from subnetworks.core.errors import UserError
+from subnetworks.core.progress import Progress
 from subnetworks.mini import arithmetic
 from subnetworks.mini.arithmetic import Problem, boxed
 from subnetworks.mini.datasets import Row, conversation
-from subnetworks.mini.progress import Progress
 from subnetworks.mini.settings import OPERATIONS, PreferenceSettings
 
 PROBLEMS_AT_ONCE = 128
@@ -90,8 +90,7 @@ def preferences(settings: PreferenceSettings, policy: Path) -> dict[str, list[Ro
     pool = arithmetic.problems(OPERATIONS[settings.operation], held_out=False)
     rows: list[Row] = []
     asked = 0
-    progress = Progress(settings.rows, "Sampling pairs")
-    for index in progress:
+    for index in Progress("sampling", settings.rows, "pair"):
         while len(rows) <= index:
             if asked > MOST_PROBLEMS_A_PAIR * (len(rows) + PROBLEMS_AT_ONCE):
                 raise UserError(

@@ -13,6 +13,7 @@ pytest.importorskip("rich")
 
 from subnetworks.core import watchdog
 from subnetworks.core.errors import UserError
+from subnetworks.core.progress import Progress
 from subnetworks.training.runtime import process
 from subnetworks.training.runtime.job import Command
 from subnetworks.training.runtime.log import StepsLog
@@ -65,8 +66,11 @@ def wait_for(condition, seconds=600):
     return False
 
 
-class Silent:
-    def show(self, step, last):
+class Silent(Progress):
+    def __init__(self):
+        super().__init__("run", 1000, "step")
+
+    def update(self, done):
         pass
 
 
@@ -166,10 +170,10 @@ def test_killing_the_run_kills_all_it_started(tmp_path, number):
 
 
 def test_progress_off_a_terminal_is_plain_lines(tmp_path, capfd):
-    with process.display("grpo", 2) as shown:
-        row = {"step": 1, "loss": 0.5, "reward": 0.25, "accuracy": None, "seconds": 2.0}
-        shown.show(1, row)
-        shown.show(2, row)
+    row = {"step": 1, "loss": 0.5, "reward": 0.25, "accuracy": None, "seconds": 2.0}
+    with Progress("grpo", 2, "step", process.describe(row)) as shown:
+        shown.update(1)
+        shown.update(2)
     lines = capfd.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert "grpo: step 2/2" in lines[0]

@@ -13,27 +13,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from subnetworks.core import watchdog
 from subnetworks.core.errors import UserError
+from subnetworks.core.progress import Progress
 from subnetworks.training.runtime import divergence, start
 from subnetworks.training.runtime.job import Command
 from subnetworks.training.runtime.log import Row, StepsLog
 from subnetworks.training.settings import Settings
 
 _POLL_SECONDS = 0.3
-_LINE_SECONDS = 10.0
 _TAIL_LINES = 30
 # SLURM names a job's GPUs for every vendor; verl and Ray refuse AMD's name beside NVIDIA's.
 _UNWANTED = {"ROCR_VISIBLE_DEVICES"}
@@ -42,65 +31,10 @@ _LITTLE_ROOM = 1 << 20
 _SAVE_SECONDS = 25.0
 
 
-class Display(Protocol):
-    """Shows a run's progress."""
-
-    def show(self, step: int, last: Row | None) -> None:
-        """Called often: `step` steps are done, `last` is the newest step's row."""
-
-
-class TerminalDisplay:
-    """One line that is redrawn."""
-
-    def __init__(self, name: str, steps: int, console: Console) -> None:
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        self.task = self.progress.add_task(name, total=steps, state="starting")
-
-    def show(self, step: int, last: Row | None) -> None:
-        """See `Display`."""
-        state = describe(last) if last else "starting"
-        self.progress.update(self.task, completed=step, state=state)
-
-
-class PlainDisplay:
-    """A line now and then, where the output is a file or a pipe."""
-
-    def __init__(self, name: str, steps: int, console: Console) -> None:
-        self.name, self.steps, self.console = name, steps, console
-        self.begin = time.monotonic()
-        self.next = self.begin + _LINE_SECONDS
-        self.first: tuple[int, float] | None = None
-
-    def show(self, step: int, last: Row | None) -> None:
-        """See `Display`."""
-        now = time.monotonic()
-        if last and not self.first:
-            self.first = (step, now)
-        if now < self.next and step < self.steps:
-            return
-        if step >= self.steps and self.next == float("inf"):
-            return
-        self.next = now + _LINE_SECONDS if step < self.steps else float("inf")
-        left = ""
-        if self.first and step > self.first[0]:
-            seconds = (now - self.first[1]) / (step - self.first[0]) * (self.steps - step)
-            left = f", {seconds:.0f} s left"
-        state = describe(last) if last else f"starting ({now - self.begin:.0f} s)"
-        self.console.print(
-            f"{self.name}: step {step}/{self.steps}, {state}{left}", highlight=False, soft_wrap=True
-        )
-
-
-def describe(last: Row) -> str:
+def describe(last: Row | None) -> str:
     """The newest step in a few words: its reward or loss, and its seconds."""
+    if last is None:
+        return "starting"
     name = "loss" if last["reward"] is None else "reward"
     value = last[name]
     parts = [] if value is None else [f"{name} {value:.3f}"]
@@ -109,24 +43,12 @@ def describe(last: Row) -> str:
     return ", ".join(parts)
 
 
-@contextlib.contextmanager
-def display(name: str, steps: int) -> Iterator[Display]:
-    """The display that fits standard error."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        shown = TerminalDisplay(name, steps, console)
-        with shown.progress:
-            yield shown
-    else:
-        yield PlainDisplay(name, steps, console)
-
-
 def run(
     command: Command,
     scratch: Path,
     log_file: Path,
     steps_log: StepsLog,
-    shown: Display,
+    progress: Progress,
     stall_seconds: float,
     settings: Settings | None = None,
     keep: tuple[int, ...] = (),
@@ -181,7 +103,8 @@ def run(
                     row = new[-1]
                     last, alive = int(row["step"] or 0), time.monotonic()
                     diverged = divergence.found(steps_log.rows, settings)
-                shown.show(last, row)
+                progress.note = describe(row)
+                progress.update(last)
                 stalled = time.monotonic() - alive > stall_seconds
         finally:
             with contextlib.suppress(BrokenPipeError):
@@ -215,7 +138,8 @@ def run(
             + ("the disk is full: make room and " if full else "its last lines stand above; ")
             + "run again to resume"
         )
-    shown.show(last, row)
+    progress.note = describe(row)
+    progress.update(last)
 
 
 def inherited() -> dict[str, str]:

@@ -16,6 +16,7 @@ from subnetworks.core import outputs
 from subnetworks.core.errors import UserError
 from subnetworks.core.files import locked, sha256, step_file
 from subnetworks.core.precision import of_training
+from subnetworks.core.progress import Progress
 from subnetworks.core.provenance import recorded
 from subnetworks.training.data import checks
 from subnetworks.training.engine import masking
@@ -192,17 +193,9 @@ def _train(
             steps_log.follow(job.steps_log)
             try:
                 command = TRAINERS[parsed.kind](job)
-                with process.display(output.name, parsed.steps) as shown:
-                    process.run(
-                        command,
-                        scratch,
-                        log_file,
-                        steps_log,
-                        shown,
-                        machine.stall_seconds,
-                        parsed,
-                        keep=(lock,),
-                    )
+                with Progress(output.name, parsed.steps, "step") as bar:
+                    stall = machine.stall_seconds
+                    process.run(command, scratch, log_file, steps_log, bar, stall, parsed, (lock,))
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
             meta["seconds"] = steps_log.seconds
