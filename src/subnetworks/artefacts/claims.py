@@ -3,11 +3,10 @@ allowed for: in numbers and in plain words, each with its verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from subnetworks.artefacts.lazy import polars
 from subnetworks.experiment.facts import PLACEBO as PLACEBO
 
 Verdict = Literal["yes", "unclear", "no"]
@@ -104,12 +103,6 @@ def span(values: Iterable[float], digits: int = 1, sign: bool = False) -> str:
 def listed(rows: list[dict[str, Any]], name: str, show: Callable[[dict[str, Any]], str]) -> str:
     """What `show` gives of each row, behind the row's `name`."""
     return ", ".join(f"{row[name]} {show(row)}" for row in rows)
-
-
-def by_label(drawn: polars.DataFrame) -> Iterator[tuple[str, polars.DataFrame]]:
-    """The rows of each label."""
-    for label in drawn["label"].unique(maintain_order=True):
-        yield label, drawn.filter(label=label)
 
 
 def unchanged(row: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from subnetworks.artefacts import over_training, style
+from subnetworks.artefacts import over_training, shared, style
 from subnetworks.artefacts.base import Figure, Overlap, Specification, rows_of
 from subnetworks.artefacts.lazy import matplotlib, polars
 from subnetworks.core.results import Context
@@ -61,12 +61,12 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
     """Draw `spec["runs"]`."""
     entries = over_training.runs(context)
     rows = [row for entry in entries for row in _steps(context, entry)]
-    frame = polars.DataFrame(rows, schema=SCHEMA, orient="row")
+    frame = shared.frame(rows, SCHEMA)
     figure = style.canvas(style.DOUBLE, 2.7)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (side, title) in zip(panels, SIDES.items(), strict=True):
-        for label in frame["label"].unique(maintain_order=True):
-            _line(axes, frame.filter(label=label), side)
+        for _, drawn in shared.by_label(frame):
+            _line(axes, drawn, side)
         axes.set_title(title)
         axes.set_xlim(0, 102)
         axes.set_ylim(0, 104)
@@ -103,17 +103,14 @@ def _steps(context: Context, entry: dict[str, Any]) -> list[dict[str, Any]]:
             "early_in_final_by_magnitude": by_magnitude.get("o1"),
             "final_in_early_by_magnitude": by_magnitude.get("o2"),
         }
-        row = {
-            "source": "here",
-            "label": entry["label"],
-            "algorithm": entry["algorithm"],
-            "run": entry["run"],
-            "n": n,
-            "step": step["step"],
-            "done_pct": 100 * step["step"] / last,
-            **{f"{k}_pct": None if v is None else 100 * v for k, v in shares.items()},
-        }
-        rows.append({key: row.get(key) for key in SCHEMA})
+        rows.append(
+            {
+                **over_training.opening(entry, found),
+                "step": step["step"],
+                "done_pct": 100 * step["step"] / last,
+                **{f"{k}_pct": None if v is None else 100 * v for k, v in shares.items()},
+            }
+        )
     return rows
 
 
@@ -136,10 +133,7 @@ def _line(axes: Axes, of: polars.DataFrame, side: str) -> None:
 def said(frame: polars.DataFrame) -> list[str]:
     """What each run's first measured early mask shares with the final one, against chance."""
     lines = []
-    for label in frame["label"].unique(maintain_order=True):
-        rows = frame.filter(label=label).drop_nulls("early_in_final_by_magnitude_pct")
-        if rows.is_empty():
-            continue
+    for label, rows in shared.by_label(frame.drop_nulls("early_in_final_by_magnitude_pct")):
         for row in (rows.row(0, named=True), rows.row(-1, named=True))[: min(2, len(rows))]:
             lines.append(
                 f"{label} after {row['done_pct']:.0f} % of training: "

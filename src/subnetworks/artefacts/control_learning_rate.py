@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from subnetworks.artefacts import style
+from subnetworks.artefacts import shared, style
 from subnetworks.artefacts.base import Benchmark, Figure, Scored, Specification, UpdateShown
 from subnetworks.artefacts.lazy import matplotlib, polars
 from subnetworks.core.results import Context, by_hand
@@ -89,9 +89,7 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
             row["accuracy_pct"] = 100 * score["score"]
             row["accuracy_stderr_pct"] = 100 * score["stderr"]
         rows.append(row)
-    frame = polars.DataFrame(
-        [{key: row.get(key) for key in SCHEMA} for row in rows], schema=SCHEMA, orient="row"
-    ).sort("algorithm", "learning_rate", maintain_order=True)
+    frame = shared.frame(rows, SCHEMA).sort("algorithm", "learning_rate", maintain_order=True)
     figure = style.canvas(style.DOUBLE, 2.6)
     left, right = figure.subplots(1, 2, sharex=True)
     for algorithm in dict.fromkeys(entry["algorithm"] for entry in rows):

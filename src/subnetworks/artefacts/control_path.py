@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 from subnetworks.artefacts.base import Names, Overlap, Table, UpdateShown, rows_of
 from subnetworks.artefacts.lazy import polars
-from subnetworks.artefacts.shared import frame, percent, span
+from subnetworks.artefacts.shared import UPDATE_SCHEMA, frame, opening, percent, span
 from subnetworks.artefacts.sheet import Column, text
-from subnetworks.core.results import Context, label_of
+from subnetworks.core.results import Context
 
 TITLE = "The Path Not Taken: unchanged weights, turned directions, principal and smallest weights"
 CAPTION = (
@@ -54,10 +54,7 @@ NOTES = (
     "is left to expect once it is known that small weights change more easily.",
 )
 SCHEMA = {
-    "source": str,
-    "label": str,
-    "algorithm": str,
-    "update": str,
+    **UPDATE_SCHEMA,
     "n": int,
     **{column.key: float for column in COLUMNS if not column.is_text},
 }
@@ -87,10 +84,7 @@ def build(context: Context) -> polars.DataFrame:
             polars.max_horizontal("left_angle_max", "right_angle_max")
         ).to_series()
         row: dict[str, Any] = {
-            "source": "here",
-            "label": label_of(entry),
-            "algorithm": entry.get("algorithm"),
-            "update": entry["update"],
+            **opening(entry),
             "n": n,
             "relative_equal_pct": percent(measured.get("relative", {}).get(ETA), n),
             "bit_equal_pct": percent(measured["bit_equal"], n),

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from subnetworks.artefacts.base import Table, UpdateShown, rows_of
 from subnetworks.artefacts.lazy import polars
-from subnetworks.artefacts.shared import frame, percent
+from subnetworks.artefacts.shared import UPDATE_SCHEMA, frame, opening, percent
 from subnetworks.artefacts.sheet import Column, text
 from subnetworks.core.errors import UserError
-from subnetworks.core.results import Context, label_of
+from subnetworks.core.results import Context
 
 TITLE = "Sparsity of the same update by the precision in which its ends are stored (%)"
 CAPTION = (
@@ -36,10 +36,7 @@ NOTES = (
     "fp32; the end is as the optimiser left it.",
 )
 SCHEMA = {
-    "source": str,
-    "label": str,
-    "algorithm": str,
-    "update": str,
+    **UPDATE_SCHEMA,
     "stored_as": str,
     "n": int,
     **{column.key: float for column in COLUMNS if column.key.endswith("_pct")},
@@ -75,10 +72,7 @@ def build(context: Context) -> polars.DataFrame:
                 f"the update {rule}: {list(TOLERANCES)}"
             )
         row: dict[str, Any] = {
-            "source": "here",
-            "label": label_of(entry),
-            "algorithm": entry.get("algorithm"),
-            "update": name,
+            **opening(entry),
             "stored_as": entry["stored_as"],
             "n": measured["n"],
             "equal_pct": percent(measured["equal"], measured["n"]),

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 from subnetworks.artefacts.base import Names, Table, UpdateShown, rows_of
 from subnetworks.artefacts.lazy import polars
-from subnetworks.artefacts.shared import frame, percent, span
+from subnetworks.artefacts.shared import UPDATE_SCHEMA, frame, opening, percent, span
 from subnetworks.artefacts.sheet import Column, text
 from subnetworks.core.errors import UserError
-from subnetworks.core.results import Context, label_of
+from subnetworks.core.results import Context
 
 TITLE = "Exact rank of the update's matrices beside gentler ranks, as a share of full rank (%)"
 CAPTION = (
@@ -49,10 +49,7 @@ KEYS = (
     "stable_rank",
 )
 SCHEMA = {
-    "source": str,
-    "label": str,
-    "algorithm": str,
-    "update": str,
+    **UPDATE_SCHEMA,
     "matrices": int,
     "changed_pct": float,
     **{f"{key}_pct": float for key in KEYS},
@@ -78,10 +75,7 @@ def build(context: Context) -> polars.DataFrame:
             raise UserError(f"{entry['update']}: its ranks were not written; rule 'rank' does that")
         matrices = matrices.filter(~polars.col("matrix").is_in(["embedding", "head"]))
         row: dict[str, Any] = {
-            "source": "here",
-            "label": label_of(entry),
-            "algorithm": entry.get("algorithm"),
-            "update": entry["update"],
+            **opening(entry),
             "matrices": len(matrices),
             "changed_pct": percent(measured["n"] - measured["equal"], measured["n"]),
         }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from subnetworks.artefacts import style
+from subnetworks.artefacts import shared, style
 from subnetworks.artefacts.base import Figure, UpdateShown, rows_of
 from subnetworks.artefacts.lazy import matplotlib, polars
 from subnetworks.core.results import Context, label_of
@@ -39,10 +39,7 @@ FAR = 1024
 FEWEST = 0.001
 """Powers of two with a smaller share of all weights are not drawn: theirs means little."""
 SCHEMA = {
-    "source": str,
-    "label": str,
-    "algorithm": str,
-    "update": str,
+    **shared.UPDATE_SCHEMA,
     "by": str,
     "steps": str,
     "exponent": int,
@@ -58,9 +55,7 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
     """Draw `spec["updates"]`."""
     entries = context.rows("updates")
     rows = [row for entry in entries for row in _counted(context, entry)]
-    frame = polars.DataFrame(
-        [{key: row.get(key) for key in SCHEMA} for row in rows], schema=SCHEMA, orient="row"
-    )
+    frame = shared.frame(rows, SCHEMA)
     figure = style.canvas(style.DOUBLE, 2.9)
     left, right = figure.subplots(1, 2)
     _steps(left, frame.filter(by="steps"))
@@ -101,11 +96,6 @@ def _order(name: str) -> int:
     return int(name.removeprefix(">").split("-")[0]) + name.startswith(">")
 
 
-def _lines(frame: polars.DataFrame) -> list[tuple[str, polars.DataFrame]]:
-    labels = frame["label"].unique(maintain_order=True)
-    return [(label, frame.filter(label=label)) for label in labels]
-
-
 def _look(of: polars.DataFrame, place: int) -> dict[str, Any]:
     """Lines drawn later are thinner, so that those below show where they coincide."""
     look = style.algorithm(of["algorithm"][0])
@@ -122,7 +112,7 @@ def _look(of: polars.DataFrame, place: int) -> dict[str, Any]:
 
 def _steps(axes: Axes, frame: polars.DataFrame) -> None:
     names = sorted(frame["steps"].unique(), key=_order)
-    for place, (label, rows) in enumerate(_lines(frame)):
+    for place, (label, rows) in enumerate(shared.by_label(frame)):
         shares = dict(zip(rows["steps"], rows["share_pct"], strict=True))
         places = [k for k, name in enumerate(names) if name in shares]
         axes.plot(places, [shares[names[k]] for k in places], label=label, **_look(rows, place))
@@ -137,7 +127,7 @@ def _steps(axes: Axes, frame: polars.DataFrame) -> None:
 
 def _magnitudes(axes: Axes, frame: polars.DataFrame) -> None:
     enough = frame.filter(polars.col("n") >= FEWEST * polars.col("weights"))
-    _, first = _lines(enough)[0]
+    _, first = next(shared.by_label(enough))
     total = first["weights"][0]
     axes.bar(
         first["exponent"].to_numpy() + 0.5,
@@ -149,7 +139,7 @@ def _magnitudes(axes: Axes, frame: polars.DataFrame) -> None:
         label="share of all weights",
         zorder=1,
     )
-    for place, (label, rows) in enumerate(_lines(enough)):
+    for place, (label, rows) in enumerate(shared.by_label(enough)):
         axes.plot(
             rows["exponent"].to_numpy() + 0.5,
             rows["share_pct"].to_numpy(),
@@ -171,7 +161,7 @@ def _magnitudes(axes: Axes, frame: polars.DataFrame) -> None:
 def said(frame: polars.DataFrame) -> list[str]:
     """How many changed weights moved one step, and how the smallest and largest weights fare."""
     lines = []
-    for label, rows in _lines(frame):
+    for label, rows in shared.by_label(frame):
         steps = rows.filter(by="steps")
         if steps.is_empty():
             lines.append(f"{label}: no weight moved.")

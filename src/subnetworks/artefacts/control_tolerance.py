@@ -9,10 +9,10 @@ from typing import Any
 
 from subnetworks.artefacts.base import Table, UpdateShown, rows_of
 from subnetworks.artefacts.lazy import polars
-from subnetworks.artefacts.shared import frame, percent
+from subnetworks.artefacts.shared import UPDATE_SCHEMA, frame, opening, percent
 from subnetworks.artefacts.sheet import Column, text
 from subnetworks.core.errors import UserError
-from subnetworks.core.results import Context, label_of
+from subnetworks.core.results import Context
 
 TITLE = "Share of weights that count as unchanged, by rule and tolerance (%)"
 CAPTION = (
@@ -39,10 +39,7 @@ NOTES = (
     "between |w| / 256 and |w| / 128.",
 )
 SCHEMA = {
-    "source": str,
-    "label": str,
-    "algorithm": str,
-    "update": str,
+    **UPDATE_SCHEMA,
     "n": int,
     **{column.key: float for column in COLUMNS if column.key.endswith("_pct")},
 }
@@ -59,10 +56,7 @@ def build(context: Context) -> polars.DataFrame:
         name, measured = entry["update"], context.update(entry["update"])
         n = measured["n"]
         row: dict[str, Any] = {
-            "source": "here",
-            "label": label_of(entry),
-            "algorithm": entry.get("algorithm"),
-            "update": name,
+            **opening(entry),
             "n": n,
             "equal_pct": percent(measured["equal"], n),
             "isclose_1e-5_pct": percent(measured["isclose_bf16"]["1e-5"], n),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from subnetworks.artefacts import style
+from subnetworks.artefacts import shared, style
 from subnetworks.artefacts.base import Figure, Names, UpdateShown, rows_of
 from subnetworks.artefacts.lazy import polars
 from subnetworks.core.errors import UserError
@@ -56,7 +56,7 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
     entries = context.rows("updates")
     labels = {entry["update"]: label_of(entry) for entry in entries}
     rows = [row for name in labels for row in _held(context, name, labels)]
-    frame = polars.DataFrame(rows, schema=SCHEMA, orient="row")
+    frame = shared.frame(rows, SCHEMA)
     figure = style.canvas(style.DOUBLE, 1.0 + 0.36 * len(labels))
     panels = figure.subplots(1, len(KINDS), sharey=True)
     for axes, (kind, title) in zip(panels, KINDS.items(), strict=True):

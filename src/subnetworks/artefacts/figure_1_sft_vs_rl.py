@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from subnetworks.artefacts import style
+from subnetworks.artefacts import shared, style
 from subnetworks.artefacts.base import Figure, Specification, Update, rows_of
 from subnetworks.artefacts.lazy import matplotlib, polars
 from subnetworks.artefacts.published import Published, Quotes, ends
@@ -64,12 +64,7 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
     theirs = [
         row for entry in context.paper("figure1_sft_vs_rl").to_dicts() for row in _published(entry)
     ]
-    frame = polars.DataFrame(
-        [*ours, *theirs],
-        schema=SCHEMA,
-        orient="row",
-    )
-
+    frame = shared.frame([*ours, *theirs], SCHEMA)
     groups = [len(rows) // 2 for rows in (ours, theirs)]
     figure = style.canvas(style.DOUBLE, 2.9)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[groups[0] + 0.5, groups[1]])

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from subnetworks.artefacts import over_training, style
+from subnetworks.artefacts import over_training, shared, style
 from subnetworks.artefacts.base import Figure, rows_of
-from subnetworks.artefacts.claims import Claim, all_hold, by_label, listed
+from subnetworks.artefacts.claims import Claim, all_hold, listed
 from subnetworks.artefacts.lazy import matplotlib, polars
 from subnetworks.artefacts.published import Published, Quotes
-from subnetworks.core.results import Context, compared_share_of
+from subnetworks.core.results import Context
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,12 +36,7 @@ _PARTS = {
     "final": ("final subnetwork", "#4d5b6a", ""),
 }
 SCHEMA = {
-    "source": str,
-    "label": str,
-    "algorithm": str,
-    "run": str,
-    "n": int,
-    "compared_share_pct": float,
+    **over_training.RUN_SCHEMA,
     "saved_steps": int,
     "part": str,
     "pct": float,
@@ -58,11 +53,7 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
     entries = over_training.runs(context)
     ours = [row for entry in entries for row in _measured(context, entry)]
     theirs = _published(context.paper("figure2_prime_gradients"))
-    frame = polars.DataFrame(
-        [{key: row.get(key) for key in SCHEMA} for row in [*ours, *theirs]],
-        schema=SCHEMA,
-        orient="row",
-    )
+    frame = shared.frame([*ours, *theirs], SCHEMA)
     bars = len(entries)
     figure = style.canvas(style.DOUBLE, 1.35 + 0.42 * (bars + 1))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[bars + 0.1, 1.1])
@@ -85,10 +76,7 @@ def _measured(context: Context, entry: dict[str, Any]) -> list[dict[str, Any]]:
     found = context.trajectory(entry["run"])
     return [
         {
-            "source": "here",
-            **{key: entry[key] for key in ("label", "algorithm", "run")},
-            "n": found["n"],
-            "compared_share_pct": compared_share_of(found),
+            **over_training.opening(entry, found),
             "saved_steps": len(found["steps"]),
             "part": part,
             "pct": 100 * found[part] / found["n"],
@@ -170,7 +158,7 @@ def claims(drawn: polars.DataFrame) -> Iterator[Claim]:
     """What the numbers say of the paper's claims."""
     runs: list[dict[str, Any]] = [
         {"label": label, **dict(zip(rows["part"], rows["pct"], strict=True))}
-        for label, rows in by_label(drawn)
+        for label, rows in shared.by_label(drawn)
     ]
     yield Claim(
         "Most weights are never updated",

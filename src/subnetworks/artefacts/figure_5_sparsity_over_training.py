@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from subnetworks.artefacts import over_training
+from subnetworks.artefacts import over_training, shared
 from subnetworks.artefacts.base import Figure, rows_of
-from subnetworks.artefacts.claims import Claim, all_hold, by_label, listed
+from subnetworks.artefacts.claims import Claim, all_hold, listed
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.published import Published, Quotes
 from subnetworks.core.results import Context
@@ -28,6 +28,7 @@ ALT = (
     "from 100 %; ours at the left, the paper's PRIME run on grey ground at the right."
 )
 _VALUE = "sparsity_pct"
+_DIGITISED = ("figure5_prime_sparsity_by_step_digitised", "sparsity_pct")
 SCHEMA = {**over_training.SCHEMA, _VALUE: float}
 
 
@@ -36,13 +37,8 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
 
     Sparsity is the paper's, |Δ| ≤ 1e-5, between the init and each saved step. Source: Figure 5.
     """
-    entries = over_training.runs(context)
-    ours = [over_training.steps(context, entry, sparsity_pct="sparsity") for entry in entries]
-    theirs = over_training.digitised(
-        context.paper("figure5_prime_sparsity_by_step_digitised"), "sparsity_pct", _VALUE
-    )
     figure, frame = over_training.beside_the_paper(
-        polars.concat(ours), theirs, _VALUE, "weights left unchanged (%)"
+        context, _VALUE, "sparsity", _DIGITISED, "weights left unchanged (%)"
     )
     lowest = float(frame[_VALUE].min() or 0)  # type: ignore[arg-type]
     figure.axes[0].set_ylim(max(0, 10 * ((lowest - 1) // 10)), 101)
@@ -51,10 +47,7 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
 
 def quoted(paper: Published) -> Quotes:
     """What the paper prints."""
-    steps, values = (
-        paper.values("figure5_prime_sparsity_by_step_digitised", column)
-        for column in ("step", "sparsity_pct")
-    )
+    steps, values = (paper.values(_DIGITISED[0], column) for column in ("step", _DIGITISED[1]))
     middle = values[len(values) // 2]
     return {
         **{"first": f"{values[0]:.1f}", "first_step": f"{steps[0]:.0f}"},
@@ -67,7 +60,7 @@ def quoted(paper: Published) -> Quotes:
 def claims(drawn: polars.DataFrame) -> Iterator[Claim]:
     """What the numbers say of the paper's claims."""
     runs: list[dict[str, Any]] = []
-    for label, rows in by_label(drawn.drop_nulls("sparsity_pct").sort("step")):
+    for label, rows in shared.by_label(drawn.drop_nulls("sparsity_pct").sort("step")):
         values = rows["sparsity_pct"].to_list()
         middle = values[len(values) // 2]
         early, late = values[0] - middle, middle - values[-1]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from subnetworks.artefacts import over_training
+from subnetworks.artefacts import over_training, shared
 from subnetworks.artefacts.base import Figure, rows_of
-from subnetworks.artefacts.claims import Claim, all_hold, by_label, listed
+from subnetworks.artefacts.claims import Claim, all_hold, listed
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.published import Published, Quotes
 from subnetworks.core.results import Context
@@ -27,6 +27,7 @@ ALT = (
     "on grey ground at the right."
 )
 _VALUE = "outside_final_pct"
+_DIGITISED = ("figure6_changed_outside_final_mask_digitised", "changed_outside_final_mask_pct")
 SCHEMA = {**over_training.SCHEMA, _VALUE: float}
 
 
@@ -36,18 +37,9 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
     Share of all weights with Δ ≠ 0 between the init and a step, but not between the init and the
     last. Source: Figure 6.
     """
-    entries = over_training.runs(context)
-    ours = [
-        over_training.steps(context, entry, outside_final_pct="outside_final_share")
-        for entry in entries
-    ]
-    theirs = over_training.digitised(
-        context.paper("figure6_changed_outside_final_mask_digitised"),
-        "changed_outside_final_mask_pct",
-        _VALUE,
-    )
+    label = "changed, but not in\nthe final mask (%)"
     figure, frame = over_training.beside_the_paper(
-        polars.concat(ours), theirs, _VALUE, "changed, but not in\nthe final mask (%)"
+        context, _VALUE, "outside_final_share", _DIGITISED, label
     )
     figure.axes[0].set_ylim(bottom=0)
     return figure, frame
@@ -55,18 +47,14 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
 
 def quoted(paper: Published) -> Quotes:
     """What the paper prints."""
-    table, column = (
-        "figure6_changed_outside_final_mask_digitised",
-        "changed_outside_final_mask_pct",
-    )
-    return {"most": f"{max(paper.values(table, column)):.1f}"}
+    return {"most": f"{max(paper.values(*_DIGITISED)):.1f}"}
 
 
 def claims(drawn: polars.DataFrame) -> Iterator[Claim]:
     """What the numbers say of the paper's claims."""
     runs: list[dict[str, Any]] = [
         {"label": label, "most": float(rows["outside_final_pct"].max())}  # type: ignore[arg-type]
-        for label, rows in by_label(drawn.drop_nulls("outside_final_pct"))
+        for label, rows in shared.by_label(drawn.drop_nulls("outside_final_pct"))
     ]
     yield Claim(
         "Few weights change on the way that are back at the end",

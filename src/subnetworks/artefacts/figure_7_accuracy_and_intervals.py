@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
-from subnetworks.artefacts import over_training, style
+from subnetworks.artefacts import over_training, shared, style
 from subnetworks.artefacts.base import FOLLOWED, Figure, Names, rows_of
-from subnetworks.artefacts.claims import TWO_SIDED_95, Claim, all_hold, by_label, listed
+from subnetworks.artefacts.claims import TWO_SIDED_95, Claim, all_hold, listed
 from subnetworks.artefacts.lazy import matplotlib, polars
 from subnetworks.core.errors import UserError
 from subnetworks.core.results import Context
@@ -151,7 +151,7 @@ def claims(drawn: polars.DataFrame) -> Iterator[Claim]:
     """What the numbers say of the paper's claims."""
     saves: list[dict[str, Any]] = []
     rises: list[dict[str, Any]] = []
-    for label, rows in by_label(drawn.sort("step")):
+    for label, rows in shared.by_label(drawn.sort("step")):
         saved = rows.drop_nulls("sparsity_consecutive_pct")
         last = saved.row(-1, named=True)
         between, since = last["sparsity_consecutive_pct"], last["sparsity_pct"]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from subnetworks.artefacts import style
+from subnetworks.artefacts import shared, style
 from subnetworks.artefacts.base import Followed, Specification
 from subnetworks.artefacts.lazy import matplotlib, polars
 from subnetworks.core.results import Context, compared_share_of
@@ -14,15 +13,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
-SCHEMA = {
+RUN_SCHEMA = {
     "source": str,
     "label": str,
     "algorithm": str,
     "run": str,
     "n": int,
     "compared_share_pct": float,
-    "step": int,
 }
+"""What `opening` gives."""
+SCHEMA = {**RUN_SCHEMA, "step": int}
 """Columns that open the frame of every such figure."""
 
 
@@ -40,6 +40,16 @@ def runs(context: Context) -> list[dict[str, Any]]:
     entries = context.rows("runs")
     labels = [entry.get("label", entry["algorithm"]) for entry in entries]
     return [{**entry, "label": label} for entry, label in zip(entries, labels, strict=True)]
+
+
+def opening(entry: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """What opens a row of one of `runs` whose trajectory was `found`. Keys: `RUN_SCHEMA`."""
+    return {
+        "source": "here",
+        **{key: entry[key] for key in ("label", "algorithm", "run")},
+        "n": found["n"],
+        "compared_share_pct": compared_share_of(found),
+    }
 
 
 def steps(context: Context, entry: dict[str, Any], **shares: str) -> polars.DataFrame:
@@ -60,12 +70,7 @@ def steps(context: Context, entry: dict[str, Any], **shares: str) -> polars.Data
     return frame(
         [
             {
-                "source": "here",
-                "label": entry["label"],
-                "algorithm": entry["algorithm"],
-                "run": entry["run"],
-                "n": found["n"],
-                "compared_share_pct": compared_share_of(found),
+                **opening(entry, found),
                 "step": row["step"],
                 **{key: None if row[key] is None else 100 * row[key] for key in shares},
             }
@@ -90,17 +95,25 @@ def digitised(paper: polars.DataFrame, column: str, value: str) -> polars.DataFr
     return frame(rows, value)
 
 
-def frame(rows: Sequence[dict[str, Any]], *values: str) -> polars.DataFrame:
+def frame(rows: list[dict[str, Any]], *values: str) -> polars.DataFrame:
     """Rows with the opening columns and `values`, absent ones null."""
-    schema = {**SCHEMA, **dict.fromkeys(values, float)}
-    filled = [{key: row.get(key) for key in schema} for row in rows]
-    return polars.DataFrame(filled, schema=schema, orient="row")
+    return shared.frame(rows, {**SCHEMA, **dict.fromkeys(values, float)})
 
 
 def beside_the_paper(
-    ours: polars.DataFrame, theirs: polars.DataFrame, value: str, ylabel: str
+    context: Context, value: str, column: str, paper: tuple[str, str], ylabel: str
 ) -> tuple[Drawing, polars.DataFrame]:
-    """Our runs at the left, the paper's at the right on grey ground, on one scale."""
+    """Our runs at the left, the paper's at the right on grey ground, on one scale.
+
+    Args:
+        context: where the results lie; `spec["runs"]` are drawn.
+        value: what is drawn, in per cent.
+        column: what a trajectory calls it.
+        paper: the file of the paper's values, and what that calls it.
+        ylabel: the axis' label.
+    """
+    ours = polars.concat([steps(context, entry, **{value: column}) for entry in runs(context)])
+    theirs = digitised(context.paper(paper[0]), paper[1], value)
     figure = style.canvas(style.DOUBLE, 2.7)
     left, right = figure.subplots(1, 2, sharey=True)
     named: dict[str, Any] = {}
@@ -108,8 +121,8 @@ def beside_the_paper(
         (left, ours, "This experiment"),
         (right, theirs, "The paper (digitised, ±0.3)"),
     ):
-        for label in lines["label"].unique(maintain_order=True):
-            line(axes, lines.filter(polars.col("label") == label), value, label)
+        for label, steps_of in shared.by_label(lines):
+            line(axes, steps_of, value, label)
         axes.set_title(title)
         step_axis(axes, lines)
         handles, labels = axes.get_legend_handles_labels()

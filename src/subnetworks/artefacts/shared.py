@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.sheet import Column
 from subnetworks.core.errors import UserError
-from subnetworks.core.results import Context, compared_share_of
+from subnetworks.core.results import Context, compared_share_of, label_of
 
 COMPARED_COLUMN = Column("compared_share_pct", "compared")
 COMPARED_NOTE = "Compared: entries compared, of those that both checkpoints have together (%)."
@@ -18,6 +18,15 @@ SPARSITY_COLUMNS = (
     Column("sparsity_without_embeddings_pct", "|Δ| ≤ 1e-5", "without embeddings", 2),
     Column("bit_equal_without_embeddings_pct", "bit-equal", "without embeddings", 2),
 )
+PUBLISHED_COLUMNS = (
+    Column("published_low_pct", "paper", upper="published_high_pct"),
+    Column("difference_pct", "difference", signed=True),
+)
+PUBLISHED_SCHEMA = {
+    "published_low_pct": float,
+    "published_high_pct": float,
+    "difference_pct": float,
+}
 SPARSITY_SCHEMA = {
     "n": int,
     "compared_share_pct": float,
@@ -28,6 +37,20 @@ SPARSITY_SCHEMA = {
     "bit_equal_without_embeddings_pct": float,
 }
 """What `sparsity_of` gives: n and changed in entries, shares in per cent."""
+
+
+UPDATE_SCHEMA = {"source": str, "label": str, "algorithm": str, "update": str}
+"""What `opening` gives."""
+
+
+def opening(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What opens the row of an update. Keys: `UPDATE_SCHEMA`."""
+    return {
+        "source": "here",
+        "label": label_of(entry),
+        "algorithm": entry.get("algorithm"),
+        "update": entry["update"],
+    }
 
 
 def percent(count: float | None, whole: float = 1) -> float | None:
@@ -95,15 +118,24 @@ def _published_row(
     return rows[0]
 
 
-def published_range(
-    paper: polars.DataFrame, algorithm: str | None, value: str
-) -> tuple[float | None, float | None]:
-    """Smallest and largest published `value` of an algorithm, over models; None if it has none."""
-    wanted = (algorithm or "").upper()
-    values = paper.filter(polars.col("algorithm").str.to_uppercase() == wanted)[value].drop_nulls()
-    if values.is_empty():
-        return None, None
-    return float(values.min()), float(values.max())  # type: ignore[arg-type]
+def of_algorithm(paper: polars.DataFrame, entry: Mapping[str, Any]) -> polars.DataFrame:
+    """The paper's rows of an entry's algorithm."""
+    wanted = (entry.get("algorithm") or "").upper()
+    return paper.filter(polars.col("algorithm").str.to_uppercase() == wanted)
+
+
+def published(
+    ours: float | None, theirs: Mapping[str, Any] | None, alike: polars.DataFrame, value: str
+) -> dict[str, float | None]:
+    """The paper's `value` of the row that ours reproduces, and the difference; without such a row
+    the range over those that are `alike`. Keys: `PUBLISHED_SCHEMA`."""
+    values = [theirs[value]] if theirs else alike[value].drop_nulls().to_list()
+    low = min(values, default=None)
+    return {
+        "published_low_pct": low,
+        "published_high_pct": max(values, default=None),
+        "difference_pct": difference(ours, low) if theirs else None,
+    }
 
 
 def remark_on(context: Context, artefact: str, row: str) -> str | None:
@@ -116,3 +148,9 @@ def frame(rows: list[dict[str, Any]], schema: dict[str, Any]) -> polars.DataFram
     return polars.DataFrame(
         [{key: row.get(key) for key in schema} for row in rows], schema=schema, orient="row"
     )
+
+
+def by_label(drawn: polars.DataFrame) -> Iterator[tuple[str, polars.DataFrame]]:
+    """The rows of each label."""
+    for label in drawn["label"].unique(maintain_order=True):
+        yield label, drawn.filter(label=label)

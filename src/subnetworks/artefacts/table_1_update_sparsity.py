@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from subnetworks.artefacts.base import Table, UpdateShown, rows_of
 from subnetworks.artefacts.claims import (
     PLACEBO,
-    SUPERVISED,
     Claim,
     Controlled,
     all_hold,
     average,
     graded,
+    is_supervised,
     left,
     listed,
     span,
+    unchanged,
 )
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.published import Published, Quotes, ends
 from subnetworks.artefacts.shared import (
     COMPARED_COLUMN,
     COMPARED_NOTE,
+    PUBLISHED_COLUMNS,
+    PUBLISHED_SCHEMA,
     SPARSITY_COLUMNS,
     SPARSITY_SCHEMA,
+    UPDATE_SCHEMA,
     beside_paper,
-    difference,
     frame,
-    published_range,
+    of_algorithm,
+    opening,
+    published,
     remark_on,
     sparsity_of,
 )
 from subnetworks.artefacts.sheet import Column, text
-from subnetworks.core.results import Context, label_of
+from subnetworks.core.results import Context
 
 TITLE = "Table 1. Sparsity of the update: share of weights left unchanged (%)"
 CAPTION = (
@@ -47,8 +53,7 @@ CAPTION = (
 COLUMNS = (
     text("label", "update"),
     *SPARSITY_COLUMNS,
-    Column("published_low_pct", "paper", upper="published_high_pct"),
-    Column("difference_pct", "difference", signed=True),
+    *PUBLISHED_COLUMNS,
     Column("changed", "changed"),
     Column("n", "of"),
     COMPARED_COLUMN,
@@ -67,14 +72,9 @@ NOTES = (
     "the range of the algorithm's updates, of far larger models, without a difference.",
 )
 SCHEMA = {
-    "source": str,
-    "label": str,
-    "algorithm": str,
-    "update": str,
+    **UPDATE_SCHEMA,
     **SPARSITY_SCHEMA,
-    "published_low_pct": float,
-    "published_high_pct": float,
-    "difference_pct": float,
+    **PUBLISHED_SCHEMA,
     "on_policy": bool,
     "kl": bool,
     "online": bool,
@@ -102,23 +102,13 @@ def build(context: Context) -> polars.DataFrame:
     rows = []
     for entry, theirs in pairs:
         measured = sparsity_of(context, entry["update"])
-        if theirs:
-            low = high = theirs["sparsity_pct"]
-        else:
-            low, high = published_range(paper, entry.get("algorithm"), "sparsity_pct")
+        alike = of_algorithm(paper, entry)
         rows.append(
             {
-                "source": "here",
-                "label": label_of(entry),
-                "algorithm": entry.get("algorithm"),
-                "update": entry["update"],
+                **opening(entry),
                 **measured,
-                "published_low_pct": low,
-                "published_high_pct": high,
-                "difference_pct": difference(measured["sparsity_pct"], low) if theirs else None,
-                "on_policy": entry.get("on_policy"),
-                "kl": entry.get("kl"),
-                "online": entry.get("online"),
+                **published(measured["sparsity_pct"], theirs, alike, "sparsity_pct"),
+                **{flag: entry.get(flag) for flag in ("on_policy", "kl", "online")},
                 "remark": remark_on(context, ARTEFACT.name, theirs["tuned"]) if theirs else None,
             }
         )
@@ -128,8 +118,7 @@ def build(context: Context) -> polars.DataFrame:
                 "source": "paper",
                 "label": f"{theirs['algorithm']}, {theirs['tuned'].split('/')[-1]}",
                 "algorithm": theirs["algorithm"],
-                "published_low_pct": theirs["sparsity_pct"],
-                "published_high_pct": theirs["sparsity_pct"],
+                **published(None, theirs, paper, "sparsity_pct"),
                 **{flag: theirs[flag] == "yes" for flag in ("on_policy", "kl", "online")},
                 "remark": remark_on(context, ARTEFACT.name, theirs["tuned"]),
             }
@@ -148,12 +137,17 @@ def quoted(paper: Published) -> Quotes:
     }
 
 
+def _kinds(ours: polars.DataFrame) -> tuple[list[dict[str, Any]], ...]:
+    """The rows of supervised finetuning, of RL, and of random rewards."""
+    rows = ours.to_dicts()
+    supervised = [row for row in rows if is_supervised(row)]
+    placebos = [row for row in rows if row["algorithm"] == PLACEBO]
+    return supervised, [r for r in rows if r not in supervised + placebos], placebos
+
+
 def claims(ours: polars.DataFrame) -> Iterator[Claim]:
     """What the numbers say of the paper's claims."""
-    rows = ours.to_dicts()
-    supervised = [r for r in rows if (r["algorithm"] or "").upper().startswith(SUPERVISED)]
-    controls = [r for r in rows if (r["algorithm"] or "") == PLACEBO]
-    reinforced = [r for r in rows if r not in supervised and r not in controls]
+    supervised, reinforced, controls = _kinds(ours)
     if not reinforced:
         return
     if supervised:
@@ -161,8 +155,7 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
         yield Claim(
             "SFT changes nearly all weights, RL far fewer",
             graded([r["sparsity_pct"] - densest for r in reinforced], clear=10),
-            listed([*supervised, *reinforced], "label", lambda r: f"{r['sparsity_pct']:.1f} %")
-            + " of the weights unchanged",
+            listed([*supervised, *reinforced], "label", unchanged) + " of the weights unchanged",
             "SFT {sft_low}–{sft_high} %, RL {whole_rl_low}–{whole_rl_high} %",
             f"SFT leaves {span(r['sparsity_pct'] for r in supervised)} % unchanged "
             "({sft_low}–{sft_high}), "
@@ -189,8 +182,7 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
         yield Claim(
             "Random rewards change fewer weights than real ones (a control of ours)",
             all_hold([least > r["sparsity_pct"] for r in sampled]),
-            listed([*controls, *sampled], "label", lambda r: f"{r['sparsity_pct']:.1f} %")
-            + " of the weights unchanged",
+            listed([*controls, *sampled], "label", unchanged) + " of the weights unchanged",
             "–",
             f"random rewards leave {span(r['sparsity_pct'] for r in controls)} % unchanged, "
             f"real ones {span(r['sparsity_pct'] for r in sampled)} %",
@@ -199,13 +191,7 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
 
 def controlled(ours: polars.DataFrame) -> Iterator[Controlled]:
     """What is left of the effects under something plainer."""
-    rows = ours.to_dicts()
-    placebos = [r for r in rows if r["algorithm"] == PLACEBO]
-    reinforced = [
-        r
-        for r in rows
-        if r not in placebos and not (r["algorithm"] or "").upper().startswith(SUPERVISED)
-    ]
+    _, reinforced, placebos = _kinds(ours)
     if not reinforced:
         return
     raw = average(r["sparsity_pct"] for r in reinforced)

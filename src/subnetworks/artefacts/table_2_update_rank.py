@@ -11,14 +11,18 @@ from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.published import Published, Quotes, ends
 from subnetworks.artefacts.shared import (
     COMPARED_COLUMN,
+    PUBLISHED_COLUMNS,
+    PUBLISHED_SCHEMA,
+    UPDATE_SCHEMA,
     beside_paper,
-    difference,
     frame,
+    of_algorithm,
+    opening,
     percent,
-    published_range,
+    published,
 )
 from subnetworks.artefacts.sheet import Column, text
-from subnetworks.core.results import Context, compared_share_of, label_of
+from subnetworks.core.results import Context, compared_share_of
 
 TITLE = "Table 2. Rank of the update's matrices as a share of full rank (%)"
 CAPTION = (
@@ -39,8 +43,7 @@ COLUMNS = (
     Column("stable_rank_pct", "stable", "other ranks, median"),
     Column("effective_rank_pct", "effective", "other ranks, median"),
     Column("energy_rank_99_pct", "99 % energy", "other ranks, median"),
-    Column("published_low_pct", "paper", upper="published_high_pct"),
-    Column("difference_pct", "difference", signed=True),
+    *PUBLISHED_COLUMNS,
 )
 NOTES = (
     "Rank: singular values of Δ above max(rows, columns) × eps × the largest, in float32, as a "
@@ -55,10 +58,7 @@ NOTES = (
     "Paper: the published value of the same update, or the range of the algorithm's updates.",
 )
 SCHEMA = {
-    "source": str,
-    "label": str,
-    "algorithm": str,
-    "update": str,
+    **UPDATE_SCHEMA,
     "mean_rank_pct": float,
     "mean_rank_without_embeddings_pct": float,
     "min_rank_pct": float,
@@ -68,9 +68,7 @@ SCHEMA = {
     "stable_rank_pct": float,
     "effective_rank_pct": float,
     "energy_rank_99_pct": float,
-    "published_low_pct": float,
-    "published_high_pct": float,
-    "difference_pct": float,
+    **PUBLISHED_SCHEMA,
 }
 
 
@@ -94,16 +92,9 @@ def build(context: Context) -> polars.DataFrame:
         name = entry["update"]
         measured = context.rank(name)
         mean = percent(measured["mean_rank"])
-        if theirs:
-            low = high = theirs["mean_rank_pct"]
-        else:
-            low, high = published_range(paper, entry.get("algorithm"), "mean_rank_pct")
         rows.append(
             {
-                "source": "here",
-                "label": label_of(entry),
-                "algorithm": entry.get("algorithm"),
-                "update": name,
+                **opening(entry),
                 "mean_rank_pct": mean,
                 "mean_rank_without_embeddings_pct": percent(
                     measured.get("mean_rank_without_embeddings")
@@ -113,9 +104,7 @@ def build(context: Context) -> polars.DataFrame:
                 "compared_share_pct": compared_share_of(measured),
                 "borderline": measured.get("borderline"),
                 **_other_ranks(context.rank_matrices(name)),
-                "published_low_pct": low,
-                "published_high_pct": high,
-                "difference_pct": difference(mean, low) if theirs else None,
+                **published(mean, theirs, of_algorithm(paper, entry), "mean_rank_pct"),
             }
         )
     for theirs in others:
@@ -124,8 +113,7 @@ def build(context: Context) -> polars.DataFrame:
                 "source": "paper",
                 "label": f"{theirs['algorithm']}, {theirs['model']}",
                 "algorithm": theirs["algorithm"],
-                "published_low_pct": theirs["mean_rank_pct"],
-                "published_high_pct": theirs["mean_rank_pct"],
+                **published(None, theirs, paper, "mean_rank_pct"),
             }
         )
     return frame(rows, SCHEMA)

@@ -23,16 +23,20 @@ from subnetworks.artefacts.published import Published, Quotes, ends
 from subnetworks.artefacts.shared import (
     COMPARED_COLUMN,
     COMPARED_NOTE,
+    PUBLISHED_COLUMNS,
+    PUBLISHED_SCHEMA,
     SPARSITY_COLUMNS,
     SPARSITY_SCHEMA,
+    UPDATE_SCHEMA,
     beside_paper,
-    difference,
     frame,
+    opening,
+    published,
     remark_on,
     sparsity_of,
 )
 from subnetworks.artefacts.sheet import Column, text
-from subnetworks.core.results import Context, by_hand, label_of
+from subnetworks.core.results import Context, by_hand
 
 TITLE = "Table 5. Sparsity by in- and out-of-distribution data: share of weights unchanged (%)"
 CAPTION = (
@@ -48,8 +52,7 @@ COLUMNS = (
     Column("learning_rate", "learning rate", general=True),
     Column("steps", "steps"),
     *SPARSITY_COLUMNS,
-    Column("published_low_pct", "paper", upper="published_high_pct"),
-    Column("difference_pct", "difference", signed=True),
+    *PUBLISHED_COLUMNS,
     Column("changed", "changed"),
     Column("n", "of"),
     COMPARED_COLUMN,
@@ -65,17 +68,12 @@ NOTES = (
     "the range of its updates by data of that kind, of far larger models, without a difference.",
 )
 SCHEMA = {
-    "source": str,
-    "label": str,
-    "algorithm": str,
-    "update": str,
+    **UPDATE_SCHEMA,
     "in_distribution": bool,
     "learning_rate": float,
     "steps": int,
     **SPARSITY_SCHEMA,
-    "published_low_pct": float,
-    "published_high_pct": float,
-    "difference_pct": float,
+    **PUBLISHED_SCHEMA,
     "remark": str,
 }
 
@@ -105,24 +103,15 @@ def build(context: Context) -> polars.DataFrame:
     rows = []
     for entry, theirs in pairs:
         measured = sparsity_of(context, entry["update"])
-        alike = paper.filter(own=entry["in_distribution"])["sparsity_pct"].to_list()
-        if theirs:
-            alike = [theirs["sparsity_pct"]]
+        alike = paper.filter(own=entry["in_distribution"])
         rows.append(
             {
-                "source": "here",
-                "label": label_of(entry),
-                "algorithm": entry.get("algorithm"),
-                "update": entry["update"],
+                **opening(entry),
                 "in_distribution": entry["in_distribution"],
                 "learning_rate": entry.get("learning_rate"),
                 "steps": _updates(entry),
                 **measured,
-                "published_low_pct": min(alike, default=None),
-                "published_high_pct": max(alike, default=None),
-                "difference_pct": difference(measured["sparsity_pct"], alike[0])
-                if theirs
-                else None,
+                **published(measured["sparsity_pct"], theirs, alike, "sparsity_pct"),
                 "remark": remark_on(context, ARTEFACT.name, theirs["model"]) if theirs else None,
             }
         )
@@ -133,8 +122,7 @@ def build(context: Context) -> polars.DataFrame:
                 "label": theirs["row"],
                 "algorithm": theirs["method"],
                 "in_distribution": theirs["own"],
-                "published_low_pct": theirs["sparsity_pct"],
-                "published_high_pct": theirs["sparsity_pct"],
+                **published(None, theirs, paper, "sparsity_pct"),
                 "remark": remark_on(context, ARTEFACT.name, theirs["model"]),
             }
         )

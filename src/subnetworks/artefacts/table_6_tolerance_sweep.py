@@ -12,14 +12,16 @@ from subnetworks.artefacts.published import Published, Quotes, ends
 from subnetworks.artefacts.shared import (
     COMPARED_COLUMN,
     COMPARED_NOTE,
+    UPDATE_SCHEMA,
     beside_paper,
     difference,
     frame,
+    opening,
     percent,
     remark_on,
 )
 from subnetworks.artefacts.sheet import Column, text
-from subnetworks.core.results import Context, compared_share_of, label_of
+from subnetworks.core.results import Context, compared_share_of
 
 TITLE = "Table 6. Sparsity of the update at different tolerances (%)"
 CAPTION = (
@@ -49,10 +51,7 @@ NOTES = (
     COMPARED_NOTE,
 )
 SCHEMA = {
-    "source": str,
-    "label": str,
-    "algorithm": str,
-    "update": str,
+    **UPDATE_SCHEMA,
     "n": int,
     **{column.key: float for column in COLUMNS if column.key.endswith("_pct")},
     "remark": str,
@@ -77,10 +76,7 @@ def build(context: Context) -> polars.DataFrame:
     for entry, theirs in pairs:
         measured = context.update(entry["update"])
         row: dict[str, Any] = {
-            "source": "here",
-            "label": label_of(entry),
-            "algorithm": entry.get("algorithm"),
-            "update": entry["update"],
+            **opening(entry),
             "n": measured["n"],
             "compared_share_pct": compared_share_of(measured),
             "equal_pct": percent(measured["equal"], measured["n"]),
