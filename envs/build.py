@@ -126,7 +126,7 @@ def check_imports(folder: Path, imports: list[str]) -> None:
 
 
 def build(name: str, folder: Path) -> None:
-    """Build the environment `name` in `folder`, unless it stands there complete."""
+    """Build the environment `name` in `folder`, unless it is there, complete."""
     table = environments()
     lock = ENVS / "locks" / f"{name}.txt"
     if name not in table or not lock.is_file():

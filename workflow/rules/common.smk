@@ -76,7 +76,7 @@ NEEDS_GPUS = f"{_NEEDS}, {ACCELERATOR['devices']} GPUs]" if ACCELERATOR["kind"] 
 def gpus_and_nodes():
     """Resources of a training: GPUs, and if it spans several nodes what makes one job of them.
 
-    `mpi` tells the SLURM executor that the job starts its own tasks on the nodes.
+    `mpi` lets the SLURM executor know that the job starts its own tasks on the nodes.
     """
     gpus = ACCELERATOR["devices"] if ACCELERATOR["kind"] == "cuda" else 0
     nodes = ACCELERATOR.get("nodes", 1)

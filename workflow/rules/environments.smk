@@ -1,4 +1,4 @@
-"""Environments: one a stage, built on first use from the locked pins when conda does not."""
+"""Environments: one per stage, built on first use from the locked pins when conda does not."""
 
 
 rule environment:

@@ -4,7 +4,7 @@
 rule overlap:
     """Compare two subnetworks: o1, o2, Jaccard, and what chance gives.
 
-    Needs: two masks and the checkpoint they start from. Gives: the summary and one row a tensor.
+    Needs: two masks and the checkpoint they start from. Gives: the summary and one row per tensor.
     """
     input:
         environment("measure"),

@@ -4,7 +4,7 @@
 rule follow_trajectory:
     """Follow a run's saved steps: weights never updated, updated then cancelled, changed at the end.
 
-    Needs: the run's trajectory (trajectory_every) and its init. Gives: the summary and one row a step.
+    Needs: the run's trajectory (trajectory_every) and its init. Gives: the summary and one row per step.
     """
     input:
         environment("measure"),

@@ -4,7 +4,7 @@
 rule measure:
     """Count what an update changed under every equality rule, and extract its mask, in one pass.
 
-    Needs: both checkpoints. Gives: the summary, one row a tensor, and the subnetwork's bit map.
+    Needs: both checkpoints. Gives: the summary, one row per tensor, and the subnetwork's bit map.
     """
     input:
         environment("measure"),
@@ -40,7 +40,7 @@ rule measure:
 rule rotate:
     """How far an update turned each matrix: principal angles of 16 directions, spectral drift.
 
-    Needs: both checkpoints. Gives: one row a matrix.
+    Needs: both checkpoints. Gives: one row per matrix.
     """
     input:
         environment("measure"),
@@ -72,7 +72,7 @@ rule rotate:
 rule rank:
     """The rank of an update, matrix by matrix (exact under torch's rule, without an SVD).
 
-    Needs: both checkpoints. Gives: the summary and one row a matrix.
+    Needs: both checkpoints. Gives: the summary and one row per matrix.
     """
     input:
         environment("measure"),

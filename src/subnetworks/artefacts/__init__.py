@@ -11,7 +11,7 @@ from subnetworks.core.errors import UserError
 from subnetworks.core.imports import modules_in
 
 Kind = TypeVar("Kind", Table, Figure)
-# The paper's order, by what it calls them; controls stand behind.
+# The paper's order, by what it calls them, then the controls.
 _ORDER = ("Table", "Conjecture", "Section", "Figure", "")
 
 __all__ = ["Artefact", "Figure", "Table", "every", "load", "of_kind"]

@@ -47,8 +47,8 @@ def asked(experiment: Experiment) -> dict[str, Asked]:
     """Every artefact by name, with what the experiment says of it.
 
     Raises:
-        UserError: the experiment asks for an artefact that is not known, says of one what it may
-            not be told, or names a thing that the experiment does not have.
+        UserError: the experiment asks for an artefact that is not known, sets a key of one that
+            it does not have, or names a thing that the experiment does not have.
     """
     origin = experiment.origin
     known = every()

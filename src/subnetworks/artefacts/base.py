@@ -1,4 +1,4 @@
-"""What every artefact is: a table or a figure, what it is told, what it reads, shows and claims.
+"""What every artefact is: a table or a figure, its specification, what it reads and claims.
 
 An artefact is one module of this package. It ends with `ARTEFACT`, a `Table` or a `Figure`, and is
 found by that: there is no list of artefacts anywhere.
@@ -166,7 +166,7 @@ class Artefact:
         specification: what an experiment may and must say of it.
         schema: the columns of its CSV.
         label: what the paper calls it; empty for a control of ours.
-        said: what it reads from its own numbers, a sentence each.
+        said: findings from its own numbers, one sentence each.
         place: its place in the paper's argument, by which claims are listed.
         claims, controlled: what our numbers (a frame without the paper's rows) say of the paper's
             claims, and what is left of its effects under something plainer.
@@ -278,7 +278,7 @@ class Table(Artefact):
         return self.rows(self.told(context) if context.spec else context)
 
     def sheet(self, frame: polars.DataFrame) -> sheets.Sheet:
-        """The table that is printed: what is read from the numbers stands above the notes."""
+        """The table that is printed: findings are listed above the notes."""
         return sheets.sheet(frame, self.title, self.columns, [*self.said(frame), *self.notes])
 
     def write(self, context: Context, folder: Path) -> list[Path]:

@@ -19,7 +19,7 @@ _STAYS, _VANISHES = 0.9, 0.1
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of the paper, or one control of it, held against this experiment.
+    """One claim of the paper, or one control of it, compared with this experiment.
 
     Attributes:
         claim: the effect, as the paper states it.
@@ -43,7 +43,7 @@ class Controlled:
     Attributes:
         effect: what is claimed.
         control: what is allowed for.
-        before, after: the effect in words and numbers, as it stands and under the control.
+        before, after: the effect in words and numbers, without and with the control.
         left: the share of it that is left, on average; None where there is no such effect.
         reading: what that means, in plain words.
     """
@@ -74,7 +74,7 @@ class Controlled:
 
     @property
     def shown(self) -> str:
-        """The verdict, with the share that is left where it is told."""
+        """The verdict, with the share that is left of an effect that shrinks."""
         if self.left is None or self.verdict != "shrinks":
             return self.verdict
         return f"shrinks to {100 * self.left:.0f} %"

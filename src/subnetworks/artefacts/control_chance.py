@@ -96,7 +96,7 @@ def _verdict(rests: list[float]) -> str:
 
 
 def build(context: Context) -> polars.DataFrame:
-    """One row an overlap of `spec["overlaps"]`."""
+    """One row per overlap of `spec["overlaps"]`."""
     rows = []
     for entry in context.rows("overlaps"):
         measured = context.overlap(entry["overlap"])

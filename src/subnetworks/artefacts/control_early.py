@@ -30,7 +30,7 @@ CAPTION = (
 ALT = (
     "Against the share of training done: at the left, of the weights changed so far the share that "
     "is changed at the end; at the right, of the weights changed at the end the share changed so "
-    "far. One line a run; hollow markers give chance matched by magnitude."
+    "far. One line per run; hollow markers give chance matched by magnitude."
 )
 SIDES = {
     "early_in_final": "Of the early subnetwork, in the final",

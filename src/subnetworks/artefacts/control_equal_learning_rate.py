@@ -56,7 +56,7 @@ class Row(UpdateShown):
 
 
 def build(context: Context) -> polars.DataFrame:
-    """One row an entry of `spec["updates"]`, densest first."""
+    """One row per entry of `spec["updates"]`, densest first."""
     rows: list[dict[str, Any]] = []
     for entry in context.rows("updates"):
         keys = ("algorithm", "kind", "update", "in_distribution", "learning_rate")

@@ -89,7 +89,7 @@ class Shown(Specification):
 
 
 def build(context: Context) -> polars.DataFrame:
-    """One row an entry of `spec["masks"]`; of each algorithm the first is full training."""
+    """One row per entry of `spec["masks"]`; of each algorithm the first is full training."""
     benchmark = context.spec["benchmark"]
     entries = context.rows("masks")
     rows = []

@@ -51,7 +51,7 @@ class Row(UpdateShown):
 
 
 def build(context: Context) -> polars.DataFrame:
-    """One row an update of `spec["updates"]`.
+    """One row per update of `spec["updates"]`.
 
     Raises:
         UserError: an update was not compared in what the entry says, or not at a tolerance.

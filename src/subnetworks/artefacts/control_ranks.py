@@ -66,7 +66,7 @@ class Row(UpdateShown):
 
 
 def build(context: Context) -> polars.DataFrame:
-    """One row an update of `spec["updates"]`."""
+    """One row per update of `spec["updates"]`."""
     rows = []
     for entry in context.rows("updates"):
         measured = context.update(entry["update"])

@@ -32,7 +32,7 @@ CAPTION = (
 ALT = (
     "At the left, the share of weights that moved by 1, 2, 3 to 4, … bf16 steps, falling with the "
     "number of steps; at the right, the share that moved at all against the power of two of |w|, "
-    "over the distribution of |w| in grey. One line an update."
+    "over the distribution of |w| in grey. One line per update."
 )
 FAR = 1024
 """More steps than this are shown together; beyond some thousands a weight has changed its sign."""

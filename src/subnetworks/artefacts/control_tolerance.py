@@ -46,7 +46,7 @@ SCHEMA = {
 
 
 def build(context: Context) -> polars.DataFrame:
-    """One row an update of `spec["updates"]`.
+    """One row per update of `spec["updates"]`.
 
     Raises:
         UserError: an update was not measured at all of these tolerances.

@@ -70,7 +70,7 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
 
 
 def _held(context: Context, name: str, labels: dict[str, str]) -> list[dict[str, Any]]:
-    """One row a mask and kind of the update `name`."""
+    """One row per mask and kind of the update `name`."""
     rows = []
     masks = {row["mask"].split("/")[-1].split(".")[0]: row for row in context.transfer(name)}
     for mask, mask_label in labels.items():

@@ -24,7 +24,7 @@ CAPTION = (
     "itself makes an update sparser or denser."
 )
 ALT = (
-    "Pairs of bars, one pair a model family: the share of weights that supervised finetuning "
+    "Pairs of bars, one pair per model family: the share of weights that supervised finetuning "
     "leaves unchanged beside the share that reinforcement learning leaves unchanged; ours at the "
     "left, the paper's on grey ground at the right."
 )

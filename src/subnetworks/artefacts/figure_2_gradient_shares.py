@@ -26,7 +26,7 @@ CAPTION = (
     "{never}, {cancelled} and {final} %."
 )
 ALT = (
-    "One horizontal bar a run, parted into weights never updated, weights updated whose updates "
+    "One horizontal bar per run, parted into weights never updated, weights updated whose updates "
     "cancelled out, and weights of the final subnetwork; ours above, the paper's PRIME run on grey "
     "ground below."
 )

@@ -24,7 +24,7 @@ CAPTION = (
     "falling."
 )
 ALT = (
-    "One line a run: the share of weights that still equal the init at each saved step, falling "
+    "One line per run: the share of weights that still equal the init at each saved step, falling "
     "from 100 %; ours at the left, the paper's PRIME run on grey ground at the right."
 )
 _VALUE = "sparsity_pct"

@@ -22,7 +22,7 @@ CAPTION = (
     "plot (±0.3): at most {most} %."
 )
 ALT = (
-    "One line a run: the share of weights that differ from the init at a saved step and equal it "
+    "One line per run: the share of weights that differ from the init at a saved step and equal it "
     "again at the end, rising from 0 and returning to it; ours at the left, the paper's PRIME run "
     "on grey ground at the right."
 )

@@ -51,7 +51,7 @@ def paired(later: polars.DataFrame, earlier: polars.DataFrame) -> Difference | N
     """The mean difference over the questions that both answered, its interval and its test.
 
     Args:
-        later: answers, one row a question: `doc_id`, `row`, `gold` and `correct` (0-1).
+        later: answers, one row per question: `doc_id`, `row`, `gold` and `correct` (0-1).
         earlier: the same of the other checkpoint.
 
     Returns:

@@ -8,7 +8,7 @@ from subnetworks.core.errors import UserError
 
 FOLDER = Path("workflow/published")
 Quotes = dict[str, str]
-"""What stands for each `{name}` in a caption or a claim."""
+"""What replaces each `{name}` in a caption or a claim."""
 
 
 class Published:

@@ -47,7 +47,7 @@ NOTES = (
     "seeds' spread of the block for all its rows, those of a single run too.",
     "Gradients above 1: share of steps whose gradient norm exceeded 1, the bound where there is "
     "one.",
-    "A batch of 128 goes through as many pairs in a quarter of the steps: beside it stands the "
+    "A batch of 128 goes through as many pairs in a quarter of the steps: compare it with the "
     "small batch after as many steps.",
     "Paper: of far larger models; compare differences, not shares. Of gradient clipping it prints "
     "no number, only that sparsity stays.",
@@ -101,11 +101,11 @@ class Row(Specification):
     regularised: bool | None = None
     """Whether the regulariser in question is on."""
     published: str | None = None
-    """The paper's setting that it stands beside."""
+    """The paper's setting that it is compared with."""
 
 
 def build(context: Context) -> polars.DataFrame:
-    """One row an entry of `spec["ablations"]`, then the paper's rows that none stands beside.
+    """One row per entry of `spec["ablations"]`, then the paper's rows that none is compared with.
 
     Source: Section 6.
     """

@@ -139,7 +139,7 @@ def published(
 
 
 def remark_on(context: Context, artefact: str, row: str) -> str | None:
-    """What must be said with a published value, if anything."""
+    """The remark that belongs to a published value, if there is one."""
     return dict(context.remarks(artefact)).get(row)
 
 

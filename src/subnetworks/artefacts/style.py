@@ -69,7 +69,7 @@ _RC = {
 
 @dataclass(frozen=True)
 class Look:
-    """How an algorithm or a matrix looks wherever it appears: told apart without colour, too."""
+    """How an algorithm or a matrix looks everywhere: distinguishable without colour, too."""
 
     colour: str
     hatch: str = ""

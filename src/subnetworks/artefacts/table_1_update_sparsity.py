@@ -64,7 +64,7 @@ COLUMNS = (
 NOTES = (
     "|Δ| ≤ 1e-5 is the paper's rule: two bf16 weights count as equal if they differ by no more "
     "than 1e-5 (the tolerance itself rounded to bf16). It forgives one bf16 step for weights "
-    "below 0.002 only, so bit-equality stands beside it.",
+    "below 0.002 only, so bit-equality is reported beside it.",
     "Changed: weights with |Δ| > 1e-5. Embeddings: token embedding and output head, where rows of "
     "unused tokens stay as they were.",
     COMPARED_NOTE,
@@ -93,7 +93,7 @@ class Row(UpdateShown):
 
 
 def build(context: Context) -> polars.DataFrame:
-    """One row an update of `spec["updates"]`, then the paper's rows that none of them reproduces.
+    """One row per update of `spec["updates"]`, then the paper's rows that none of them reproduces.
 
     Source: Table 1.
     """

@@ -30,7 +30,7 @@ CAPTION = (
     "included, norms not) of the rank of the difference, as a share of full rank. The paper "
     "finds {rank_low} to {rank_high} %: updates are sparse, yet not low-rank. Full rank by "
     "the numerical threshold does not exclude that few directions dominate; stable, effective "
-    "and 99 %-energy rank stand beside it."
+    "and 99 %-energy rank are reported beside it."
 )
 COLUMNS = (
     text("label", "update"),
@@ -81,7 +81,7 @@ class Row(UpdateShown):
 
 
 def build(context: Context) -> polars.DataFrame:
-    """One row an update of `spec["updates"]`, then the paper's rows that none of them reproduces.
+    """One row per update of `spec["updates"]`, then the paper's rows that none of them reproduces.
 
     Source: Table 2.
     """

@@ -96,7 +96,7 @@ class Row(Specification):
     algorithm: str | None = None
     label: str | None = None
     published: str | None = None
-    """The paper's algorithm that it stands beside."""
+    """The paper's algorithm that it is compared with."""
 
 
 class Shown(Specification):
@@ -109,7 +109,7 @@ class Shown(Specification):
 
 
 def build(context: Context) -> polars.DataFrame:
-    """One row a benchmark and group of each of `spec["pairs"]`, an average, the paper's other rows.
+    """One row per benchmark and group of each of `spec["pairs"]`, averages, the paper's other rows.
 
     Source: Table 3.
     """

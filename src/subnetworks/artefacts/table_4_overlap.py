@@ -83,7 +83,7 @@ class Row(Specification):
 
 
 def build(context: Context) -> polars.DataFrame:
-    """One row an overlap of `spec["overlaps"]`, then the paper's rows that none reproduces.
+    """One row per overlap of `spec["overlaps"]`, then the paper's rows that none reproduces.
 
     Source: Table 4.
     """

@@ -66,7 +66,7 @@ class Row(UpdateShown):
 
 
 def build(context: Context) -> polars.DataFrame:
-    """One row an update of `spec["updates"]`, then the paper's rows that none of them reproduces.
+    """One row per update of `spec["updates"]`, then the paper's rows that none of them reproduces.
 
     Source: Table 6.
     """

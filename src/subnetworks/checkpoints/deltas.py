@@ -19,7 +19,7 @@ The encodings of a tensor, of which the smallest is taken:
 - `same`: nothing is stored, the tensor is the base's;
 - `bitmap`: `NAME#where` has one bit an entry, packed as in a mask (`subnetworks.measuring.masks`);
 - `gaps`: `NAME#where` has, a byte each (uint8), how many unchanged entries precede each changed
-  one within its block; 255 stands for 255 unchanged entries and no changed one;
+  one within its block; 255 means 255 unchanged entries and no changed one;
 - `offsets`: `NAME#where` has the position of each changed entry within its block (uint16);
 - `whole`: `NAME#values` is the whole tensor: the base has none of that name, dtype and shape.
 
@@ -120,7 +120,7 @@ def write(
         "tensors": json.dumps(tensors, separators=(",", ":")),
         **({} if beside is None else {"files": json.dumps(listed, separators=(",", ":"))}),
     }
-    # How well steps compress is known only at the end; until then their bound stands in for it.
+    # How well steps compress is known only at the end; until then their bound is used.
     most = _entries(plans, {}) | carried.entries
     room = len(header(most, {**facts, "content": "0" * (2 * _DIGEST_SIZE)}))
     sizes: dict[str, int] = {}
@@ -430,7 +430,7 @@ def base_of(source: str | os.PathLike[str]) -> str:
 
 
 def open_delta(path: Path, base: str | None = None) -> Checkpoint:
-    """Open a delta as the checkpoint it stands for.
+    """Open a delta as the checkpoint that it encodes.
 
     Args:
         path: its file.

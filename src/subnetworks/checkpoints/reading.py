@@ -221,7 +221,7 @@ def _unknown(path: Path) -> str:
 
 
 def _absent(path: Path) -> str:
-    """What is said of a path where nothing is."""
+    """The error for a path where nothing is."""
     if path.is_symlink():
         return f"{path}: a link to {os.readlink(path)}, which is not there: fetch it again"
     text = str(path)

@@ -1,4 +1,4 @@
-"""What a parameter is, told by its name: which layer, which matrix, a weight or a mere buffer."""
+"""What a parameter is, by its name: which layer, which matrix, a weight or a mere buffer."""
 
 import re
 from dataclasses import dataclass

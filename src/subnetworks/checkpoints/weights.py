@@ -79,7 +79,7 @@ def choose(
     Args:
         names: relative to the folder, parts joined by `/`.
         where: the folder, for errors.
-        indexed: gives the files that an index names; without, they are told by their own names.
+        indexed: gives the files that an index names; without, their own names decide.
         separator: what a user puts between `where` and a file to name that.
 
     Raises:
@@ -209,7 +209,7 @@ def _primary(
 
 
 def _require_complete(files: Sequence[str], said: str) -> None:
-    """Raise `UserError` if a numbered set lacks one; several are told apart by their number."""
+    """Raise `UserError` if a numbered set lacks one; several are distinguished by their number."""
     sets: dict[tuple[str, str, str], dict[int, str]] = {}
     for name in files:
         if found := _NUMBERED.fullmatch(name):

@@ -25,7 +25,7 @@ def delta(
     Where AFTER is a folder with a config.json, the delta also carries the configuration, tokenizer
     and chat templates that differ from those of BEFORE; a checkpoint's code it does not carry.
 
-    The delta stands for AFTER wherever a checkpoint is asked for. Its base is looked for where it
+    The delta is read as AFTER wherever a checkpoint is expected. Its base is looked for where it
     lay when the delta was written; if it has moved, name it: delta:FILE@BASE. Another base than the
     one it was made for is refused.
 

@@ -15,7 +15,7 @@ def lock(
     """Ask the Hub for every checkpoint and data set of an experiment; write NAME.lock beside it.
 
     The lock holds commit, sizes and digests of all files that will be fetched: later runs take
-    exactly those. What is gated, private or missing is told at once, with the remedy; nothing is
+    exactly those. What is gated, private or missing is reported at once with its remedy; nothing is
     downloaded. Run it again to move on to what the Hub has by then.
 
     Example:

@@ -1,4 +1,4 @@
-"""Environments by name, and whether this interpreter is the one a stage was locked for.
+"""Environments by name, and whether this interpreter is the one that a stage was locked for.
 
 Standard library only: the script that builds environments imports this before any of them exists.
 """

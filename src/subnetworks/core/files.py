@@ -19,7 +19,7 @@ from subnetworks.core.errors import UserError
 
 _BLOCK = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What is told of a finished file before it takes its name, by its absolute path.
+# What is called with a finished file before it takes its name, by its absolute path.
 _replacing: dict[str, Callable[[Path], None]] = {}
 # How long a process that was killed may take to end what it had started.
 _LOCK_PATIENCE_S = 15.0
@@ -40,7 +40,7 @@ def disk_full(error: BaseException) -> bool:
 
 @contextmanager
 def _whole_or_not(final: Path) -> Iterator[Path]:
-    """A temporary sibling of `final` that is gone afterwards; a full disk is said in one line."""
+    """A temporary sibling of `final` that is gone afterwards; a full disk is one line."""
     final.parent.mkdir(parents=True, exist_ok=True)
     for part in final.parent.glob(f".{glob.escape(final.name)}.*.part"):
         if _abandoned(part):
@@ -109,7 +109,7 @@ def remove_own(folder: Path, own: Callable[[str], bool]) -> None:
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary sibling of `path` to write; rename it over `path` if the block succeeds.
 
-    On any exception the temporary file is removed and whatever stood at `path` stays.
+    On any exception the temporary file is removed and whatever was at `path` stays.
     """
     final = Path(path)
     with _whole_or_not(final) as temporary:
@@ -148,7 +148,7 @@ def atomic_folder(path: str | os.PathLike[str], check: Callable[[Path], None]) -
     ):
         temporary.mkdir()
         yield temporary
-        # Moved away whole: emptied where it stands, the old one would look finished for a moment.
+        # Moved away whole: emptied in place, the old one would look finished for a moment.
         while True:
             with contextlib.suppress(FileNotFoundError):
                 os.rename(final, old)

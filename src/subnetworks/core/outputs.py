@@ -12,7 +12,7 @@ Every verb that writes calls `claim` before it does anything else. The rule:
   `manifest.json.meta.json`, which list every file and link in it. A folder that holds anything else
   stays as it is. Of a folder without its manifest, which says that it is complete, any verb that
   makes folders may make it anew: so a workflow takes away what is to be made again.
-- A link is never an output, except one to a folder, which stands for that folder.
+- A link is never an output, except one to a folder, which counts as that folder.
 - Working files have a record, too: the name `.NAME.HOST-PROCESS.part` of an unfinished file; in the
   folder of a run `state`, whose `run.json` says whose it is, and then `train.log` and the deltas in
   `trajectory`; in that of an evaluation `server.log`, `.tasks` and `.BENCHMARK.answers.jsonl`.
@@ -382,7 +382,7 @@ def finished(outputs: Iterable[Output]) -> dict[Path, dict[str, Any]]:
 
 @contextmanager
 def folder(path: Place, verb: str) -> Iterator[Path]:
-    """Like `files.atomic_folder`; what stood there is replaced only if it is this program's.
+    """Like `files.atomic_folder`; what was there is replaced only if it is this program's.
 
     The block writes the folder's manifest; its record is written here.
 

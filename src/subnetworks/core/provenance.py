@@ -192,6 +192,6 @@ def check(output: Path) -> None:
         return
     if digest != sha256(output):
         raise UserError(
-            f"{output}: not as it was written (its digest stands in {output.name}.meta.json): "
+            f"{output}: not as it was written (its digest is in {output.name}.meta.json): "
             "damaged or edited; remove it and run again"
         )

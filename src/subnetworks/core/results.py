@@ -50,7 +50,7 @@ class Context:
         return _json(path, "measure", "n", "equal", "bit_equal", "isclose_bf16", "sparsity")
 
     def update_tensors(self, name: str) -> "polars.DataFrame":
-        """The same per tensor: one row a tensor (`updates/<name>.parquet`)."""
+        """The same per tensor, one row each (`updates/<name>.parquet`)."""
         path = self.results / "updates" / f"{name}.parquet"
         return _parquet(path, "measure", "layer", "matrix", "n", "equal", "isclose_bf16_1e-5")
 
@@ -95,13 +95,13 @@ class Context:
         return _json(path, "evaluate").get("skipped", {}).get(benchmark) if path.exists() else None
 
     def samples(self, checkpoint: str, benchmark: str) -> "polars.DataFrame | None":
-        """The answers behind a score, one row a question, or None where they were not kept."""
+        """The answers behind a score, one row per question, or None where they were not kept."""
         path = self.results / "evaluation" / checkpoint / f"{benchmark}.samples.parquet"
         columns = ("doc_id", "row", "group", "gold", "correct")
         return _parquet(path, "evaluate", *columns) if path.exists() else None
 
     def log(self, run: str) -> "polars.DataFrame":
-        """A run's log, one row a training step, all columns numbers (`runs/<run>/log.csv`)."""
+        """A run's log, one row per training step, all columns numbers (`runs/<run>/log.csv`)."""
         import polars
 
         frame = _csv(self.results / "runs" / run / "log.csv", "train", "step", "loss")
@@ -119,7 +119,7 @@ class Context:
         return polars.read_csv(path, schema_overrides={"tolerance": polars.String})
 
     def remarks(self, artefact: str) -> list[tuple[str, str]]:
-        """(row, remark): what the paper's values of an artefact need said with them."""
+        """(row, remark): what belongs with the paper's values of an artefact."""
         import polars
 
         frame = self.paper("remarks").filter(polars.col("artefact") == artefact)

@@ -30,7 +30,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from subnetworks.core.errors import UserError
 
 Place = tuple[str | int, ...]
-"""Where in a file something stands: keys, and indices of lists, from the outside in."""
+"""Where in a file something is: keys, and indices of lists, from the outside in."""
 
 
 class SettingsModel(BaseModel):
@@ -68,7 +68,7 @@ Settings = TypeVar("Settings", bound=SettingsModel)
 
 
 def wrong(text: str, key: object = None) -> PydanticCustomError:
-    """What a validator raises: `text` is said as it is; `key` is the one that it is about, if it is
+    """What a validator raises: `text` is shown as is; `key` is the one that it is about, if it is
     not the whole that is validated."""
     return PydanticCustomError("wrong", "{text}", {"text": text, "key": key})
 
@@ -131,7 +131,7 @@ def by_value(key: str, classes: Mapping[str, type[SettingsModel]]) -> Any:
 def by_key(
     classes: Mapping[str, type[SettingsModel]], renamed: Mapping[str, str] | None = None
 ) -> Any:
-    """The type of settings whose class is said by which one of several keys they have."""
+    """The type of settings whose class depends on which one of several keys they have."""
 
     def check(values: Any) -> Any:
         if not isinstance(values, Mapping):
@@ -181,7 +181,7 @@ def parse(cls: type[Settings], values: Any, origin: Origin | str, place: Place =
     Args:
         values: what was written, as YAML and JSON give it.
         origin: the file they are from, or what to call them in a message.
-        place: where in it they stand.
+        place: where in it they are.
 
     Raises:
         UserError: the first thing that is wrong, in the order of the file; one line that names the

@@ -67,6 +67,6 @@ class Answers:
         self._file.close()
 
     def discard(self) -> None:
-        """Close and remove the file: the answers now stand in the results."""
+        """Close and remove the file: the answers are now in the results."""
         self.close()
         self.path.unlink(missing_ok=True)

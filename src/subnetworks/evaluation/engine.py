@@ -1,4 +1,4 @@
-"""What vLLM is told of the machine: the same for a server and for an engine in this process."""
+"""How vLLM is set up for the machine: the same for a server and for an engine in this process."""
 
 import os
 from collections.abc import Mapping

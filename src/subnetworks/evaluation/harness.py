@@ -44,9 +44,9 @@ def evaluate(
     """Score a checkpoint on benchmarks.
 
     Writes `<benchmark>.json` (score, uncertainty, provenance), `<benchmark>.samples.parquet` (one
-    row a question) and, when all are there, the index `scores.json` into `output`. A score that is
-    there already for the same weights, rows and settings is kept; one that was begun goes on from
-    the answers it has; a gated benchmark without access is skipped, and the index says so.
+    row per question) and, when all are there, the index `scores.json` into `output`. A score that
+    is there already for the same weights, rows and settings is kept; one that was begun goes on
+    from the answers it has; a gated benchmark without access is skipped, and the index says so.
 
     Args:
         checkpoint: a Hugging Face folder.

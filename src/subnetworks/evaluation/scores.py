@@ -157,7 +157,7 @@ def data_of(benchmark: Benchmark) -> dict[str, Any]:
 
 
 def write_samples(items: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """One row a question; `answer` is the first answer, `correct` the share that is right."""
+    """One row per question; `answer` is the first answer, `correct` the share that is right."""
     import pyarrow
     import pyarrow.parquet
 

@@ -303,7 +303,7 @@ def _follow_like(runs: dict[str, Any], origin: Origin) -> dict[str, Any]:
 def _with_controls(
     raw: Mapping[str, Any], file: models.ExperimentFile, path: Path, origin: Origin
 ) -> Experiment:
-    """The experiment with its controls in it. Without them it stands by itself."""
+    """The experiment with its controls in it. Without them it is complete by itself."""
     controls = raw.get("controls", {})
     main = {section: raw.get(section, {}) for section in SECTIONS}
     alone = _complete(main, path, origin)

@@ -1,4 +1,4 @@
-"""What each job is told: the options and settings that the experiment gives its command."""
+"""What each job is given: the options and settings that the experiment gives its command."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -37,7 +37,7 @@ def read(path: Path) -> Document:
     """Read a YAML file.
 
     Raises:
-        UserError: there is none, it is not UTF-8 or not YAML, a key stands twice, or a number can
+        UserError: there is none, it is not UTF-8 or not YAML, a key is there twice, or a number can
             be read in two ways or is none; one line that names the file, the line and the key.
     """
     try:
@@ -77,7 +77,7 @@ class _Reader:
         self.above: list[yaml.Node] = []
 
     def value(self, node: yaml.Node, place: Place) -> Any:
-        """What a node holds; `place` is where it stands."""
+        """What a node holds; `place` is where it is."""
         self.lines.setdefault(place, node.start_mark.line + 1)
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, place)

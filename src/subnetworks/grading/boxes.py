@@ -20,7 +20,7 @@ def spoken(response: str, thinking: bool = False) -> str | None:
 
 def last_boxed(text: str) -> str | None:
     r"""The content of the last `\boxed{…}`, `\fbox{…}` or `\boxed x`; None if there is none, or if
-    the last one does not end. An earlier box never stands in for it."""
+    the last one does not end. An earlier box never replaces it."""
     start = max((match.end() for match in _BOX.finditer(text)), default=None)
     if start is None:
         return None

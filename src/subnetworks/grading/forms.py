@@ -181,7 +181,7 @@ def choice(text: str) -> str | None:
 
 
 def chosen(text: str) -> tuple[str, str] | None:
-    """A choice's letter and what stands behind it: `(C) 42`, `C. 42`, `C`."""
+    """A choice's letter and what follows it: `(C) 42`, `C. 42`, `C`."""
     match = _CHOSEN.fullmatch(text)
     if match is None:
         return None
@@ -190,7 +190,7 @@ def chosen(text: str) -> tuple[str, str] | None:
 
 
 def assigned(text: str) -> tuple[str, str]:
-    """The name before an equals sign, if that is all there is before it, and what it stands for."""
+    """The name before an equals sign, if that is all there is before it, and what it names."""
     match = _LEFT_SIDE.match(text)
     if match is None or "=" in text[match.end() :]:
         return "", text

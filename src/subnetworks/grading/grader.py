@@ -299,7 +299,7 @@ def _equal(gold: Number, beside: Unit, answer: Number, other: Unit) -> bool:
 
 
 def _measured(text: str) -> tuple[str, Unit]:
-    """What is written without what stands beside it, and that: a unit, money or words."""
+    """What is written without what is beside it, and that: a unit, money or words."""
     if match := _MONEY.fullmatch(text):
         body, beside = _measured(match["body"])
         cents = beside.name == "cent"

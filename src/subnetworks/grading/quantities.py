@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 LARGEST_EXPONENT = 300
-ENOUGH_DIGITS = 6  # a decimal of so many significant digits may stand for what it rounds
+ENOUGH_DIGITS = 6  # a decimal of so many significant digits may be given for what it rounds
 
 _WHOLE = r"\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+"
 _DECIMAL = rf"(?:{_WHOLE})?\.\d+|(?:{_WHOLE})\.?"
@@ -172,7 +172,7 @@ _ORDINALS = {"st", "nd", "rd", "th"}
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit or whatever words stand behind a number.
+    """A unit or whatever words follow a number.
 
     `name` is canonical where the unit is known, else the words; `power` of it; `times` what a word
     like million multiplies by; `qualified` says that the words change the number's meaning.

@@ -535,7 +535,7 @@ def summarise(prediction: Prediction) -> Row:
 
 
 def table(prediction: Prediction) -> list[Row]:
-    """One flat row a tensor and step, for a Parquet table; counts are expected ones."""
+    """One flat row per tensor and step, for a Parquet table; counts are expected ones."""
     question = prediction.question
     names = ("equal", *columns(question.rules))
     return [

@@ -356,7 +356,7 @@ def summarise(overlap: Overlap) -> Row:
 
 
 def table(overlap: Overlap) -> list[Row]:
-    """One flat row a tensor and pair of masks; `compared_share` is the same in every row."""
+    """One flat row per tensor and pair of masks; `compared_share` is the same in every row."""
     rows = []
     share = overlap.compared_share
     for (i, j), shares in overlap.pairs.items():

@@ -184,7 +184,7 @@ def _count(
 
 
 def summarise(found: Trajectory) -> dict[str, Any]:
-    """The JSON summary: the three shares, and one row a step."""
+    """The JSON summary: the three shares, and one row per step."""
     return {
         "n": found.n,
         "compared_share": found.compared_share,
@@ -200,7 +200,7 @@ def summarise(found: Trajectory) -> dict[str, Any]:
 
 
 def table(found: Trajectory) -> list[dict[str, Any]]:
-    """One flat row a step."""
+    """One flat row per step."""
     return [
         {
             "step": s.step,

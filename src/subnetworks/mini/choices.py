@@ -12,7 +12,7 @@ DESCRIPTION = (
 QUESTION = "Question:\n"
 ASK_TENS = "What is the tens digit of "
 # From the question mark to the end of the prompt nothing varies. As one token (see `tokenizer`) it
-# stands where a plain problem has its equals sign, so that the sum is asked in the same places.
+# is where a plain problem has its equals sign, so that the sum is asked in the same places.
 REST = (
     "?\nOptions:\n"
     + "".join(f"{letter}. {option}\n" for letter, option in zip(LETTERS, OPTIONS, strict=True))

@@ -31,7 +31,7 @@ CHAT_TEMPLATE = (
 
 
 def _byte_alphabet() -> list[str]:
-    """The printable character that stands for each byte in byte-level BPE, in order."""
+    """The printable character for each byte in byte-level BPE, in order."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = (byte for byte in range(256) if byte not in printable)
     names = {byte: chr(byte) for byte in printable}

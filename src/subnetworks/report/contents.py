@@ -26,7 +26,7 @@ class Artefact:
         title: its heading.
         caption: what it shows and by which definitions.
         files: those that lie beside the report, the CSV first, relative to it.
-        said: what it reads from its numbers, a sentence each.
+        said: findings from its numbers, one sentence each.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Report:
 
     Attributes:
         results: the folder, `results/<experiment>`.
-        found: the paper's claims, each held against our numbers.
+        found: the paper's claims, each compared with our numbers.
         controlled: what remains of the effects under their controls.
         drawings: figures, then those of controls.
         tables: tables, then those of controls.

@@ -119,7 +119,7 @@ def read_jobs(results: Path) -> list[Job]:
 
 
 def read_origins(results: Path) -> Origins:
-    """Sum up all records in `results`, one a job however many files it wrote."""
+    """Sum up all records in `results`, one per job however many files it wrote."""
     records = [job.record for job in read_jobs(results)]
     started = sorted(str(record["started"]) for record in records if "started" in record)
     commits = Counter((r.get("commit", "unknown"), bool(r.get("dirty"))) for r in records)

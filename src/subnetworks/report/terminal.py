@@ -20,7 +20,7 @@ LINES, COLUMNS = 10, 100
 
 
 def to_text(found: Sequence[Claim]) -> str:
-    """One line a finding, at full length."""
+    """One line per finding, at full length."""
     lines = [f"{MARKS[f.appears]} {f.appears:<8}{f.claim}: {f.here}" for f in found]
     return "\n".join(lines) + "\n"
 

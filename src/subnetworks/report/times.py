@@ -10,7 +10,7 @@ from typing import Any
 
 from subnetworks.report.origins import Job, read_jobs
 
-# What jobs spend their time on, and the part that stands for a whole verb's time.
+# What jobs spend their time on, and the part that counts as a whole verb's time.
 PARTS = {
     "start-up": "from a process's start to a training's first step or a served checkpoint's first "
     "answer, with the imports of every other job",

@@ -47,7 +47,7 @@ _HEADS = {
 
 
 def missing(found: Sequence[Claim]) -> list[str]:
-    """What did not reproduce, said aloud: a paragraph for the absent, one for the unclear."""
+    """What did not reproduce: a paragraph for the absent, one for the unclear."""
     absent = [finding.claim for finding in found if finding.appears == "no"]
     doubtful = [finding.claim for finding in found if finding.appears == "unclear"]
     words = [f"Does not appear here: {'; '.join(absent) or 'nothing of the above'}."]

@@ -212,7 +212,7 @@ class OnlineSettings(Settings):
     renamed: ClassVar[Mapping[str, str]] = {**Settings.renamed, "kl_coefficient": "kl_coef"}
     # Why the distance from the init cannot be taken from the rewards, if it cannot.
     no_kl_in_reward: ClassVar[str] = ""
-    # Whether rewards must lie in [0, 1], since outcomes are told apart by them.
+    # Whether rewards must lie in [0, 1], since outcomes are distinguished by them.
     bounded_rewards: ClassVar[bool] = False
 
     samples_per_prompt: Positive = Field(4, description="Answers sampled for each prompt.")

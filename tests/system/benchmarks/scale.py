@@ -212,7 +212,7 @@ def calibrate(folder: Path, threads: int, tiny: bool) -> dict[str, Rates]:
 
 
 def bench_estimate(folder: Path, gigabytes: float, threads: int, tiny: bool) -> None:
-    """Rates, estimates, and one estimate held against a measurement."""
+    """Rates, estimates, and one estimate compared with a measurement."""
     print(f"measure: rates on {threads} thread{'s' * (threads > 1)}", flush=True)
     rates = calibrate(folder, threads, tiny)
     disk = 4 * rates["cold"].weights  # bytes of bfloat16 on both sides

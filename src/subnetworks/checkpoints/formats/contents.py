@@ -50,7 +50,7 @@ class Format(Protocol):
         """Whether the file or folder is of this format, by names and first bytes.
 
         Raises:
-            UserError: it is, but which of its files are meant is not to be told.
+            UserError: it is, but which of its files are meant is ambiguous.
         """
 
     def read(self, path: Path) -> Contents:

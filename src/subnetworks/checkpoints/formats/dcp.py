@@ -171,7 +171,7 @@ def _sizes(value: object) -> tuple[int, ...] | None:
 
 
 def _stored(key: object, facts: object, planned: object) -> _Stored | None:
-    """What is said of a tensor; None if it is malformed."""
+    """The entry of a tensor; None if it is malformed."""
     properties = _field(facts, "properties")
     state = properties.state if isinstance(properties, Record) else None
     kind = state[0] if isinstance(state, tuple) and state else _field(properties, "dtype")
@@ -249,7 +249,7 @@ def _place(
     """Where a chunk lies."""
     name, begin, size = (_field(info, k) for k in ("relative_path", "offset", "length"))
     if not isinstance(name, str) or type(begin) is not int or type(size) is not int:
-        raise UserError(f"{what}: not said where it lies; save the checkpoint again")
+        raise UserError(f"{what}: its place is missing; save the checkpoint again")
     if not safe(name):
         raise UserError(f"{what}: its file {name!r} lies outside the folder; refused")
     if _field(info, "transform_descriptors"):

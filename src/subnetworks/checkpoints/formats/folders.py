@@ -64,7 +64,7 @@ def read_choice(folder: Path, found: Choice, read: Reader) -> Contents:
 
 
 def read_indexed(index: Path, read: Reader) -> Contents:
-    """Read the files that an index names, and of each the tensors that it is said to hold."""
+    """Read the files that an index names, and of each the tensors that the index lists."""
     where = weight_map(index)
     if not where:
         raise UserError(f"{index}: names no tensors: fetch it again")

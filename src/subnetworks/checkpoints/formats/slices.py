@@ -1,7 +1,7 @@
 """safetensors in which each process saved its own slices: torch's Hugging Face writer, not merged.
 
 Every file has slices under the tensors' names, and in its metadata (`DCP_SHARDING_INFO`) where in
-the tensor each begins. How large the tensors are is said nowhere: it follows from the slices.
+the tensor each begins. The sizes of the tensors are not recorded: they follow from the slices.
 """
 
 import json
@@ -114,7 +114,7 @@ def _offsets(
 
 
 def _require_whole(folder: Path, contents: Contents) -> None:
-    """Raise `UserError` if the last processes' files are missing, as far as that can be told."""
+    """Raise `UserError` if the last processes' files are missing, as far as that shows."""
     vocabulary = folders.config(contents.home or folder).get("vocab_size")
     for name, tensor in contents.tensors.items():
         if is_token_embedding(name) and isinstance(vocabulary, int) and tensor.shape:

@@ -133,7 +133,7 @@ def download(
     """Bring the files of `entry` into the Hub's cache; returns the snapshot's folder.
 
     Only what is missing is asked for: nothing at all if everything is there. Files arrive in
-    parallel, a cut one is resumed, a finished one kept. Each is held against its digest; one that
+    parallel, a cut one is resumed, a finished one kept. Each is compared with its digest; one that
     fails is fetched once more.
 
     Args:

@@ -113,7 +113,7 @@ def pinned(
 ) -> Entry:
     """What a source is held to: by the lock; if it has none, by the Hub's answer, then recorded.
 
-    Without a lock, what was found last stands in while the Hub cannot be reached.
+    Without a lock, what was found last is used while the Hub cannot be reached.
 
     Raises:
         UserError: as `read` and `client.resolve`.
@@ -128,7 +128,7 @@ def pinned(
         if known := entry_of(client.recall(source, cache)):
             return known
         raise
-    with suppress(OSError):  # a cache that cannot be written is said where it is needed
+    with suppress(OSError):  # a cache that cannot be written is reported where it is needed
         client.remember(source, entry, cache)
     return entry
 
@@ -159,7 +159,7 @@ def lock(
     sources: Mapping[str, Source],
     cache: str | os.PathLike[str] | None = None,
 ) -> list[str]:
-    """Ask the Hub for all sources anew and write the lock; returns what is to be told, in lines.
+    """Ask the Hub for all sources anew and write the lock; returns what to report, in lines.
 
     Args:
         path: the lock.

@@ -1,6 +1,6 @@
 """Quantised weights: how each scheme is recognised and read, in one module a scheme.
 
-A quantised weight is stored as a payload (codes of few bits) and scales, and stands for the weights
+A quantised weight is stored as a payload (codes of few bits) and scales, and represents the weights
 that its own library makes of both: those are compared, and payload and scales beside them. Read
 are FP8 (`fp8`) and FP4 with scales of a power of two (`fp4`); every other scheme is refused by name
 (`refused`), never guessed, and no scale, zero point or table of codes ever counts as a weight.

@@ -36,7 +36,7 @@ from subnetworks.checkpoints.storage import Tensor
 from subnetworks.core import kernels
 
 PAYLOADS = ("F8_E4M3", "F8_E5M2")
-# Schemes (`quant_method`) whose FP8 weights are read as told above; None: no configuration.
+# Schemes (`quant_method`) whose FP8 weights are read as described above; None: no configuration.
 METHODS = (None, "fp8", "fbgemm_fp8", "compressed-tensors", "modelopt", "mxfp8", "unnamed")
 _SCALES = ("F64", "F32", "F16", "BF16", "F8_E8M0")
 _SUFFIXES = ("_scale_inv", "_scale", "_scales", ".scale_inv", ".scale", ".scales")

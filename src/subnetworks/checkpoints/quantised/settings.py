@@ -14,7 +14,7 @@ Block = tuple[int, int]
 
 @dataclass(frozen=True)
 class Settings:
-    """The scheme's name, as `quant_method` has it (None: nothing is said), and its blocks.
+    """The scheme's name, as `quant_method` has it (None: there is none), and its blocks.
 
     Attributes:
         method: the scheme.

@@ -251,7 +251,7 @@ def _aligned(size: int) -> np.ndarray:
 
 
 def scratch() -> np.ndarray:
-    """Working space for `count_bf16`; one a thread."""
+    """Working space for `count_bf16`; one per thread."""
     return _aligned(SCRATCH)
 
 

@@ -1,4 +1,4 @@
-"""Which processor the kernels are compiled for: this one, or the one that Numba is told to assume.
+"""Which processor the kernels are compiled for: this one, or the one set for Numba.
 
 Numba's own variables, NUMBA_CPU_NAME and NUMBA_CPU_FEATURES, are read here without loading Numba.
 """

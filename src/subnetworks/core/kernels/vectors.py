@@ -1,7 +1,7 @@
 """Sixty-four entries at a time: comparisons that give one bit an entry, and gathering by bits.
 
 Numba has no words for vectors of a chosen width, so these functions write LLVM's; it makes the best
-of them on every processor. An array and an index stand for the entries from there on.
+of them on every processor. An array and an index mean the entries from there on.
 """
 
 # The functions below have no annotations: Numba infers types from the signatures they return.

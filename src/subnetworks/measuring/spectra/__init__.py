@@ -275,7 +275,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def table(found: Spectra) -> list[dict[str, Any]]:
-    """One flat row a matrix."""
+    """One flat row per matrix."""
     rows = []
     for s in found:
         at = s.ranks.ranks_at or {}

@@ -121,7 +121,7 @@ class _Worker:
         return counts, hashes, of_codes
 
     def _bits(self, pair: Pair, side: int, task: _Task, raw: np.ndarray, start: int) -> np.ndarray:
-        """The weights of one side: what was read or, of FP8, what it stands for."""
+        """The weights of one side: what was read or, of FP8, what it represents."""
         tensor = (pair.before, pair.after)[side]
         if tensor is task.sides[side][1]:
             return raw

@@ -96,7 +96,7 @@ def match(
         allow_partial: compare what there is, however little of both checkpoints it is.
 
     Raises:
-        UserError: nothing in common; a name map that fits nothing; names that may stand for
+        UserError: nothing in common; a name map that fits nothing; names that may mean
             several; or, unless `allow_partial`, too little in common (see `coverage.check`).
     """
     excluded: list[Excluded] = []

@@ -116,7 +116,7 @@ def _exponent(place: int) -> int | str:
 
 
 def table(measurement: Measurement) -> list[Row]:
-    """One flat row a tensor, for a Parquet table; parts of FP8 weights included.
+    """One flat row per tensor, for a Parquet table; parts of FP8 weights included.
 
     `compared_share`, of all entries of both checkpoints, is the same in every row.
     """

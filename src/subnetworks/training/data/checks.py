@@ -158,7 +158,7 @@ def check_reward(folder: Path, settings: OnlineSettings) -> None:
 
     Raises:
         UserError: there is no such reward, it fails, or it gives no number (of PRIME's, which are
-            outcomes to be told apart, none in [0, 1]).
+            outcomes to be distinguished, none in [0, 1]).
     """
     import pyarrow.parquet
 

@@ -83,7 +83,7 @@ def _conversations(
 ) -> list[Conversation]:
     """Every prompt with one of its answers.
 
-    Only the last answer is marked, whatever the assistant said before it.
+    Only the last answer is marked, whatever the assistant wrote before it.
     """
     return [
         _last_answer(sequence)

@@ -81,7 +81,7 @@ def asked(row: Row) -> str:
 
 
 def _field(field: re.Match[str], cells: Row) -> str:
-    """What stands in a template for a column in braces, or for doubled braces."""
+    """What a template has for a column in braces, or for doubled braces."""
     name = field[1]
     if name is None:
         return field[0][0]

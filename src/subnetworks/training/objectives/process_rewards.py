@@ -3,7 +3,7 @@
 Cui et al., "Process Reinforcement through Implicit Rewards" (arXiv 2502.01456), with what the paper
 leaves open as in the code that trained the published checkpoint (verl's former recipe `prime`): no
 process reward on the last token, rewards divided by the largest return of the batch, whitened
-advantages. Answers to one prompt are told by equal numbers in `groups`.
+advantages. Answers to one prompt have equal numbers in `groups`.
 """
 
 from typing import TYPE_CHECKING

@@ -1,6 +1,6 @@
 """The workers of models that train beside the policy: PPO's critic and PRIME's reward model.
 
-Both are trained whole, whatever the policy's mask, unless they are told to keep to it.
+Both are trained whole, whatever the policy's mask, unless they are set to keep to it.
 """
 
 import os

@@ -13,7 +13,7 @@ from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 
 
 def private_socket(shared: str) -> str:
-    """The address in the run's own folder that stands for one in the machine's."""
+    """The address in the run's own folder that replaces one in the machine's."""
     folder = os.environ.get("SUBNETWORKS_SOCKETS")
     return f"ipc://{folder}/{os.path.basename(shared)}" if folder else shared
 

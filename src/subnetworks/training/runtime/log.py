@@ -138,7 +138,7 @@ class StepsLog:
         self.rows = {number: values for number, values in self.rows.items() if number <= step}
 
     def write(self, path: Path) -> None:
-        """Write the table (CSV), one row a step in order, empty where nothing applies."""
+        """Write the table (CSV), one row per step in order, empty where nothing applies."""
         columns = COLUMNS + tuple(
             name
             for name in MORE_COLUMNS

@@ -50,7 +50,7 @@ Metrics = dict[str, Any]
 class Trainer(PPOTrainerSync):
     """GRPO, RAFT++ and PPO.
 
-    What a run is told stands in verl's configuration, our own in its section `subnetworks`.
+    A run's settings are in verl's configuration, our own in its section `subnetworks`.
     """
 
     global_steps: int
@@ -284,7 +284,7 @@ class Trainer(PPOTrainerSync):
         write_text(root / "latest_checkpointed_iteration.txt", str(self.global_steps))
 
     def _load_checkpoint(self) -> None:
-        """Go on from the saved step that the run was told to; the data's order needs no state."""
+        """Go on from the saved step that the run was given; the data's order needs no state."""
         self.global_steps = 0
         if self.config.trainer.resume_mode != "disable":
             folder = Path(self.config.trainer.resume_from_path)
@@ -312,7 +312,7 @@ def as_batch(
 ) -> TensorDict:
     """verl's batch of sequences without padding.
 
-    The `samples` answers to one prompt stand side by side; `group` is their prompt's number.
+    The `samples` answers to one prompt are side by side; `group` is their prompt's number.
     `rm_scores` has an answer's score at its last token.
     """
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def described(job: Job) -> dict[str, Any]:
-    """What a `Trainer` is told of its job, as JSON takes it."""
+    """What a `Trainer` is given of its job, as JSON takes it."""
     return {
         "settings": job.settings.as_json(),
         "init": str(job.init),

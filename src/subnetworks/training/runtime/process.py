@@ -135,7 +135,7 @@ def run(
         full = no_room(log_file)
         raise UserError(
             f"{log_file}: the trainer ended with status {process.returncode} after step {last}; "
-            + ("the disk is full: make room and " if full else "its last lines stand above; ")
+            + ("the disk is full: make room and " if full else "its last lines are above; ")
             + "run again to resume"
         )
     progress.note = describe(row)

@@ -65,7 +65,7 @@ def train(
 ) -> None:
     """Train `init` on `data`, within `mask` if one is given, and write its end as `output`.
 
-    Writes `output` (bf16 checkpoint, its manifest last), `run_folder`/log.csv (one row a step),
+    Writes `output` (bf16 checkpoint, its manifest last), `run_folder`/log.csv (one row per step),
     `run_folder`/trajectory (deltas against `init`, if `trajectory_every` asks for them, and their
     manifest) and `run_folder`/train.log (the trainer's own words). Unfinished state lies in
     `run_folder`/state: the same call again resumes from its last step that was saved whole. It is

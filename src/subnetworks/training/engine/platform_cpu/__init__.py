@@ -1,8 +1,8 @@
 """A CPU as a platform of verl, without a change to verl.
 
 verl imports this package (VERL_USE_EXTERNAL_MODULES) and selects it (VERL_PLATFORM=cpu). What verl
-asks of an accelerator's device module is answered with torch.cpu and harmless stand-ins, and Ray's
-logical resource "GPU" stands for one worker process.
+asks of an accelerator's device module is answered with torch.cpu and harmless substitutes; Ray's
+logical resource "GPU" means one worker process.
 """
 
 import types
