@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import verl.utils.tensordict_utils as tensordict_utils
 import verl.workers.engine.fsdp.transformer_impl as fsdp
 import verl.workers.rollout.base as rollouts
 from torch import Tensor
@@ -24,6 +25,7 @@ from verl.workers.engine.base import EngineRegistry
 from subnetworks.core.schedule import factor
 from subnetworks.measuring.masks import Mask
 from subnetworks.training.engine.adamw import FORMS, CompactAdamW, DenseAdamW, local
+from subnetworks.training.engine.log_probabilities import entropies, log_probabilities
 from subnetworks.training.engine.value_head import ValueHeadMixin
 from subnetworks.training.runtime import trajectory
 
@@ -33,6 +35,23 @@ _WRAPPERS = ("_fsdp_wrapped_module.", "_orig_mod.", "_checkpoint_wrapped_module.
 _STEP = re.compile(r"/global_step_(\d+)(?:/actor)?/?$")
 # What verl's value models have on top: transformers' token classifiers, and trl's.
 _VALUE_HEADS = ("score.", "classifier.", "v_head.")
+
+
+def _asked(micro_batch: Any, key: str, default: bool = False) -> bool:
+    return bool(tensordict_utils.get_non_tensor_data(micro_batch, key, default))
+
+
+def _plain(output_args: Any, micro_batch: Any) -> bool:
+    """Whether only log-probabilities at temperature 1 of padded rows are wanted, with their
+    entropies where nothing is learnt."""
+    entropy_learnt = _asked(micro_batch, "calculate_entropy") and torch.is_grad_enabled()
+    others = ("use_fused_kernels", "calculate_sum_pi_squared", "distillation_use_topk")
+    return (
+        bool(output_args.get("temperature_is_one"))
+        and not _asked(micro_batch, "use_remove_padding", True)
+        and not entropy_learnt
+        and not any(_asked(micro_batch, key) for key in (*others, "distillation_only"))
+    )
 
 
 class MaskedEngineMixin:
@@ -109,12 +128,29 @@ class MaskedEngineMixin:
         dtype = self._weights_dtype
         return ((name, tensor.to(dtype)) for name, tensor in weights), adapter
 
-    def prepare_model_outputs(self, output: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def prepare_model_outputs(
+        self, output: Any, output_args: Any, micro_batch: Any, *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
         """Log-probabilities in float32: in bfloat16 they, and with them the logged loss and a
         preference's margin, would have three digits."""
-        if getattr(output, "logits", None) is not None:
-            output.logits = output.logits.float()
-        return super().prepare_model_outputs(output, *args, **kwargs)
+        logits = getattr(output, "logits", None)
+        has_values = isinstance(self, ValueHeadMixin)
+        if logits is None or has_values or not _plain(output_args, micro_batch):
+            if logits is not None:
+                output.logits = logits.float()
+            return super().prepare_model_outputs(output, output_args, micro_batch, *args, **kwargs)
+        offsets = micro_batch["input_ids"].offsets()
+        lengths = offsets.diff()
+        within = torch.arange(logits.shape[1], device=logits.device) < lengths[:, None]
+        rows = within.flatten().nonzero().squeeze(-1)
+        flat = logits.flatten(0, 1)
+        found = {"log_probs": log_probabilities(flat, rows, output_args["input_ids_rmpad_rolled"])}
+        if _asked(micro_batch, "calculate_entropy"):
+            found["entropy"] = entropies(flat, rows)
+        return {
+            name: torch.nested.nested_tensor_from_jagged(values, offsets)
+            for name, values in found.items()
+        }
 
     def lr_scheduler_step(self) -> float:
         """Go on to the next step's learning rate; gives the one this step took."""
