@@ -31,7 +31,9 @@ try:
     CONFIGURATION = experiments.configuration(
         {key: value for key, value in config.items() if key != "pathvars"}, ROOT / "config.yaml"
     )
-    EXPERIMENT = experiments.load(ROOT / "experiments" / f"{CONFIGURATION.experiment}.yaml")
+    EXPERIMENT = experiments.load(
+        ROOT / "experiments" / f"{CONFIGURATION.experiment}.yaml", CONFIGURATION.local
+    )
     ASKED = asked(EXPERIMENT)
     # What the Hub gave when it was first asked; fetching adds what is new.
     LOCK = EXPERIMENT.source.with_suffix(".lock")

@@ -9,7 +9,7 @@ from typing import Any
 from subnetworks.checkpoints.hub.sources import Source, data_files
 from subnetworks.core.errors import UserError
 from subnetworks.core.validation import Origin, Place, SettingsModel, hint, parse, quoted, shown
-from subnetworks.experiment import models, reading, replicates
+from subnetworks.experiment import local, models, reading, replicates
 from subnetworks.experiment.replicates import Replicates
 from subnetworks.measuring import mask_sources
 from subnetworks.measuring.mask_making import MaskSettings
@@ -107,12 +107,13 @@ class Experiment:
         return str(self.runs[made.run]["init"]) if made.run else made.checkpoint
 
 
-def load(path: Path) -> Experiment:
+def load(path: Path, folders: Mapping[str, str] | None = None) -> Experiment:
     """Load, check and complete the experiment in `path`.
 
     Args:
         path: the experiment file (`experiments/<name>.yaml`). What its tables and figures may be
             given, `subnetworks.artefacts` checks.
+        folders: where repositories of the Hub lie that are on this machine.
 
     Raises:
         UserError: an unknown key, a wrong type, a reference to something that is not there, a name
@@ -122,6 +123,9 @@ def load(path: Path) -> Experiment:
     raw = _followed(raw, origin)
     raw, groups, origin = _expanded(raw, origin)
     file = parse(models.ExperimentFile, raw, origin)
+    if folders:
+        raw = local.placed(raw, folders)
+        file = parse(models.ExperimentFile, raw, origin)
     raw, found, origin = _turned(raw, groups, origin)
     return replace(_with_controls(raw, file, path, origin), replicates=found)
 

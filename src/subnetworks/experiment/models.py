@@ -379,6 +379,11 @@ class Configuration(SettingsModel):
     accelerators: dict[str, Machine] = Field(description="Machines by name.")
     environments: str = Field(description="Folder of the stages' virtual environments.")
     cache: str = Field(description="Folder of downloaded checkpoints.")
+    local: dict[Repository, LocalPath] = Field(
+        {},
+        description="Folders with repositories of the Hub (owner/name), which are read from there "
+        "instead. A benchmark's has its rows as test.jsonl.",
+    )
 
     @model_validator(mode="after")
     def _there(self) -> Self:
