@@ -166,7 +166,7 @@ class OfflineSettings(Settings):
     )
 
 
-REWARDS = ("math", "boxed", "random", "format", "length")
+REWARDS = ("math", "boxed", "gsm8k", "random", "format", "length")
 
 
 def _reward_name(name: Any, allowed: Sequence[str]) -> str:
@@ -194,7 +194,7 @@ def _reward(value: Any) -> Any:
 
 
 Reward = Annotated[str | dict[str, float], BeforeValidator(_reward)]
-OneReward = Annotated[str, BeforeValidator(lambda value: _reward_name(value, REWARDS[:3]))]
+OneReward = Annotated[str, BeforeValidator(lambda value: _reward_name(value, REWARDS[:4]))]
 """What says of one answer whether it is right."""
 
 
@@ -227,10 +227,12 @@ class OnlineSettings(Settings):
     reward: Reward = Field(
         "boxed",
         description="math (the last boxed answer is right by the evaluation's grader), boxed (it "
-        "is the very text of the right one), random (the placebo: a fair coin), "
+        "is the very text of the right one), gsm8k (the number that is marked as "
+        "GSM8K marks it is the right one), random (the placebo: a fair coin), "
         "package.module:function, from an answer's text and the truth to a number; or several with "
         "weights, format (there is a boxed answer) and length (the answer's, as a share of "
-        "max_response_length) among them. What was cut off gets nothing from math, boxed, format.",
+        "max_response_length) among them. What was cut off gets nothing from math, boxed, gsm8k, "
+        "format.",
     )
     updates_per_step: Positive = Field(
         1, description="Mini-batches that a step's answers are parted into."

@@ -265,7 +265,7 @@ REFUSED = [
     (
         "    batch_size: 8",
         "    reward: boxt",
-        "17: runs.grpo.reward: 'boxt' is not allowed (did you mean 'boxed'?); allowed: math, boxed, random, format, length, package.module:function",
+        "17: runs.grpo.reward: 'boxt' is not allowed (did you mean 'boxed'?); allowed: math, boxed, gsm8k, random, format, length, package.module:function",
     ),
     (
         "    batch_size: 8",
@@ -443,7 +443,7 @@ CONFIG = reading.read(ROOT / "config.yaml").value
     [
         (
             {"acelerator": "cpu"},
-            "config.yaml: unknown key 'acelerator' (did you mean 'accelerator'?); allowed: experiment, accelerator, accelerators, environments, cache",
+            "config.yaml: unknown key 'acelerator' (did you mean 'accelerator'?); allowed: experiment, accelerator, accelerators, environments, cache, local",
         ),
         (
             {"accelerator": "tpu"},

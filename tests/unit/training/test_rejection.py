@@ -51,6 +51,19 @@ def test_each_right_answer_is_kept_once():
     assert (asked["content"], reply["role"]) == ("1+1=", "assistant")
 
 
+def test_a_right_and_a_wrong_answer_to_one_problem_are_a_pair():
+    rows, right = verified(
+        PROBLEMS,
+        ANSWERS,
+        rewards.load("boxed"),
+        RejectionSettings(samples=3, gives="preferences"),
+        [*[False] * 8, True],
+    )
+    assert [(row["chosen"], row["rejected"]) for row in rows] == [("\\boxed{2}", "\\boxed{3}")]
+    assert rows[0]["prompt"][0]["content"] == "1+1="
+    assert right == 4
+
+
 def test_an_answer_that_was_cut_off_is_dropped():
     cut = [True, False, False, *[False] * 6]
     rows, right = verified(

@@ -1,8 +1,8 @@
-"""Rejection sampling (RFT): a policy's own right answers, as conversations to imitate."""
+"""A policy's own answers: the right ones to imitate (RFT), or pairs of a right and a wrong one."""
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,10 @@ def sample(
     output: Path,
     accelerator: Mapping[str, Any] | None = None,
 ) -> None:
-    """Sample answers to problems from a policy, and write the right ones as a data set to imitate.
+    """Sample answers to problems from a policy; write the right ones, or pairs with wrong ones.
 
-    Writes `output`/train.parquet with `messages` (prompt and answer), and its manifest; the folder
-    appears as a whole.
+    Writes `output`/train.parquet with `messages` (prompt and answer), or with `prompt`, `chosen`
+    and `rejected`, and its manifest; the folder appears as a whole.
 
     Args:
         values: keys of `RejectionSettings`.
@@ -43,7 +43,7 @@ def sample(
         accelerator: keys of `subnetworks.training.settings.Accelerator`.
 
     Raises:
-        UserError: wrong settings, problems or policy; or not one answer is right.
+        UserError: wrong settings, problems or policy; or nothing is kept.
     """
     outputs.claim("sample", reads=[problems, policy], folders=[output])
     settings = parse(RejectionSettings, values, "settings of sample")
@@ -68,14 +68,19 @@ def sample(
         meta["products"] = of_serving(machine.kind, machine.bfloat16)
         meta |= {"sampled": len(answers), "cut": sum(cut), "right": right, "kept": len(kept)}
         if not kept:
+            paired = settings.gives == "preferences" and right
             raise UserError(
                 f"{policy}: not one of {len(answers)} answers to the {len(rows)} problems in "
                 f"{problems} is right by the reward {settings.reward!r} ({sum(cut)} were cut off "
                 "at max_response_length): nothing to imitate; sample more, or from a better policy"
+                if not paired
+                else f"{policy}: not one of the {len(rows)} problems in {problems} has a right and "
+                f"a wrong answer by the reward {settings.reward!r}: nothing to compare; sample more"
             )
         print(
             f"{len(answers)} answers sampled, {sum(cut)} cut off at max_response_length and "
-            f"dropped, {right} right, {len(kept)} different ones kept"
+            f"dropped, {right} right, {len(kept)} different "
+            f"{'pairs' if settings.gives == 'preferences' else 'ones'} kept"
         )
         with outputs.folder(output, "sample") as folder:
             datasets.write(
@@ -94,30 +99,46 @@ def verified(
     settings: RejectionSettings,
     cut: Sequence[bool] = (),
 ) -> tuple[list[Row], int]:
-    """The conversations to imitate, and how many answers were right.
+    """The rows that are kept, and how many answers were right.
 
-    Each answer to a prompt is kept once, in the order in which they were sampled.
+    Each answer to a prompt is taken once, in the order in which they were sampled: the right ones
+    as conversations, or the first right one with the first wrong one, and so on, as pairs.
 
     Args:
         problems: rows with `prompt` and `reward_model.ground_truth`.
         answers: `settings.samples` for each problem, one problem's side by side.
         cut: whether each was cut off; those are not asked about. By default none was.
     """
-    kept: dict[str, dict[str, Row]] = {}
+    judged: dict[str, tuple[list[Row], dict[str, bool]]] = {}
     right = 0
     for index, answer in enumerate(answers):
         if cut and cut[index]:
             continue
         problem = problems[index // settings.samples]
         truth = str(problem["reward_model"]["ground_truth"])
-        if rewards.checked(reward, answer, truth) != 1:
-            continue
-        right += 1
-        different = kept.setdefault(repr(problem["prompt"]), {})
-        if settings.answers_per_problem is None or len(different) < settings.answers_per_problem:
-            reply = {"role": "assistant", "content": answer}
-            different.setdefault(answer, {"messages": [*problem["prompt"], reply]})
-    return [row for different in kept.values() for row in different.values()], right
+        is_right = rewards.checked(reward, answer, truth) == 1
+        right += is_right
+        _, verdicts = judged.setdefault(repr(problem["prompt"]), (problem["prompt"], {}))
+        verdicts.setdefault(answer, is_right)
+    make = _pairs if settings.gives == "preferences" else _conversations
+    return [
+        row
+        for prompt, verdicts in judged.values()
+        for row in list(make(prompt, verdicts))[: settings.answers_per_problem]
+    ], right
+
+
+def _conversations(prompt: list[Row], verdicts: Mapping[str, bool]) -> Iterator[Row]:
+    for answer, is_right in verdicts.items():
+        if is_right:
+            yield {"messages": [*prompt, {"role": "assistant", "content": answer}]}
+
+
+def _pairs(prompt: list[Row], verdicts: Mapping[str, bool]) -> Iterator[Row]:
+    right = [answer for answer, is_right in verdicts.items() if is_right]
+    wrong = [answer for answer, is_right in verdicts.items() if not is_right]
+    for chosen, rejected in zip(right, wrong, strict=False):
+        yield {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
 def generate(

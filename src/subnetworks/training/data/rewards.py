@@ -1,6 +1,7 @@
 """Rewards that a program can check: one number for each sampled answer.
 
-`math` and `boxed` say whether an answer is right: by the evaluation's own grader, or as exact text.
+`math`, `boxed` and `gsm8k` say whether an answer is right: by the evaluation's own grader, as exact
+text, or as GSM8K writes its answers.
 `format` and `length` go with them in a weighted sum; `random` is the placebo.
 """
 
@@ -8,6 +9,7 @@ import importlib
 import json
 import math
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +39,22 @@ def boxed(response: str, truth: str) -> float:
     return float("".join(answer.split()) == "".join(truth.split()))
 
 
+# lm-eval's filter `strict-match` of the task gsm8k, so that training rewards what is scored.
+_GSM8K = re.compile(r"#### (-?[0-9.,]+)")
+
+
+def gsm8k(response: str, truth: str) -> float:
+    """1.0 if the number behind the first `#### ` is `truth`, but for commas and a final dot."""
+    found = _GSM8K.search(spoken(response) or "")
+    if found is None:
+        return 0.0
+    return float(_bare(found[1]) == _bare(truth.strip()))
+
+
+def _bare(number: str) -> str:
+    return number.replace(",", "").replace("$", "").removesuffix(".")
+
+
 def formatted(response: str, truth: str) -> float:
     """1.0 if there is a boxed answer, right or wrong, behind any reasoning; else 0.0."""
     return float(bool(last_boxed(spoken(response) or "")))
@@ -47,13 +65,13 @@ def whatever(response: str, truth: str) -> float:
     return 1.0
 
 
-VERDICTS: dict[str, Reward] = {"boxed": boxed, "math": math_reward}
+VERDICTS: dict[str, Reward] = {"boxed": boxed, "math": math_reward, "gsm8k": gsm8k}
 """What an answer that was cut off gets nothing from, because it is wrong."""
 
 
 def load(name: str) -> Reward:
-    """The reward called `name`: `boxed`, `math`, or `package.module:function`; of `random`, which
-    knows no right answer, the one that says how often the answers are right: `boxed`.
+    """The reward called `name`: one of `VERDICTS`, or `package.module:function`; of `random`,
+    which knows no right answer, the one that says how often the answers are right: `boxed`.
 
     Raises:
         UserError: there is no such reward, module or function, or math-verify is missing.

@@ -204,15 +204,21 @@ class RejectionSettings(SettingsModel):
     An answer is right if its reward is 1. One that was cut off is dropped.
     """
 
+    gives: Literal["conversations", "preferences"] = Field(
+        "conversations",
+        description="The right answers, to imitate, or pairs of a right and a wrong answer to one "
+        "problem.",
+    )
+
     seed: Count = Field(0, description="Of sampling.")
     samples: Positive = Field(8, description="Answers sampled for each problem.")
     problems: Positive | None = Field(None, description="Ask only the first so many.")
     answers_per_problem: Positive | None = Field(
-        None, description="Keep so many different right answers at most."
+        None, description="Keep so many different right answers, or pairs, at most."
     )
     temperature: Above = Field(1.0, description="Of sampling.")
     max_prompt_length: Positive = Field(512, description="Tokens of the longest prompt.")
     max_response_length: Positive = Field(512, description="Tokens of the longest answer.")
     reward: OneReward = Field(
-        "boxed", description="math, boxed or package.module:function: 1 is right."
+        "boxed", description="math, boxed, gsm8k or package.module:function: 1 is right."
     )
