@@ -84,7 +84,7 @@ rule read_dataset:
     """
     input:
         environment("measure"),
-        source=lambda wildcards: inputs.own_files(EXPERIMENT, wildcards.dataset),
+        source=lambda wildcards: inputs.files_behind(EXPERIMENT.datasets[wildcards.dataset]["path"]),
     output:
         manifest="<results>/data/{dataset}/manifest.json",
     log:

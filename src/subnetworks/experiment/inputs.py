@@ -1,10 +1,10 @@
 """What each job reads: results of others, relative to the folder of the experiment's results."""
 
+import glob
 from pathlib import Path
 
 from subnetworks.experiment import Experiment
 from subnetworks.measuring import mask_sources
-from subnetworks.training.data import files
 
 Files = dict[str, str | list[str]]
 """By what a job calls them; what it does not need is an empty list."""
@@ -22,15 +22,16 @@ def base(experiment: Experiment, name: str) -> Files:
 
 
 def files_behind(path: str) -> list[str]:
-    """The user's files behind a `path` or `data`, hidden ones left out: unlike their folder, they
-    show that one was overwritten in place. What is not there is given as it is."""
+    """The user's files behind a `path` or `data` (a file, a folder, a pattern), hidden ones left
+    out: unlike their folder, they show that one was overwritten in place. What is not there is
+    given as it is."""
     root = Path(path)
-    found = sorted(
+    found = [
         str(file)
         for file in root.rglob("*")
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts)
-    )
-    return found or [path]
+    ]
+    return sorted(found or ([] if root.exists() else glob.glob(path))) or [path]
 
 
 def own_rows(experiment: Experiment, checkpoint: str) -> list[str]:
@@ -61,11 +62,6 @@ def of_dataset(experiment: Experiment, name: str) -> Files:
         "policy": checkpoint(entry["policy"]) if "policy" in entry else [],
         "problems": dataset(entry["sample"]) if "sample" in entry else [],
     }
-
-
-def own_files(experiment: Experiment, name: str) -> list[str]:
-    """The files of one's own that a data set is read from; these lie where they lie."""
-    return [str(file) for file in files.located(experiment.datasets[name]["path"])]
 
 
 def of_mixture(experiment: Experiment, name: str) -> Files:

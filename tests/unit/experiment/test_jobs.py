@@ -102,6 +102,7 @@ def test_the_users_own_files_are_read_and_not_their_folders(
     files = [f"{tmp_path}/a.json", f"{tmp_path}/b/c.safetensors"]
     assert inputs.files_behind(str(tmp_path)) == files
     assert inputs.files_behind(files[0]) == files[:1]
+    assert inputs.files_behind(f"{tmp_path}/*.json") == files[:1]
     assert inputs.files_behind("not/there") == ["not/there"]
     assert inputs.own_rows(experiment, "grpo") == []
     experiment.benchmarks["gsm8k"]["data"] = files[0]

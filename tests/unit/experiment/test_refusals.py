@@ -344,7 +344,10 @@ def test_data_of_ones_own_are_planned(folder: Path) -> None:
     (folder / "rows2.jsonl").write_text("{}\n")
     experiment = load(path)
     checks.check(experiment, MACHINE, checks.Modules([folder]))
-    assert inputs.own_files(experiment, "talks") == ["rows.jsonl", "rows2.jsonl"]
+    assert inputs.files_behind(experiment.datasets["talks"]["path"]) == [
+        "rows.jsonl",
+        "rows2.jsonl",
+    ]
 
 
 @pytest.mark.parametrize(
