@@ -6,8 +6,11 @@ packages.
 """
 
 import importlib
+import importlib.util
 import pkgutil
 import sys
+from contextlib import suppress
+from importlib import metadata
 
 import typer
 
@@ -48,6 +51,16 @@ def main() -> None:
     except UserError as error:
         print(f"subnetworks: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if importlib.util.find_spec(package or __name__):  # it is there, a part of it is not
+            raise
+        print(
+            f"subnetworks: error: {sys.argv[1]} needs {package}, which is not installed here; "
+            f"{_remedy(package)}",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except Exception as error:
         if not disk_full(error):
             raise
@@ -57,3 +70,13 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
+
+
+def _remedy(package: str) -> str:
+    """How a package that is missing comes here."""
+    with suppress(metadata.PackageNotFoundError):
+        for line in metadata.requires("subnetworks") or []:
+            name, _, extra = line.partition("; extra == ")
+            if name.strip() == package:
+                return f'install it, or all that belongs to it: pip install ".[{extra[1:-1]}]"'
+    return "run this in the environment of its stage, .venvs/NAME (docs/development.md)"
