@@ -20,8 +20,8 @@ RESULTS := results/$(EXPERIMENT)
 REPORT := $(RESULTS)/report.html
 
 .DEFAULT_GOAL := report
-.PHONY: report quick controls bootstrap environments test test-system test-cluster faults lint docs docs-serve \
-	lock bench clean help
+.PHONY: report quick controls bootstrap environments test test-system test-cluster faults coverage lint docs \
+	docs-serve lock bench clean help
 
 report: bootstrap ## Run the experiment (EXPERIMENT=mini) and write its report
 	@$(RUN) snakemake --config experiment=$(EXPERIMENT)
@@ -62,6 +62,14 @@ test-cluster: environments ## Run a small experiment through a SLURM on this mac
 
 faults: environments ## Disturb a small experiment in every way, and see that its results stay
 	@$(RUN) python tests/system/faults/campaign.py
+
+coverage: bootstrap ## Say which share of each part the unit tests run; of two parts it must be 90 %
+	@$(BOOTSTRAP)/bin/python envs/build.py coverage --into .venvs/coverage
+	@PYTHONPATH=src .venvs/coverage/bin/python -m pytest -q --cov --cov-report= $(or $(TESTS),tests/unit)
+	@for part in src/subnetworks/[a-z]*/; do printf '%3s %% of %s\n' \
+		"$$(.venvs/coverage/bin/coverage report --include="$$part*" --format=total)" "$$part"; done
+	@for part in artefacts experiment; do \
+		.venvs/coverage/bin/coverage report --include="src/subnetworks/$$part/*" --fail-under=90; done
 
 lint: bootstrap ## Check style, types, the workflow and the documentation
 	@$(BOOTSTRAP)/bin/python envs/build.py lint --into .venvs/lint

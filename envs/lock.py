@@ -22,7 +22,7 @@ from subnetworks.core.errors import UserError
 
 PLATFORM = "x86_64-manylinux_2_28"
 # Not a stage: nothing in the workflow runs in them.
-NO_STAGES = {"snakemake", "lint", "docs", "parity"}
+NO_STAGES = {"snakemake", "lint", "docs", "parity", "coverage"}
 HEADER = "# Written by envs/lock.py from pyproject.toml; change that and run `make lock`.\n"
 HASHLESS = """\
 # No hashes for a version with a local part (+cpu): it comes from PyTorch's index or from a mirror

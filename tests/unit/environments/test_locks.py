@@ -13,7 +13,7 @@ from subnetworks.core.environment import environments, normalised, pins
 ROOT = Path(__file__).parents[3]
 ENVS = ROOT / "envs"
 TABLE = environments()
-BY_HAND = ("snakemake", "lint", "docs", "parity")
+BY_HAND = ("snakemake", "lint", "docs", "parity", "coverage")
 STAGES = sorted(set(TABLE) - set(BY_HAND))
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
