@@ -53,17 +53,21 @@ def read(path: Path) -> Document:
         ) from None
     lines: dict[Place, int] = {}
     origin = Origin(str(path), lines)
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(
+            f"{path}:{line}: not valid YAML: the character U+{error.character:04X}: remove it"
+        ) from error
     try:
         node = loader.get_single_node()
         value = None if node is None else _Reader(loader, origin, lines).value(node, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark else ""
+        where = f"{path}:{mark.line + 1}" if mark else path
         said = ", ".join(filter(None, (error.problem, error.context)))
-        raise UserError(f"{path}{line}: not valid YAML: {' '.join(said.split())}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{where}: not valid YAML: {' '.join(said.split())}") from error
     finally:
         loader.dispose()
     return Document(value, origin)
