@@ -9,7 +9,7 @@ from subnetworks.artefacts import style
 from subnetworks.artefacts.base import Figure, Logged, Specification, rows_of
 from subnetworks.artefacts.claims import Claim
 from subnetworks.artefacts.lazy import polars
-from subnetworks.artefacts.pairing import mean_of_series
+from subnetworks.artefacts.statistics import over_steps
 from subnetworks.core.errors import UserError
 from subnetworks.core.results import Context
 
@@ -154,11 +154,13 @@ def claims(drawn: polars.DataFrame) -> Iterator[Claim]:
     for algorithm in drawn.filter(measure="loss")["algorithm"].unique(maintain_order=True):
         differences = drawn.filter(algorithm=algorithm, measure="loss")["difference"]
         late = differences.tail(max(2, differences.len() // 2))
-        mean, noise = mean_of_series(late.to_list())
+        found = over_steps(late.to_list())
+        low, high = found.interval()
+        noise = high - found.value
         yield Claim(
             f"The loss of masked {algorithm} lies below the full run's",
-            "yes" if mean < -noise else "no" if mean > noise else "unclear",
-            f"{mean:+.2g} ± {noise:.1g} (95 %) over the second half of training",
+            "yes" if high < 0 else "no" if low > 0 else "unclear",
+            f"{found.value:+.2g} ± {noise:.1g} (95 %) over the second half of training",
             "below throughout (DPO)",
         )
 

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from subnetworks.evaluation.statistics import Z_95
 
 if TYPE_CHECKING:
     import polars
@@ -20,9 +15,7 @@ if TYPE_CHECKING:
 _QUESTION = ("doc_id", "row", "gold")
 """What makes a question the same: its number, its row in the benchmark and its answer."""
 DRAWS = 10_000
-LEVEL = 0.05
 _SEED = 0
-_STUDENT_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31}
 
 
 @dataclass(frozen=True)
@@ -126,47 +119,3 @@ def bootstrap_interval(differences: NDArray[np.float64]) -> tuple[float, float]:
     drawn = np.random.default_rng(_SEED).multinomial(n, counts / n, DRAWS)
     low, high = np.quantile(drawn @ values / n, (0.025, 0.975))
     return float(low), float(high)
-
-
-def student_95(freedom: int) -> float:
-    """Student's two-sided 95 % quantile, by degrees of freedom.
-
-    From a table as far as the expansion in 1/freedom (Abramowitz and Stegun, 26.7.5) is out by more
-    than a unit of the third digit.
-    """
-    if freedom in _STUDENT_95:
-        return _STUDENT_95[freedom]
-    z = Z_95
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return z + sum(term / freedom**power for power, term in enumerate(terms, 1))
-
-
-def mean_of_series(values: Sequence[float]) -> tuple[float, float]:
-    """The mean of consecutive values, and half its 95 % interval, by batch means.
-
-    Neighbours are alike, so that their own scatter says too little of the mean's: it is taken over
-    means of some square root of n blocks (Schmeiser, 1982). Infinite for fewer than four values.
-    """
-    n = len(values)
-    blocks = math.isqrt(n)
-    if blocks < 2:
-        return statistics.fmean(values), math.inf
-    edges = [n * block // blocks for block in range(blocks + 1)]
-    means = [statistics.fmean(values[a:b]) for a, b in pairwise(edges)]
-    error = statistics.stdev(means) / math.sqrt(blocks)
-    return statistics.fmean(values), student_95(blocks - 1) * error
-
-
-def holm(values: Sequence[float | None]) -> list[float | None]:
-    """p values corrected for their number (Holm, 1979), in the same order; None stays None."""
-    known = sorted((p, i) for i, p in enumerate(values) if p is not None)
-    corrected: list[float | None] = [None] * len(values)
-    highest = 0.0
-    for rank, (p, i) in enumerate(known):
-        highest = max(highest, min(1.0, (len(known) - rank) * p))
-        corrected[i] = highest
-    return corrected

@@ -12,10 +12,10 @@ from pydantic import Field, model_validator
 from subnetworks.artefacts.base import FOLLOWED, Names, Specification, Table, rows_of
 from subnetworks.artefacts.claims import Claim, graded
 from subnetworks.artefacts.lazy import polars
-from subnetworks.artefacts.pairing import student_95
 from subnetworks.artefacts.published import Published, Quotes
 from subnetworks.artefacts.shared import beside_paper, frame, percent
 from subnetworks.artefacts.sheet import Column, text
+from subnetworks.artefacts.statistics import student
 from subnetworks.core.errors import UserError
 from subnetworks.core.results import Context
 from subnetworks.core.validation import wrong
@@ -213,9 +213,7 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
         if on and off:
             changes = [row["change_stderr_pct"] for row in rows[1:]]
             noise = (
-                None
-                if None in changes
-                else student_95(rows[1]["degrees_of_freedom"]) * max(changes)
+                None if None in changes else student(rows[1]["degrees_of_freedom"]) * max(changes)
             )
             pairs.append((name, on[0]["sparsity_pct"], off[0]["sparsity_pct"], noise))
     if pairs:

@@ -12,10 +12,11 @@ from pydantic import Field
 from subnetworks.artefacts.base import Benchmark, Scored, Specification, Table
 from subnetworks.artefacts.claims import TWO_SIDED_95, Claim, all_hold, listed, span
 from subnetworks.artefacts.lazy import polars
-from subnetworks.artefacts.pairing import LEVEL, difference_of, holm
+from subnetworks.artefacts.pairing import difference_of
 from subnetworks.artefacts.published import Published, Quotes
 from subnetworks.artefacts.shared import difference, frame, percent, remark_on
 from subnetworks.artefacts.sheet import Column, text
+from subnetworks.artefacts.statistics import LEVEL, Mean, holm
 from subnetworks.core.results import Context
 from subnetworks.evaluation.statistics import Z_95
 
@@ -25,7 +26,8 @@ CAPTION = (
     "trained again, from the same start with the same data, where the gradient reaches only "
     "the weights that the full run changed. Standard errors over the questions; differences "
     "paired by question, with bootstrap intervals and McNemar's exact test, corrected for the "
-    "number of tests: only what is marked as beyond noise is a difference. The paper finds "
+    "number of tests: only what is marked as beyond noise is a difference, and only what is shown "
+    "to lie within a stated margin is as good. The paper finds "
     "the subnetwork as good or better on every benchmark (on average {dpo} for DPO, {prime} "
     "on MATH500 for PRIME, from single runs)."
 )
@@ -44,6 +46,7 @@ COLUMNS = (
     Column("difference_low", "95 % interval", upper="difference_high", signed=True),
     Column("p", "p", digits=3, bounded=True),
     Column("beyond_noise", "beyond noise", digits=-1),
+    text("standing", "standing"),
     Column("published_full", "full", "paper"),
     Column("published_subnetwork", "subnetwork", "paper"),
     Column("published_difference", "difference", "paper", signed=True),
@@ -57,8 +60,12 @@ NOTES = (
     "right (McNemar); for answers that count by share, its randomisation form.",
     "Beyond noise: p below 0.05 after Holm's correction for the number of benchmarks in the table, "
     "or of levels and categories. Average: unweighted, over the benchmarks.",
+    "Standing of the subnetwork: equivalent, if its difference lies within the margin of the "
+    "experiment (2 points unless it says otherwise) by two one-sided tests at 0.05; else better or "
+    "worse, if a t test at 0.05 says so; else undecided. Not to differ is not to be equivalent.",
     "Cut off: answers that had not ended at the benchmark's max_tokens, and are wrong for that.",
 )
+MARGIN = 2.0
 _ROLES = ("init", "full", "subnetwork")
 _MEASURES = (*_ROLES, "gain", "difference")
 SCHEMA = {
@@ -76,6 +83,9 @@ SCHEMA = {
     "p_corrected": float,
     "beyond_noise": bool,
     "paired": bool,
+    "margin": float,
+    "p_equivalent": float,
+    "standing": str,
     "published_full": float,
     "published_subnetwork": float,
     "published_difference": float,
@@ -106,6 +116,8 @@ class Shown(Specification):
     benchmarks: list[Benchmark] = Field(default=[])
     labels: dict[str, str] = Field(default={})
     """What the paper calls a benchmark, by its name here."""
+    margin: float = Field(default=MARGIN, gt=0)
+    """Points of accuracy that do not matter: within them, training is as good."""
 
 
 def build(context: Context) -> polars.DataFrame:
@@ -125,6 +137,8 @@ def build(context: Context) -> polars.DataFrame:
                     wholes.append(row)
         if len(wholes) > 1:
             rows.append(_average(pair, wholes))
+    for row in rows:
+        _stand(row, context.spec.get("margin", MARGIN))
     for whole in (True, False):
         _correct([row for row in rows if (row["group"] == "all") is whole])
     reproduced = set()
@@ -148,6 +162,21 @@ def _correct(rows: list[dict[str, Any]]) -> None:
     """Say of each row whether its difference is beyond noise, given how many are tested."""
     for row, p in zip(rows, holm([row.get("p") for row in rows]), strict=True):
         row |= {"p_corrected": p, "beyond_noise": None if p is None else p < LEVEL}
+
+
+def _stand(row: dict[str, Any], margin: float) -> None:
+    """Say of a row whether training within the subnetwork is as good."""
+    found = _difference(row)
+    if found:
+        row |= {"margin": margin, "p_equivalent": found.p_equivalent(margin)}
+        row["standing"] = found.standing(margin)
+
+
+def _difference(row: dict[str, Any]) -> Mean | None:
+    """The difference of a row with its error over the questions."""
+    if row.get("difference") is None or row.get("difference_stderr") is None:
+        return None
+    return Mean(row["difference"], row["difference_stderr"], (row["n"] or math.inf) - 1, 1)
 
 
 def _published(context: Context, theirs: dict[str, Any]) -> dict[str, Any]:
@@ -293,13 +322,19 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
             "(its premise)",
             f"RL scores {span((r['gain'] for r in gained), sign=True)} points over its start",
         )
-    better = [r["algorithm"] for r in wholes if r["difference"] > noise(r, "difference") > 0]
+    margin = wholes[0]["margin"] or MARGIN
+    standings = {}
+    for row in wholes:
+        found = _difference(row)
+        standings[row["algorithm"]] = found.standing(margin) if found else "undecided"
+    good = [standing in ("equivalent", "better") for standing in standings.values()]
     yield Claim(
         "Training within the subnetwork scores as well as in full",
-        all_hold([row["difference"] >= -noise(row, "difference") for row in wholes]),
-        listed(wholes, "algorithm", lambda r: shown(r, "difference"))
-        + f" {over}; "
-        + (f"better beyond noise: {', '.join(better)}" if better else "none better beyond noise"),
+        "yes" if all(good) else "no" if "worse" in standings.values() else "unclear",
+        listed(
+            wholes, "algorithm", lambda r: f"{shown(r, 'difference')}, {standings[r['algorithm']]}"
+        )
+        + f" (margin {margin:g}) {over}",
         "DPO {dpo}, PRIME {prime} (single runs)",
         f"the subnetwork scores {span((r['difference'] for r in wholes), sign=True)} points "
         "against full training ({dpo}, {prime})",

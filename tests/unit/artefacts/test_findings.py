@@ -65,7 +65,13 @@ def test_sparsity_hangs_on_the_tolerance_or_not(tmp_path, at_1e_6, expected):
 
 @pytest.mark.parametrize(
     ("gain", "difference", "appears"),
-    [((5, 1), (0.5, 1), ("yes", "yes")), ((1, 1), (-3, 1), ("no", "no"))],
+    [
+        ((5, 1), (0.5, 0.5), ("yes", "yes")),
+        ((5, 1), (0.5, 1), ("yes", "unclear")),  # not to differ is not to be as good
+        ((5, 1), (-1, 0.3), ("yes", "yes")),  # worse, but by less than two points
+        ((5, 1), (3, 1), ("yes", "yes")),
+        ((1, 1), (-3, 1), ("no", "no")),
+    ],
 )
 def test_accuracy_counts_only_beyond_the_noise(tmp_path, gain, difference, appears):
     row = {"algorithm": "GRPO", "benchmark": "math500", "group": "all"}

@@ -1,4 +1,4 @@
-"""Paired tests and intervals against scipy and printed tables."""
+"""Paired tests and intervals against scipy."""
 
 import itertools
 
@@ -64,28 +64,3 @@ def test_the_bootstrap_agrees_with_scipy(up: int, down: int, same: int) -> None:
 def test_no_difference_has_no_width() -> None:
     assert pairing.bootstrap_interval(np.zeros(7)) == (0, 0)
     assert pairing.randomisation_test(np.zeros(7)) == 1
-
-
-def test_holm() -> None:
-    # p.adjust(c(0.01, 0.02, 0.03, 0.04), "holm") in R is 0.04 0.06 0.06 0.06.
-    found = pairing.holm([0.03, None, 0.01, 0.04, 0.02])
-    assert found.pop(1) is None
-    assert found == pytest.approx([0.06, 0.04, 0.06, 0.06])
-    assert pairing.holm([0.9, 0.8]) == [1.0, 1.0]
-
-
-@pytest.mark.parametrize(
-    ("freedom", "quantile"), [(1, 12.71), (8, 2.306), (9, 2.262), (15, 2.131), (30, 2.042)]
-)
-def test_students_quantile_goes_on_behind_its_table(freedom: int, quantile: float) -> None:
-    assert pairing.student_95(freedom) == pytest.approx(quantile, abs=5e-3)
-    assert pairing.student_95(freedom) > pairing.student_95(freedom + 1) > 1.96
-
-
-def test_the_mean_of_a_series_is_as_uncertain_as_its_blocks() -> None:
-    values = [0.0] * 4 + [1.0] * 4 + [0.0] * 4 + [1.0] * 4
-    mean, noise = pairing.mean_of_series(values)
-    # Block means 0, 1, 0, 1: standard deviation √(1/3), of four, with three degrees of freedom.
-    assert mean == 0.5
-    assert noise == pytest.approx(3.18 * (1 / 3) ** 0.5 / 2)
-    assert pairing.mean_of_series([1.0, 2.0, 3.0])[1] == float("inf")

@@ -55,7 +55,6 @@ TESTS = {"hypothesis", "pytest"}
 # declare.
 EVERYWHERE = {"jsonschema"}
 NOT_IMPORTED = {
-    "figures": {"seaborn"},
     "snakemake": {"pip", "snakemake", "snakemake-executor-plugin-slurm", "uv"},
     **{name: {"transferqueue"} for name in TRAIN},
 }
