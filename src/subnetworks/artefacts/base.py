@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
@@ -154,9 +154,15 @@ def _no_quotes(paper: Published) -> Quotes:
     return {}
 
 
+def _constant() -> Any:
+    """A field that is, unless given, the constant of its name in the artefact's module."""
+    return field(default=None)
+
+
 @dataclass(frozen=True)
 class Artefact:
-    """One table or figure.
+    """One table or figure. Title, caption and the like that are not given are the constants of its
+    module: `TITLE`, `CAPTION`, ….
 
     Attributes:
         module: the module that it is, `__name__`.
@@ -174,11 +180,11 @@ class Artefact:
 
     module: str
     _: KW_ONLY
-    title: str
-    caption: str
     specification: type[Specification]
+    title: str = _constant()
+    caption: str = _constant()
     quoted: Callable[[Published], Quotes] = _no_quotes
-    schema: Mapping[str, type]
+    schema: Mapping[str, type] = _constant()
     label: str = ""
     said: Callable[[polars.DataFrame], Iterable[str]] = _nothing
     place: int = 0
@@ -187,6 +193,12 @@ class Artefact:
     kind: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]]
     reported: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            if getattr(self, one.name) is None:
+                value = getattr(sys.modules[self.module], one.name.upper())
+                object.__setattr__(self, one.name, value)
 
     @property
     def name(self) -> str:
@@ -266,9 +278,9 @@ class Table(Artefact):
     """A table: `rows` gives its full numbers; `columns` and `notes` are how they are shown."""
 
     _: KW_ONLY
-    columns: tuple[sheets.Column, ...]
-    notes: tuple[str, ...]
     rows: Callable[[Context], polars.DataFrame]
+    columns: tuple[sheets.Column, ...] = _constant()
+    notes: tuple[str, ...] = _constant()
     kind: ClassVar[str] = "tables"
     suffixes: ClassVar[tuple[str, ...]] = sheets.SUFFIXES
     reported: ClassVar[str] = ".csv"
@@ -292,7 +304,7 @@ class Figure(Artefact):
     """A figure: `drawing` gives it and exactly what is drawn; `alt` says what it shows in words."""
 
     _: KW_ONLY
-    alt: str
+    alt: str = _constant()
     drawing: Callable[[Context], tuple[Drawing, polars.DataFrame]]
     kind: ClassVar[str] = "figures"
     suffixes: ClassVar[tuple[str, ...]] = style.SUFFIXES

@@ -228,13 +228,8 @@ def controlled(ours: polars.DataFrame) -> Iterator[Controlled]:
 ARTEFACT = Table(
     __name__,
     label="Conjecture 1",
-    title=TITLE,
-    caption=CAPTION,
     quoted=quoted,
     specification=rows_of("agreements", Row),
-    schema=SCHEMA,
-    columns=COLUMNS,
-    notes=NOTES,
     rows=build,
     place=4,
     claims=claims,

@@ -173,13 +173,4 @@ def said(frame: polars.DataFrame) -> list[str]:
     return lines
 
 
-ARTEFACT = Figure(
-    __name__,
-    title=TITLE,
-    caption=CAPTION,
-    specification=Shown,
-    schema=SCHEMA,
-    alt=ALT,
-    drawing=draw,
-    said=said,
-)
+ARTEFACT = Figure(__name__, specification=Shown, drawing=draw, said=said)

@@ -188,14 +188,4 @@ def _listed(rows: list[dict[str, Any]]) -> str:
     )
 
 
-ARTEFACT = Table(
-    __name__,
-    title=TITLE,
-    caption=CAPTION,
-    specification=Shown,
-    schema=SCHEMA,
-    columns=COLUMNS,
-    notes=NOTES,
-    rows=build,
-    said=said,
-)
+ARTEFACT = Table(__name__, specification=Shown, rows=build, said=said)

@@ -127,14 +127,4 @@ def _compared(points: float) -> str:
     )
 
 
-ARTEFACT = Table(
-    __name__,
-    title=TITLE,
-    caption=CAPTION,
-    specification=rows_of("updates", Row),
-    schema=SCHEMA,
-    columns=COLUMNS,
-    notes=NOTES,
-    rows=build,
-    said=said,
-)
+ARTEFACT = Table(__name__, specification=rows_of("updates", Row), rows=build, said=said)

@@ -91,14 +91,4 @@ def said(frame: polars.DataFrame) -> list[str]:
     ]
 
 
-ARTEFACT = Table(
-    __name__,
-    title=TITLE,
-    caption=CAPTION,
-    specification=rows_of("updates", UpdateShown),
-    schema=SCHEMA,
-    columns=COLUMNS,
-    notes=NOTES,
-    rows=build,
-    said=said,
-)
+ARTEFACT = Table(__name__, specification=rows_of("updates", UpdateShown), rows=build, said=said)

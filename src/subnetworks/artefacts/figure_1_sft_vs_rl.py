@@ -195,13 +195,5 @@ def quoted(paper: Published) -> Quotes:
 
 
 ARTEFACT = Figure(
-    __name__,
-    label="Figure 1",
-    title=TITLE,
-    caption=CAPTION,
-    quoted=quoted,
-    specification=rows_of("families", Row),
-    schema=SCHEMA,
-    alt=ALT,
-    drawing=draw,
+    __name__, label="Figure 1", quoted=quoted, specification=rows_of("families", Row), drawing=draw
 )

@@ -177,12 +177,8 @@ def claims(drawn: polars.DataFrame) -> Iterator[Claim]:
 ARTEFACT = Figure(
     __name__,
     label="Figure 2",
-    title=TITLE,
-    caption=CAPTION,
     quoted=quoted,
     specification=rows_of("runs", over_training.RunShown),
-    schema=SCHEMA,
-    alt=ALT,
     drawing=draw,
     place=11,
     claims=claims,

@@ -195,13 +195,4 @@ def _line(matrix: str) -> matplotlib.lines.Line2D:
     )
 
 
-ARTEFACT = Figure(
-    __name__,
-    label="Figure 3",
-    title=TITLE,
-    caption=CAPTION,
-    specification=rows_of("updates", Row),
-    schema=SCHEMA,
-    alt=ALT,
-    drawing=draw,
-)
+ARTEFACT = Figure(__name__, label="Figure 3", specification=rows_of("updates", Row), drawing=draw)

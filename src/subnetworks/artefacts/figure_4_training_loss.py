@@ -168,11 +168,7 @@ def claims(drawn: polars.DataFrame) -> Iterator[Claim]:
 ARTEFACT = Figure(
     __name__,
     label="Figure 4",
-    title=TITLE,
-    caption=CAPTION,
     specification=rows_of("pairs", Row),
-    schema=SCHEMA,
-    alt=ALT,
     drawing=draw,
     place=12,
     claims=claims,

@@ -84,12 +84,8 @@ def claims(drawn: polars.DataFrame) -> Iterator[Claim]:
 ARTEFACT = Figure(
     __name__,
     label="Figure 5",
-    title=TITLE,
-    caption=CAPTION,
     quoted=quoted,
     specification=rows_of("runs", over_training.RunShown),
-    schema=SCHEMA,
-    alt=ALT,
     drawing=draw,
     place=13,
     claims=claims,

@@ -67,12 +67,8 @@ def claims(drawn: polars.DataFrame) -> Iterator[Claim]:
 ARTEFACT = Figure(
     __name__,
     label="Figure 6",
-    title=TITLE,
-    caption=CAPTION,
     quoted=quoted,
     specification=rows_of("runs", over_training.RunShown),
-    schema=SCHEMA,
-    alt=ALT,
     drawing=draw,
     place=14,
     claims=claims,

@@ -180,11 +180,7 @@ def claims(drawn: polars.DataFrame) -> Iterator[Claim]:
 ARTEFACT = Figure(
     __name__,
     label="Figure 7",
-    title=TITLE,
-    caption=CAPTION,
     specification=rows_of("runs", Row),
-    schema=SCHEMA,
-    alt=ALT,
     drawing=draw,
     place=15,
     claims=claims,

@@ -270,13 +270,8 @@ def _batches(rows: list[dict[str, Any]]) -> Iterator[Claim]:
 ARTEFACT = Table(
     __name__,
     label="Section 6",
-    title=TITLE,
-    caption=CAPTION,
     quoted=quoted,
     specification=rows_of("ablations", Row),
-    schema=SCHEMA,
-    columns=COLUMNS,
-    notes=NOTES,
     rows=build,
     place=8,
     claims=claims,

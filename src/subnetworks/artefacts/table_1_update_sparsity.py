@@ -233,13 +233,8 @@ def controlled(ours: polars.DataFrame) -> Iterator[Controlled]:
 ARTEFACT = Table(
     __name__,
     label="Table 1",
-    title=TITLE,
-    caption=CAPTION,
     quoted=quoted,
     specification=rows_of("updates", Row),
-    schema=SCHEMA,
-    columns=COLUMNS,
-    notes=NOTES,
     rows=build,
     place=1,
     claims=claims,

@@ -178,13 +178,8 @@ def controlled(ours: polars.DataFrame) -> Iterator[Controlled]:
 ARTEFACT = Table(
     __name__,
     label="Table 2",
-    title=TITLE,
-    caption=CAPTION,
     quoted=quoted,
     specification=rows_of("updates", Row),
-    schema=SCHEMA,
-    columns=COLUMNS,
-    notes=NOTES,
     rows=build,
     place=3,
     claims=claims,

@@ -344,13 +344,8 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
 ARTEFACT = Table(
     __name__,
     label="Table 3",
-    title=TITLE,
-    caption=CAPTION,
     quoted=quoted,
     specification=Shown,
-    schema=SCHEMA,
-    columns=COLUMNS,
-    notes=NOTES,
     rows=build,
     place=5,
     claims=claims,

@@ -226,13 +226,8 @@ def controlled(ours: polars.DataFrame) -> Iterator[Controlled]:
 ARTEFACT = Table(
     __name__,
     label="Table 4",
-    title=TITLE,
-    caption=CAPTION,
     quoted=quoted,
     specification=rows_of("overlaps", Row),
-    schema=SCHEMA,
-    columns=COLUMNS,
-    notes=NOTES,
     rows=build,
     place=6,
     claims=claims,

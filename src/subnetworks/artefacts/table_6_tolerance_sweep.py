@@ -143,13 +143,8 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
 ARTEFACT = Table(
     __name__,
     label="Table 6",
-    title=TITLE,
-    caption=CAPTION,
     quoted=quoted,
     specification=rows_of("updates", Row),
-    schema=SCHEMA,
-    columns=COLUMNS,
-    notes=NOTES,
     rows=build,
     place=2,
     claims=claims,
