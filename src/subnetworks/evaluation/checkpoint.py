@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from subnetworks.checkpoints.chat import has_template
 from subnetworks.checkpoints.manifest import trusts, verify
 from subnetworks.core.errors import UserError
 from subnetworks.core.files import canonical_json, sha256
@@ -52,7 +53,7 @@ def inspect(path: Path, chat: bool) -> Checkpoint:
         raise UserError(
             f"{path}: no tokenizer in it; copy tokenizer.json and tokenizer_config.json"
         )
-    if chat and not _has_chat_template(path):
+    if chat and not has_template(path):
         raise UserError(
             f"{path}: no chat template (chat_template.jinja, or chat_template in "
             "tokenizer_config.json); add one or set chat: false"
@@ -61,13 +62,6 @@ def inspect(path: Path, chat: bool) -> Checkpoint:
     context = text.get("max_position_embeddings")
     verify(path)
     return Checkpoint(path, _digest(path), context if isinstance(context, int) else None)
-
-
-def _has_chat_template(path: Path) -> bool:
-    if (path / "chat_template.jinja").is_file() or (path / "chat_template.json").is_file():
-        return True
-    file = path / "tokenizer_config.json"
-    return file.is_file() and bool(_json(file).get("chat_template"))
 
 
 def _digest(path: Path) -> str:

@@ -1,11 +1,13 @@
 """What every backend's model does alike: kept answers, progress, and the same tokens for a text."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import Any
 
 from lm_eval.api.instance import Instance
 
+from subnetworks.checkpoints.chat import end_token
 from subnetworks.evaluation.answers import Answers
 from subnetworks.grading.boxes import spoken
 
@@ -127,12 +129,32 @@ class Keeping:
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Answers to prompts, each a `Reply`; those kept from before are not asked for again."""
         ask = partial(super().generate_until, disable_tqdm=True)  # type: ignore[misc]
+        requests = [self._ended(request) for request in requests]
         return [
             Reply(answer["text"], answer["cut"], str(request.args[0]))
             for answer, request in zip(
                 self._ask("generate_until", requests, ask), requests, strict=True
             )
         ]
+
+    def _ended(self, request: Instance) -> Instance:
+        """A request that also ends where the chat template ends an answer, if that is not where the
+        tokenizer says: base models come with a template whose end they do not name."""
+        mark = self._mark
+        if not mark or mark == self.tokenizer.eos_token:
+            return request
+        prompt, settings = request.args
+        until = settings.get("until") or []
+        until = [until] if isinstance(until, str) else list(until)
+        return replace(request, arguments=(prompt, {**settings, "until": [*until, mark]}))
+
+    @cached_property
+    def _mark(self) -> str:
+        """What is special of that end; nothing without a template, or of plain text."""
+        if not getattr(getattr(self, "tokenizer", None), "chat_template", None):
+            return ""
+        token = end_token(self.tokenizer)
+        return "" if token is None else self.tokenizer.decode([token])
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from subnetworks.checkpoints.chat import Named
 from subnetworks.core.errors import UserError
 from subnetworks.core.precision import Bfloat16, Dtype
 from subnetworks.core.schedule import Schedule
@@ -102,6 +103,11 @@ class Settings(SettingsModel):
     save_dtype: Dtype = Field(
         "bfloat16",
         description="What the checkpoint at the end is rounded to; training keeps float32.",
+    )
+    chat_template: Named | None = Field(
+        None,
+        description="A template by name instead of the checkpoint's own, which the end then has; "
+        "for base models, which have none: plain.",
     )
 
     verl: dict[str, Any] = Field(

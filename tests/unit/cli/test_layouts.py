@@ -321,7 +321,7 @@ def stand_in(patch, cached):
     patch.setattr(rejection, "verify", lambda folder: None)
     patch.setattr(rejection.finish, "shapes", lambda folder: {})
     patch.setattr(rejection, "check_problems", lambda folder: [problem])
-    patch.setattr(rejection, "load_tokenizer", lambda folder: None)
+    patch.setattr(rejection, "load_tokenizer", lambda *_: None)
     patch.setattr(rejection, "check_ends", lambda *_: None)
     patch.setattr(rejection, "read_problems", lambda *_: [([1], None)])
     patch.setattr(rejection.state, "digest", lambda folder: "x")

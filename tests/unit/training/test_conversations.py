@@ -7,7 +7,7 @@ from subnetworks.training.data.conversations import cut, epochs, spans, tokenise
 class Letters:
     """A tokenizer of single characters with a chat template."""
 
-    def apply_chat_template(self, messages, tokenize, add_generation_prompt):
+    def apply_chat_template(self, messages, tokenize, add_generation_prompt, **_):
         assert not tokenize
         text = "".join(f"<{m['role'][0]}>{m['content']}." for m in messages)
         return text + ("<a>" if add_generation_prompt else "")
@@ -22,7 +22,7 @@ class Letters:
 class Forgetful(Letters):
     """Leaves out what an earlier answer said, as templates of reasoning models do."""
 
-    def apply_chat_template(self, messages, tokenize, add_generation_prompt):
+    def apply_chat_template(self, messages, tokenize, add_generation_prompt, **_):
         kept = [m for m in messages[:-1] if m["role"] == "user"] + list(messages[-1:])
         return super().apply_chat_template(kept, tokenize, add_generation_prompt)
 

@@ -98,7 +98,7 @@ def test_no_data_and_damaged_data_are_named(tmp_path):
 class Words:
     """One token a word."""
 
-    def apply_chat_template(self, messages, tokenize, add_generation_prompt):
+    def apply_chat_template(self, messages, tokenize, add_generation_prompt, **_):
         return messages[0]["content"]
 
     def __call__(self, texts, **_):
@@ -139,10 +139,14 @@ def test_more_than_the_context_is_refused_before_training(tmp_path, algorithm, r
     (tmp_path / "init" / "config.json").write_text('{"max_position_embeddings": 64}')
     write(tmp_path, [row] * 2)
 
-    def check(length):
-        told = settings(algorithm, max_length=length)
+    def check(length, **more):
+        told = settings(algorithm, max_length=length, **more)
         run.check(told, parse_accelerator({}), tmp_path / "init", tmp_path, None)
 
+    with pytest.raises(UserError, match=r"init: its tokenizer has no chat template; set the run's"):
+        check(64)
+    check(64, chat_template="plain")
+    (tmp_path / "init" / "chat_template.jinja").touch()
     check(64)
     with pytest.raises(UserError, match=r"max_length \(65\) exceeds the context .* \(64 tokens\)"):
         check(65)

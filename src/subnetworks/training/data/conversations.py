@@ -1,16 +1,20 @@
 """From chat messages to tokens, and which of them the model is to learn."""
 
+import datetime
 import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from subnetworks.checkpoints import chat
 from subnetworks.checkpoints.manifest import trusts
 from subnetworks.core.errors import UserError
 
 Message = Mapping[str, str]
 OPENED = "<think>"
+DATE = datetime.date(2024, 7, 26)
+"""What templates that write today's date are told; Llama's have it where they know of none."""
 
 
 def spans(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
@@ -51,14 +55,13 @@ def templated(tokenizer: Any, messages: Sequence[Message], ask: bool = False) ->
         UserError: there is no template, or it refuses the conversation.
     """
     if not getattr(tokenizer, "chat_template", True):
-        folder = getattr(tokenizer, "name_or_path", "the init")
-        raise UserError(
-            f"{folder}: its tokenizer has no chat template; write one as chat_template.jinja into "
-            "the folder, its instruct model's for instance"
-        )
+        raise UserError(no_template(getattr(tokenizer, "name_or_path", "the init")))
     try:
         text: str = tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=ask
+            [_said(message) for message in messages],
+            tokenize=False,
+            add_generation_prompt=ask,
+            strftime_now=_date,
         )
     except Exception as error:
         from jinja2 import TemplateError
@@ -71,6 +74,28 @@ def templated(tokenizer: Any, messages: Sequence[Message], ask: bool = False) ->
             "system messages, or let user and assistant take turns, as it asks for"
         ) from None
     return text
+
+
+def no_template(folder: str | Path) -> str:
+    """What is wrong with a checkpoint that has no chat template, and the remedy."""
+    return (
+        f"{folder}: its tokenizer has no chat template; set the run's chat_template "
+        f"({', '.join(chat.NAMED)}), or write one as {chat.FILE} into the folder, its instruct "
+        "model's for instance"
+    )
+
+
+def _said(message: Message) -> dict[str, Any]:
+    """A message as templates read it: without what it has not, and tools called as a list."""
+    said: dict[str, Any] = {key: value for key, value in message.items() if value is not None}
+    if "tool_calls" in said:
+        said["tool_calls"] = json.loads(said["tool_calls"])
+    return said
+
+
+def _date(format: str) -> str:
+    """The date for templates that write today's: always the same, so that a run can be repeated."""
+    return DATE.strftime(format)
 
 
 def tokenise(
@@ -157,24 +182,28 @@ def epochs(rows: int, batch: int, steps: int, seed: int) -> list[list[int]]:
     return [order[begin:end] for begin, end in pairwise(bounds)]
 
 
-def load_tokenizer(folder: str | Path) -> Any:
-    """The tokenizer of a checkpoint's folder."""
+def load_tokenizer(folder: str | Path, template: str | None = None) -> Any:
+    """The tokenizer of a checkpoint's folder, with the chat template of that name, if any."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(
+    tokenizer = AutoTokenizer.from_pretrained(
         folder, local_files_only=True, trust_remote_code=trusts(folder)
     )
+    if template:
+        tokenizer.chat_template = chat.NAMED[template]
+    return tokenizer
 
 
 def end_tokens(tokenizer: Any, folder: str | Path) -> frozenset[int]:
-    """The tokens that end an answer: the tokenizer's, and those of the checkpoint's generation
-    settings, as vLLM takes them."""
+    """The tokens that end an answer: the tokenizer's, those of the checkpoint's generation
+    settings, and the one that its chat template ends an answer with."""
     try:
         told = json.loads((Path(folder) / "generation_config.json").read_text(encoding="utf-8"))
         more = told.get("eos_token_id")
     except (OSError, ValueError, AttributeError):
         more = None
-    found = [tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])]
+    told = more if isinstance(more, list) else [more]
+    found = [tokenizer.eos_token_id, *told, chat.end_token(tokenizer)]
     return frozenset(token for token in found if token is not None)
 
 
@@ -184,15 +213,19 @@ def check_ends(tokenizer: Any, folder: str | Path) -> None:
     Raises:
         UserError: it would not: every answer would be cut off.
     """
-    told = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2+2"}]
-    text, ((begin, end),) = spans(tokenizer, told)
-    mark = text[begin:end].rpartition("2+2")[2]
+    mark = chat.end_mark(tokenizer)
     tokens = tokenizer(mark, add_special_tokens=False)["input_ids"]
-    if mark.strip() and not end_tokens(tokenizer, folder) & set(tokens):
+    ends = end_tokens(tokenizer, folder)
+    if not ends:
         raise UserError(
-            f"{folder}: its chat template ends an answer with {mark.strip()!r}, at which sampling "
-            f"does not stop (eos_token: {tokenizer.eos_token!r}); add that token's number to "
-            "eos_token_id in generation_config.json"
+            f"{folder}: its tokenizer has no eos_token, at which an answer would end; name one in "
+            "tokenizer_config.json"
+        )
+    if mark and not ends & set(tokens):
+        raise UserError(
+            f"{folder}: its chat template ends an answer with {mark!r}, at which sampling does not "
+            f"stop, for it is no special token (eos_token: {tokenizer.eos_token!r}); write "
+            "eos_token there"
         )
 
 

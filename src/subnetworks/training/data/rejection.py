@@ -15,7 +15,7 @@ from subnetworks.core.provenance import recorded
 from subnetworks.core.validation import parse
 from subnetworks.training.data import rewards
 from subnetworks.training.data.checks import check_problems, read_problems
-from subnetworks.training.data.conversations import check_ends, load_tokenizer
+from subnetworks.training.data.conversations import check_ends, end_tokens, load_tokenizer
 from subnetworks.training.data.sources import RejectionSettings
 from subnetworks.training.runtime import finish, state
 from subnetworks.training.settings import Accelerator, parse_accelerator
@@ -53,7 +53,7 @@ def sample(
     finish.shapes(policy)
     rows = check_problems(problems)[: settings.problems]
     reward = rewards.load(settings.reward)
-    tokenizer = load_tokenizer(policy)
+    tokenizer = load_tokenizer(policy, settings.chat_template)
     check_ends(tokenizer, policy)
     read = read_problems(problems / "train.parquet", tokenizer, settings.max_prompt_length)
     prompts = [ids for ids, _ in read][: len(rows)]
@@ -182,6 +182,7 @@ def generate(
             top_p=1.0,
             top_k=0,
             max_tokens=settings.max_response_length,
+            stop_token_ids=sorted(end_tokens(tokenizer, policy)),
             detokenize=False,
         ),
         use_tqdm=sys.stderr.isatty(),

@@ -1,5 +1,6 @@
 """From the columns that others use, TRL's among them, to the schemas that runs read."""
 
+import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import takewhile
@@ -137,7 +138,8 @@ def _conversation(row: Row) -> Row:
         if not prompt:
             raise Unusable("no prompt")
         messages = [*prompt, {"role": "assistant", "content": answer}]
-    if not any(message["role"] == "assistant" and message["content"] for message in messages):
+    answers = (message for message in messages if message["role"] == "assistant")
+    if not any(message["content"] or "tool_calls" in message for message in answers):
         raise Unusable("no answer")
     return {"messages": messages}
 
@@ -191,6 +193,8 @@ def _answer(cell: Any) -> tuple[list[Row], str]:
     messages = _messages(cell)
     if not messages or messages[-1]["role"] != "assistant":
         raise Unusable("no answer")
+    if "tool_calls" in messages[-1]:
+        raise Unusable("an answer that calls a tool")
     return messages[:-1], messages[-1]["content"]
 
 
@@ -202,12 +206,26 @@ def _messages(cell: Any) -> list[Row]:
         return []
     if not isinstance(cell, list) or not all(isinstance(message, Mapping) for message in cell):
         raise Unusable("what is neither text nor messages")
-    messages = [{"role": m.get("role"), "content": m.get("content")} for m in cell]
-    if any(message["content"] is None for message in messages):
+    return [_message(message) for message in cell]
+
+
+def _message(cell: Mapping[str, Any]) -> Row:
+    """Role and content; of tools also the calls, as JSON, and what an answer to one names."""
+    calls = cell.get("tool_calls") or None
+    content = cell.get("content")
+    if content is None and calls is not None:
+        content = ""
+    if content is None:
         raise Unusable("an empty message")
-    if not all(isinstance(text, str) for message in messages for text in message.values()):
+    message = {"role": cell.get("role"), "content": content}
+    for name in ("name", "tool_call_id"):
+        if cell.get(name):
+            message[name] = cell[name]
+    if not all(isinstance(text, str) for text in message.values()):
         raise Unusable("a message whose role or content is no text")
-    return messages
+    if calls is not None:
+        message["tool_calls"] = calls if isinstance(calls, str) else json.dumps(calls)
+    return message
 
 
 _CONVERT: dict[str, Callable[[Row], Row]] = {

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from subnetworks.checkpoints.chat import Named
 from subnetworks.checkpoints.hub.sources import DATA_FILES, data_files
 from subnetworks.core.validation import (
     Above,
@@ -219,6 +220,9 @@ class RejectionSettings(SettingsModel):
     temperature: Above = Field(1.0, description="Of sampling.")
     max_prompt_length: Positive = Field(512, description="Tokens of the longest prompt.")
     max_response_length: Positive = Field(512, description="Tokens of the longest answer.")
+    chat_template: Named | None = Field(
+        None, description="A template by name instead of the policy's own."
+    )
     reward: OneReward = Field(
         "boxed", description="math, boxed, gsm8k or package.module:function: 1 is right."
     )

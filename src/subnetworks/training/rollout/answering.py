@@ -25,6 +25,7 @@ def answer_all(
                 temperature=temperature,
                 max_tokens=length,
                 seed=request.seed,
+                stop_token_ids=list(request.ends),
                 detokenize=False,
             ),
         )

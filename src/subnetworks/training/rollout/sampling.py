@@ -9,10 +9,12 @@ from subnetworks.training.data import rewards
 
 @dataclass(frozen=True)
 class Request:
-    """One answer to be sampled: the prompt's tokens and the seed of the draw."""
+    """One answer to be sampled: the prompt's tokens, the seed of the draw, and the tokens that end
+    it."""
 
     prompt: list[int]
     seed: int
+    ends: tuple[int, ...] = ()
 
 
 def request_seed(*place: int) -> int:
@@ -21,10 +23,13 @@ def request_seed(*place: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def requests(prompts: Sequence[list[int]], samples: int, seed: int, step: int) -> list[Request]:
+def requests(
+    prompts: Sequence[list[int]], samples: int, seed: int, step: int, ends: Collection[int] = ()
+) -> list[Request]:
     """`samples` requests for each prompt, one prompt's side by side."""
+    stops = tuple(sorted(ends))
     return [
-        Request(prompt, request_seed(seed, step, row, sample))
+        Request(prompt, request_seed(seed, step, row, sample), stops)
         for row, prompt in enumerate(prompts)
         for sample in range(samples)
     ]

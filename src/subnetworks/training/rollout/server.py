@@ -57,6 +57,7 @@ class Server(vLLMHttpServer):
                         "temperature": temperature,
                         "max_tokens": length,
                         "seed": request.seed,
+                        "stop_token_ids": list(request.ends),
                     },
                     request_id=uuid.uuid4().hex,
                 )

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from subnetworks.checkpoints import chat
 from subnetworks.checkpoints.manifest import trusts, write_manifest
 from subnetworks.core import outputs
 from subnetworks.core.errors import UserError
-from subnetworks.core.files import write_json
+from subnetworks.core.files import write_json, write_text
 from subnetworks.training.runtime.state import shards
 
 if TYPE_CHECKING:
@@ -47,7 +48,12 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def write_checkpoint(
-    saved: Path, init: Path, output: Path, mask: Path | None, dtype: str = "bfloat16"
+    saved: Path,
+    init: Path,
+    output: Path,
+    mask: Path | None,
+    dtype: str = "bfloat16",
+    template: str | None = None,
 ) -> None:
     """Write the weights of the saved step `saved` as the checkpoint `output`.
 
@@ -60,6 +66,7 @@ def write_checkpoint(
         output: the folder to write.
         mask: what the run kept to, if anything.
         dtype: `bfloat16`, or `float32` to write the weights as they were trained.
+        template: the chat template's name, if it was not init's own.
 
     Raises:
         UserError: a weight is NaN or infinite.
@@ -91,6 +98,8 @@ def write_checkpoint(
             own = path.name in ("config.json", "manifest.json") or path.name.endswith(".meta.json")
             if path.is_file() and not own and path.suffix not in _LEFT_BEHIND:
                 shutil.copy2(path, folder / path.name)
+        if template:
+            write_text(folder / chat.FILE, chat.NAMED[template])
         config.pop("torch_dtype", None)
         write_json(folder / "config.json", config | {"dtype": dtype})
         # Last, and inside the folder that appears as a whole: its presence means all is there.

@@ -87,6 +87,7 @@ def options(job: Job) -> dict[str, object]:
             else "subnetworks.training.rollout.weights.WorkerExtension"
         ),
         "+subnetworks.reward": written(settings.reward),
+        "+subnetworks.chat_template": settings.chat_template,
         "+subnetworks.updates_per_step": settings.updates_per_step,
         "trainer.device": machine.kind,
         "trainer.nnodes": machine.nodes,

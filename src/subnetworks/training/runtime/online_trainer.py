@@ -63,11 +63,12 @@ class Trainer(PPOTrainerSync):
         config = self.config
         self.seed = config.data.seed
         self.samples = config.actor_rollout_ref.rollout.n
-        self.tokenizer = load_tokenizer(config.actor_rollout_ref.model.path)
+        path, template = config.actor_rollout_ref.model.path, config.subnetworks.chat_template
+        self.tokenizer = load_tokenizer(path, template)
         data = config.data
         self.problems = read_problems(data.train_files, self.tokenizer, data.max_prompt_length)
-        check_ends(self.tokenizer, config.actor_rollout_ref.model.path)
-        self.ends = end_tokens(self.tokenizer, config.actor_rollout_ref.model.path)
+        check_ends(self.tokenizer, path)
+        self.ends = end_tokens(self.tokenizer, path)
         self.thinking = opens_thinking(self.tokenizer, self.problems[0][0])
         self.steps = config.trainer.total_training_steps
         self.order = epochs(len(self.problems), config.data.train_batch_size, self.steps, self.seed)
@@ -147,7 +148,8 @@ class Trainer(PPOTrainerSync):
         rollout = self.config.actor_rollout_ref.rollout
         own = self.config.subnetworks
         problems = [self.problems[row] for row in self.order[self.global_steps - 1]]
-        asked = requests([ids for ids, _ in problems], self.samples, self.seed, self.global_steps)
+        prompts = [ids for ids, _ in problems]
+        asked = requests(prompts, self.samples, self.seed, self.global_steps, self.ends)
         answers = self.place.answers(asked, rollout.temperature)
         texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
         truths = [truth for _, truth in problems for _ in range(self.samples)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from subnetworks.core.files import atomic_path, write_json, write_text
 from subnetworks.training.data import examples
-from subnetworks.training.data.conversations import epochs, load_tokenizer
+from subnetworks.training.data.conversations import check_ends, epochs, load_tokenizer
 from subnetworks.training.data.examples import Conversation
 from subnetworks.training.runtime.job import Command, Job, distributed, environment, largest_divisor
 from subnetworks.training.runtime.log import flat
@@ -89,6 +89,15 @@ class Trainer:
         assert isinstance(settings, PreferenceSettings)
         self.job, self.settings = job, settings
         self.state = Path(job["state"])
+        # Before the weights are loaded: what is wrong with the data is said at once.
+        tokenizer = load_tokenizer(job["init"], settings.chat_template)
+        check_ends(tokenizer, job["init"])
+        read = (job["data"], tokenizer, settings.max_length, settings.truncation)
+        self.desirable: list[bool] = []
+        if settings.answers == 1:
+            self.examples, self.desirable = examples.read_labelled(*read)
+        else:
+            self.examples = examples.read_pairs(*read)
         packed = job["attention"] == "flash_attention_2"
         asked = job["verl"]
         self.at_once = asked["engine"]["micro_batch_size_per_gpu"]
@@ -117,13 +126,6 @@ class Trainer:
             "global_batch_size": settings.sequences_a_step,
             "pad_token_id": model.tokenizer.pad_token_id,
         }
-        tokenizer = load_tokenizer(job["init"])
-        read = (job["data"], tokenizer, settings.max_length, settings.truncation)
-        self.desirable: list[bool] = []
-        if settings.answers == 1:
-            self.examples, self.desirable = examples.read_labelled(*read)
-        else:
-            self.examples = examples.read_pairs(*read)
 
     def train(self) -> None:
         """All steps from the one after the last saved to the end, or until it is asked to stop."""

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from subnetworks.checkpoints import chat
 from subnetworks.checkpoints.manifest import verify
 from subnetworks.core import outputs
 from subnetworks.core.errors import UserError
@@ -19,6 +20,7 @@ from subnetworks.core.precision import of_training
 from subnetworks.core.progress import Progress
 from subnetworks.core.provenance import recorded
 from subnetworks.training.data import checks
+from subnetworks.training.data.conversations import no_template
 from subnetworks.training.engine import masking
 from subnetworks.training.runtime import (
     divergence,
@@ -206,7 +208,7 @@ def _train(
                 "resume"
             )
         trajectory.complete(deltas, every, parsed.steps, base)
-        finish.write_checkpoint(last, init, output, mask, parsed.save_dtype)
+        finish.write_checkpoint(last, init, output, mask, parsed.save_dtype, parsed.chat_template)
         steps_log.write(run_folder / "log.csv")
     if not keep_state:
         state.clear(folder)
@@ -226,6 +228,8 @@ def check(
     for folder in (init, data):
         verify(folder)
     shapes = finish.shapes(init)
+    if not (settings.chat_template or chat.has_template(init)):
+        raise UserError(no_template(init))
     checks.check(data, settings)
     config = json.loads((init / "config.json").read_text(encoding="utf-8"))
     if mask:

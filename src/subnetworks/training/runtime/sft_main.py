@@ -12,7 +12,8 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.device import auto_set_device
 from verl.utils.distributed import destroy_global_process_group, initialize_global_process_group
 
-from subnetworks.training.data.conversations import cut, tokenise
+from subnetworks.checkpoints import chat
+from subnetworks.training.data.conversations import check_ends, cut, tokenise
 from subnetworks.training.runtime.stopping import Stop
 from subnetworks.training.runtime.verl_options import load
 
@@ -33,6 +34,9 @@ class ConversationDataset(Dataset):
     ) -> None:
         import pyarrow.parquet
 
+        if config.get("chat_template"):
+            tokenizer.chat_template = chat.NAMED[config.chat_template]
+        check_ends(tokenizer, tokenizer.name_or_path)
         path = parquet_files if isinstance(parquet_files, str) else parquet_files[0]
         rows = pyarrow.parquet.read_table(path, columns=["messages"])["messages"].to_pylist()
         bound = None if config.truncation == "truncate" else config.max_length

@@ -4,6 +4,7 @@ A name that begins with "+" is none of verl's own configuration, but of ours, or
 hands on.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,8 +29,19 @@ def model(section: str, job: Job) -> dict[str, object]:
         f"{section}.use_remove_padding": job.machine.attention == "flash_attention_2",
         f"{section}.enable_gradient_checkpointing": job.machine.kind == "cuda",
         f"+{section}.override_config.attn_implementation": job.machine.attention,
+        # The init's own: verl takes the tokenizer's, and its end for want of another, whose
+        # embedding would then get no gradient.
+        f"+{section}.override_config.pad_token_id": _pad_token(job.init),
         **({f"+{section}.trust_remote_code": True} if trusts(job.init) else {}),
     }
+
+
+def _pad_token(init: Path) -> int | None:
+    """The padding token of a checkpoint's config, whose embedding is not trained; None is none."""
+    file = init / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    found: int | None = config.get("pad_token_id")
+    return found
 
 
 def optimiser(
