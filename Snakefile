@@ -32,6 +32,7 @@ include: "workflow/rules/overlaps.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/artefacts.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/plan.smk"
 
 
 rule all:

@@ -32,6 +32,31 @@ def test_every_shipped_experiment_can_be_planned(copy: Path, experiment: str) ->
     assert jobs["measure"] > 0
 
 
+@pytest.mark.parametrize("experiment", ["paper_runs"])
+def test_what_is_for_gpus_is_planned_for_them_with_an_estimate(copy: Path, experiment: str) -> None:
+    config = ("--config", f"experiment={experiment}", "accelerator=cuda")
+    done = run_snakemake("-n", "--cores", "1", *config, folder=copy)
+    assert planned(done)["train"] > 0
+    assert re.search(rf"^{experiment} on cuda: estimates for 1 device", done.stderr, re.MULTILINE)
+    runs = yaml.safe_load((copy / "experiments" / f"{experiment}.yaml").read_text())["runs"]
+    for name in runs:
+        assert re.search(rf"^train {name} +(\d|unknown)", done.stderr, re.MULTILINE), name
+
+
+def test_a_dry_run_estimates_the_jobs_that_it_plans_and_no_others(copy: Path) -> None:
+    (copy / "results").unlink(missing_ok=True)
+    done = run_snakemake("-n", "-p", "--cores", "1", "figure_1_sft_vs_rl", folder=copy)
+    assert planned(done)["train"] == 3
+    _, _, said = done.stderr.partition("mini on cpu: estimates for ")
+    jobs = re.findall(r"^(train|sample|evaluate|download) (\w+)", said, re.MULTILINE)
+    assert jobs == [("train", "sft"), ("train", "grpo"), ("train", "dpo")]
+    assert re.search(r"^all 3 +\d", said, re.MULTILINE)
+    # No job reads what is only reckoned with: another speed trains nothing anew.
+    commands = re.findall(r"--accelerator (\S+)", done.stdout + done.stderr)
+    assert commands
+    assert not [text for text in commands if "speed" in text]
+
+
 def test_a_single_figure_plans_only_what_it_needs(copy: Path) -> None:
     (copy / "results").unlink(missing_ok=True)
     jobs = planned(run_snakemake("-n", "--cores", "1", "figure_1_sft_vs_rl", folder=copy))

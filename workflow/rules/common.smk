@@ -89,7 +89,7 @@ def gpus_and_nodes():
 
 
 # What training reads of the machine, and what evaluation reads: neither reruns the other.
-ACCELERATOR_JSON = options.settings(ACCELERATOR, "evaluation", "hours")
+ACCELERATOR_JSON = options.settings(ACCELERATOR, "evaluation", "hours", "speed")
 EVALUATION_JSON = canonical_json(
     {
         key: ACCELERATOR[key]

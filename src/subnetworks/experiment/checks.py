@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from subnetworks.core.errors import UserError
 from subnetworks.evaluation import rows
-from subnetworks.experiment import Experiment
+from subnetworks.experiment import Experiment, sizes
 from subnetworks.experiment.models import Benchmark, LocalData, Machine, Mixture
 from subnetworks.measuring import mask_sources
 from subnetworks.training.data import files
@@ -97,7 +97,7 @@ def _check_run(
 ) -> None:
     place, entry = ("runs", name), experiment.runs[name]
     _check_kind(experiment, (*place, "data"), entry["data"], NEEDS[run.kind], run.algorithm)
-    at_most = _rows(experiment, entry["data"])
+    at_most = sizes.rows(experiment, entry["data"])
     if isinstance(run, PreferenceSettings) and run.answers == 1 and at_most is not None:
         at_most *= 2  # each pair is two answers
     if at_most is not None and run.batch_size > at_most:
@@ -173,17 +173,6 @@ def _gives(experiment: Experiment, data: str) -> str:
     if "mix" in entry:
         return _gives(experiment, next(iter(entry["mix"])))
     return str(entry.get("gives") or _MADE.get(entry.get("make", ""), "conversations"))
-
-
-def _rows(experiment: Experiment, data: str) -> int | None:
-    """The rows of a data set at most, as far as that is known."""
-    settings: Any = experiment.models["datasets"][data]
-    if isinstance(settings, RejectionSettings):
-        asked = settings.problems or _rows(experiment, experiment.datasets[data]["sample"])
-        each = min(settings.samples, settings.answers_per_problem or settings.samples)
-        return asked and asked * each
-    held = getattr(settings, "validation", None) or 0
-    return settings.rows - held if isinstance(settings.rows, int) else None
 
 
 def _base(experiment: Experiment, mask: str) -> str | None:

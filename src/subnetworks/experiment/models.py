@@ -9,6 +9,7 @@ from subnetworks.core.validation import (
     Count,
     Name,
     Positive,
+    Rate,
     SettingsModel,
     Share,
     by_key,
@@ -52,7 +53,18 @@ else:
     LocalPath = matching(r"[^\x00-\x1f\x7f{}]+", "a path without braces or control characters")
     Tolerance = matching(r"[0-9.]+(e-?[0-9]+)?", "a number as text, in quotes")
 
+
+class Size(SettingsModel):
+    """How large a model is, as its publishers say."""
+
+    weights: Above = Field(description="Numbers that it stores; tied ones count once.")
+    layers: Positive = Field(description="num_hidden_layers of its config.json.")
+    width: Positive = Field(description="hidden_size of its config.json.")
+    vocabulary: Positive = Field(description="vocab_size of its config.json.")
+
+
 _BASE = "The checkpoint that this, an adapter, is merged into."
+_SIZE = "What `plan` reckons with where the weights are not here yet."
 _CODE = "Take its own Python code and run it wherever it is loaded."
 
 
@@ -72,6 +84,7 @@ class HubCheckpoint(SettingsModel):
     folder: Inside | None = Field(
         None, description="The folder (or file) of the repository that is meant, if not all of it."
     )
+    size: Size | None = Field(None, description=_SIZE)
     base: Name | None = Field(None, description=_BASE)
     trust_remote_code: bool = Field(False, description=_CODE)
 
@@ -82,6 +95,7 @@ class LocalCheckpoint(SettingsModel):
     path: LocalPath = Field(
         description="A folder or file as `measure` reads it, an adapter's too (with base)."
     )
+    size: Size | None = Field(None, description=_SIZE)
     base: Name | None = Field(None, description=_BASE)
     trust_remote_code: bool = Field(False, description=_CODE)
 
@@ -354,6 +368,16 @@ class ExperimentFile(Sections):
     )
 
 
+class Speed(SettingsModel):
+    """What one device reaches, in 10¹² operations a second; two for each weight and token."""
+
+    training: Above | None = Field(
+        None, description="In forward and backward passes; None is not known."
+    )
+    sampling: Above | None = Field(None, description="In vLLM's answers; None is not known.")
+    start: Rate = Field(0.0, description="Seconds until a job's first step or answer.")
+
+
 class Machine(Accelerator):
     """A machine that trains and serves."""
 
@@ -364,6 +388,10 @@ class Machine(Accelerator):
     threads: Positive = Field(description="Cores a job takes on a node.")
     hours: Above | None = Field(
         None, description="Longest wall time of a job that reads, trains or serves a model (24)."
+    )
+    speed: Speed = Field(
+        Speed.model_validate({}),
+        description="What `plan` and dry runs reckon with; no job reads it.",
     )
     evaluation: Serving = Field(
         Serving.model_validate({}),

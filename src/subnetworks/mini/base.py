@@ -7,7 +7,7 @@ from typing import Any
 
 from subnetworks.core.progress import Progress
 from subnetworks.mini import arithmetic, choices, tokenizer
-from subnetworks.mini.settings import BaseSettings
+from subnetworks.mini.settings import LAYERS, WIDTH, BaseSettings
 
 LINES = 4  # a text
 # So many lines go on from the answer to a letter, as multiple choice asks: a map that a few
@@ -42,9 +42,9 @@ def architecture(tokens: Any) -> Any:
     made: Any = transformers
     config = made.Qwen2Config(
         vocab_size=-(-len(tokens) // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE,
-        hidden_size=128,
+        hidden_size=WIDTH,
         intermediate_size=384,
-        num_hidden_layers=4,
+        num_hidden_layers=LAYERS,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=tokens.model_max_length,

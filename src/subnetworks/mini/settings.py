@@ -10,6 +10,11 @@ from subnetworks.mini.arithmetic import Operation
 OPERATIONS: dict[str, Operation] = {"addition": "+", "subtraction": "-"}
 """What a task is called in settings: the first is task A, the second task B."""
 Task = Literal["addition", "subtraction"]
+# The base model's size: a Qwen2 whose weights are those of `mini.base.architecture`.
+LAYERS = 4
+WIDTH = 128
+VOCABULARY = 320
+WEIGHTS = 870_528
 _THREADS = "Part of the recipe: another number of threads rounds differently."
 _TASK = "What is asked; benchmarks ask additions."
 

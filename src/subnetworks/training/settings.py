@@ -220,6 +220,9 @@ class OnlineSettings(Settings):
     no_kl_in_reward: ClassVar[str] = ""
     # Whether rewards must lie in [0, 1], since outcomes are distinguished by them.
     bounded_rewards: ClassVar[bool] = False
+    # Whether another model of the policy's size is trained beside it, and one is kept as it is.
+    trains_another: ClassVar[bool] = False
+    keeps_another: ClassVar[bool] = False
 
     samples_per_prompt: Positive = Field(4, description="Answers sampled for each prompt.")
     clip_ratio: Rate = Field(0.2, description="How far the importance ratio may be from 1.")

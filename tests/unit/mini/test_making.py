@@ -27,7 +27,7 @@ from subnetworks.core.files import sha256
 from subnetworks.mini import base, foreign, preferences
 from subnetworks.mini.arithmetic import Problem, problems
 from subnetworks.mini.make import KINDS, make
-from subnetworks.mini.settings import PreferenceSettings
+from subnetworks.mini.settings import VOCABULARY, WEIGHTS, PreferenceSettings
 
 SUM = re.compile(r"(\d{2})([+-])(\d{2})")
 WRITTEN = re.compile(
@@ -174,7 +174,8 @@ def test_base_is_a_checkpoint_that_transformers_loads(made: Path) -> None:
     assert model.config.model_type == "qwen2"
     assert not model.config.tie_word_embeddings
     assert model.config.max_position_embeddings == 2048
-    assert len(tokens) <= model.config.vocab_size <= 320
+    assert len(tokens) <= model.config.vocab_size == VOCABULARY
+    assert sum(tensor.numel() for tensor in weights.values()) == WEIGHTS
     ends = GenerationConfig.from_pretrained(made / "base").eos_token_id
     assert ends == tokens.convert_tokens_to_ids("<|im_end|>")
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())

@@ -1,6 +1,6 @@
 """Proximal policy optimisation, with a critic."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,8 @@ class PpoSettings(OnlineSettings):
     The critic has the policy's schedule, and is trained whole even where the policy is trained
     within a mask, unless `mask_critic` (its value head always is).
     """
+
+    trains_another: ClassVar[bool] = True
 
     algorithm: Literal["ppo"] = "ppo"
 

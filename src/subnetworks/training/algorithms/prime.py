@@ -24,6 +24,8 @@ class PrimeSettings(OnlineSettings):
     }
     no_kl_in_reward: ClassVar[str] = "whose tokens' rewards are its reward model's"
     bounded_rewards: ClassVar[bool] = True
+    trains_another: ClassVar[bool] = True
+    keeps_another: ClassVar[bool] = True
 
     algorithm: Literal["prime"] = "prime"
 
