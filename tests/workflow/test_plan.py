@@ -32,7 +32,7 @@ def test_every_shipped_experiment_can_be_planned(copy: Path, experiment: str) ->
     assert jobs["measure"] > 0
 
 
-@pytest.mark.parametrize("experiment", ["paper_runs"])
+@pytest.mark.parametrize("experiment", ["paper_runs", "workstation"])
 def test_what_is_for_gpus_is_planned_for_them_with_an_estimate(copy: Path, experiment: str) -> None:
     config = ("--config", f"experiment={experiment}", "accelerator=cuda")
     done = run_snakemake("-n", "--cores", "1", *config, folder=copy)

@@ -33,7 +33,7 @@ def plan(
     if accelerator is not None:
         given["accelerator"] = accelerator
     machine = experiments.configuration(given, config)
-    loaded = experiments.load(experiment)
+    loaded = experiments.load(experiment, machine.local)
     lock = locks.read(experiment.with_suffix(".lock"))
     found = [
         one

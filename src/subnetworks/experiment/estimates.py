@@ -28,7 +28,7 @@ SAVED = 3 * FLOAT32  # a saved state has no gradient
 KEPT_STATES = 2
 # Bytes for each token and number of a layer's width that a layer keeps for its way back
 # (arXiv 2205.05198, without the scores of attention), and for each token and word of the logits.
-ACTIVATION, LOGIT = 34, 8
+ACTIVATION, LOGIT = 34, 4
 # Tokens that a question, or an example before it, is taken to have, and options that are compared.
 PROMPT, OPTIONS = 512, 5
 QUESTIONS = {

@@ -102,14 +102,14 @@ def test_on_gpus_activations_are_computed_again_and_devices_share(experiment: Ex
     one = found(experiment, cuda)["train sft"]
     assert seconds(one) == pytest.approx(36 + 1e9 * 8 * 100 * 8 * 1000 / 2e12 / 8)
     tokens = 8 * 1000
-    kept = tokens * 1000 * (10 * 2 + 34) + tokens * 50_000 * 8
+    kept = tokens * 1000 * (10 * 2 + 34) + tokens * 50_000 * 4
     assert one.device_gb == pytest.approx((16e9 / 8 + kept) / 1e9)
 
 
 def test_memory_and_disk(experiment: Experiment) -> None:
     by = found(experiment)
     tokens = 8 * 1000
-    kept = tokens * 1000 * 10 * 34 + tokens * 50_000 * 8
+    kept = tokens * 1000 * 10 * 34 + tokens * 50_000 * 4
     assert by["train sft"].device_gb == pytest.approx(16 + kept / 1e9)
     bare = by["train grpo"].device_gb
     assert bare is not None

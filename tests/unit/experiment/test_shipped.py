@@ -34,6 +34,8 @@ def test_every_table_and_figure_of_the_paper_is_shown_at_its_own_size() -> None:
     assert names <= shown["paper"] | shown["paper_runs"]
     # What compares nothing but released checkpoints needs no training.
     assert names - shown["paper_runs"] == {"table_6_tolerance_sweep"}
+    assert names <= shown["workstation"]
+    assert names <= shown["mini"]
 
 
 def test_the_papers_trainings_stand_beside_every_row_of_its_tables_3_to_5() -> None:
