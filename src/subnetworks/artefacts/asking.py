@@ -83,6 +83,7 @@ def _known(experiment: Experiment) -> dict[str, Mapping[str, Any]]:
     """What the experiment has, by the sections of `Names`."""
     followed = {name: run for name, run in experiment.runs.items() if run.get("trajectory_every")}
     return {
+        "runs": experiment.runs,
         "updates": experiment.updates,
         "overlaps": experiment.overlaps,
         "agreements": experiment.agreements,

@@ -44,6 +44,7 @@ class Names:
 
 
 Update = Annotated[str, Names("updates", ("updates/{}.json",))]
+Predicted = Annotated[str, Names("runs", ("predictions/{}.json", "updates/{}.json"))]
 Overlap = Annotated[str, Names("overlaps", ("overlaps/{}.json",))]
 Agreement = Annotated[str, Names("agreements")]
 Scored = Annotated[str, Names("checkpoints", ("evaluation/{}/scores.json",))]

@@ -2,12 +2,15 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from subnetworks.cli.measure import emit, tolerances
 from subnetworks.core.errors import UserError
+
+if TYPE_CHECKING:
+    from subnetworks.measuring.null_model import Optimiser
 
 
 class Schedule(StrEnum):
@@ -38,8 +41,10 @@ def predict(
     init: Annotated[
         str, typer.Argument(help="Folder, .safetensors file, or hub:owner/name@revision.")
     ],
-    learning_rate: Annotated[float, typer.Option(min=0, help="The peak of the schedule.")],
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the schedule.")],
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="The peak of the schedule.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the schedule.")] = None,
     schedule: Annotated[
         Schedule, typer.Option(help="What follows the warm-up.")
     ] = Schedule.constant,
@@ -52,6 +57,13 @@ def predict(
     save_dtype: Annotated[
         SaveDtype, typer.Option(help="What the end is rounded to; training keeps float32.")
     ] = SaveDtype.bfloat16,
+    settings: Annotated[
+        str | None,
+        typer.Option(help="Instead of all these: a run's settings as JSON, as train takes them."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of its data set, where settings count in epochs.")
+    ] = None,
     at: Annotated[
         str, typer.Option(help="Steps after which to predict, too, with commas (default: the end).")
     ] = "",
@@ -83,6 +95,9 @@ def predict(
     python -m subnetworks predict base/ --learning-rate 2e-5 --steps 1000 --schedule cosine
     --warmup-steps 30 --betas 0.9,0.95 --at 100,500 --json prediction.json
     --table prediction.parquet
+
+    python -m subnetworks predict results/mini/checkpoints/sft
+    --settings '{"algorithm":"grpo","steps":60,"batch_size":16,"learning_rate":4e-6}'
     """
     from subnetworks import checkpoints
     from subnetworks.core.outputs import claim
@@ -90,30 +105,38 @@ def predict(
     from subnetworks.measuring import null_model
     from subnetworks.measuring.updates import Rules, write_table
 
-    beta = _numbers(betas, "--betas", float)
-    if len(beta) != 2:
-        raise UserError(f"--betas {betas!r}: expected two numbers, such as 0.9,0.999")
+    if settings is not None:
+        if learning_rate is not None or steps is not None:
+            raise UserError("--settings already says the learning rate and the steps: give one")
+        optimiser, stored, kept = _of_run(settings, data)
+    elif learning_rate is None or steps is None:
+        raise UserError("needs --learning-rate and --steps, or --settings")
+    else:
+        beta = _numbers(betas, "--betas", float)
+        if len(beta) != 2:
+            raise UserError(f"--betas {betas!r}: expected two numbers, such as 0.9,0.999")
+        optimiser = null_model.Optimiser(
+            learning_rate=learning_rate,
+            steps=steps,
+            schedule=schedule.value,
+            warmup_steps=warmup_steps,
+            betas=(beta[0], beta[1]),
+            weight_decay=weight_decay,
+            updates_per_step=updates_per_step,
+        )
+        stored, kept = save_dtype.value, []
     asked = _numbers(at, "--at", int)
-    if wrong := [step for step in asked if not 1 <= step <= steps]:
-        raise UserError(f"--at {at!r}: {wrong[0]} is none of the {steps} steps")
-    optimiser = null_model.Optimiser(
-        learning_rate=learning_rate,
-        steps=steps,
-        schedule=schedule.value,
-        warmup_steps=warmup_steps,
-        betas=(beta[0], beta[1]),
-        weight_decay=weight_decay,
-        updates_per_step=updates_per_step,
-    )
+    if wrong := [step for step in asked if not 1 <= step <= optimiser.steps]:
+        raise UserError(f"--at {at!r}: {wrong[0]} is none of the {optimiser.steps} steps")
     question = null_model.Question(
         optimiser,
-        tuple(sorted({*asked, steps})),
-        null_model.FORMATS[save_dtype.value],
+        tuple(sorted({*asked, *kept, optimiser.steps})),
+        null_model.FORMATS[stored],
         Rules(tolerances(isclose), tolerances(absolute), tolerances(relative)),
     )
     outputs = claim(
         "predict",
-        reads=[*checkpoints.places(init), mask],
+        reads=[*checkpoints.places(init), mask, data],
         files={"--json": json_, "--table": table},
     )
     with recorded(*outputs, settings={"init": init, "at": question.steps}) as facts:
@@ -126,6 +149,33 @@ def predict(
             emit(summary, json_)
     if json_ is None or str(json_) != "-":
         _tell(summary)
+
+
+def _of_run(text: str, data: Path | None) -> "tuple[Optimiser, str, list[int]]":
+    """The optimiser of a run's settings, what its end is saved in, and the steps that it keeps."""
+    from subnetworks.core.options import json_object
+    from subnetworks.measuring.null_model import Optimiser
+    from subnetworks.training.data.checks import examples
+    from subnetworks.training.settings import IN_STEPS, in_steps, parse_settings
+
+    given = json_object(text, "--settings")
+    if IN_STEPS.keys() & given.keys():
+        if "epochs" in given and data is None:
+            raise UserError("--settings counts in epochs: say of which data set with --data FOLDER")
+        rows = examples(data, given.get("algorithm")) if data is not None else 0
+        given = in_steps(given, rows)
+    run = parse_settings(given)
+    optimiser = Optimiser(
+        learning_rate=run.learning_rate,
+        steps=run.steps,
+        schedule=run.schedule,
+        warmup_steps=run.warmup_steps,
+        betas=run.betas,
+        weight_decay=run.weight_decay,
+        updates_per_step=run.updates,
+    )
+    every = run.trajectory_every
+    return optimiser, run.save_dtype, list(range(every, run.steps + 1, every)) if every else []
 
 
 def _tell(summary: dict[str, Any]) -> None:

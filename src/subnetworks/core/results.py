@@ -49,6 +49,11 @@ class Context:
         path = self.results / "updates" / f"{name}.json"
         return _json(path, "measure", "n", "equal", "bit_equal", "isclose_bf16", "sparsity")
 
+    def prediction(self, run: str) -> dict[str, Any]:
+        """How sparse a run was expected to be (`predictions/<run>.json`)."""
+        path = self.results / "predictions" / f"{run}.json"
+        return _json(path, "predict", "n", "sparsity", "without_embeddings", "two_runs", "steps")
+
     def update_tensors(self, name: str) -> "polars.DataFrame":
         """The same per tensor, one row each (`updates/<name>.parquet`)."""
         path = self.results / "updates" / f"{name}.parquet"

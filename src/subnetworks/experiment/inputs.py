@@ -79,6 +79,12 @@ def of_run(experiment: Experiment, name: str) -> Files:
     }
 
 
+def of_prediction(experiment: Experiment, name: str) -> Files:
+    """What is known before a run is made: its init, its mask, its data if it counts in epochs."""
+    read = of_run(experiment, name)
+    return {**read, "data": read["data"] if "epochs" in experiment.runs[name] else []}
+
+
 def of_trajectory(experiment: Experiment, run: str) -> Files:
     """A run's kept steps, and what they are compared with."""
     return {"init": checkpoint(experiment.runs[run]["init"]), "trajectory": trajectory(run)}
@@ -118,6 +124,7 @@ def of_evaluation(experiment: Experiment, name: str) -> Files:
 def measured(experiment: Experiment, *, controls: bool = False) -> list[str]:
     """All measurements and scores that the experiment asks for, or its controls alone do."""
     patterns = {
+        "runs": "predictions/{}.json",
         "updates": "updates/{}.json",
         "overlaps": "overlaps/{}.json",
         "evaluation": "evaluation/{}/scores.json",

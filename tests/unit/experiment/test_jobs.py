@@ -70,6 +70,12 @@ def test_jobs_read_what_the_experiment_names(experiment: Experiment) -> None:
         "mask": "masks/grpo.safetensors",
     }
     assert inputs.of_run(experiment, "grpo")["mask"] == []
+    # Nothing that is known only once a run has begun.
+    assert inputs.of_prediction(experiment, "masked") == {
+        "init": start,
+        "data": [],
+        "mask": "masks/grpo.safetensors",
+    }
     assert inputs.of_dataset(experiment, "answers") == {
         "policy": start,
         "problems": "data/problems/manifest.json",
@@ -119,6 +125,7 @@ def test_measurements_are_those_of_the_experiment_or_of_its_controls(
     whole = Experiment(**{**vars(experiment), "of_controls": of_controls})
     assert inputs.measured(whole, controls=True) == ["updates/apart.json"]
     assert inputs.measured(whole) == [
+        *(f"predictions/{name}.json" for name in experiment.runs),
         *("updates/grpo.json", "updates/grpo_swept.json", "overlaps/pair.json"),
         "evaluation/grpo/scores.json",
     ]

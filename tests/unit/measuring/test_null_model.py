@@ -314,3 +314,30 @@ def test_what_is_refused(init, option, says):
             f"predict {init[0]} --learning-rate 4e-6 --steps 60 {option}".split(),
             catch_exceptions=False,
         )
+
+
+def test_a_runs_settings_say_the_same(init, tmp_path):
+    file, _ = init
+    run = {"algorithm": "sft", "learning_rate": 4e-6, "batch_size": 32, "max_length": 64}
+    run |= {"epochs": 2, "warmup_ratio": 0.1, "trajectory_every": 25, "weight_decay": 0.0}
+    examples = pyarrow.table({"messages": ["x"] * 960})
+    pyarrow.parquet.write_table(examples, tmp_path / "train.parquet")
+
+    def predicted(options):
+        said = CliRunner().invoke(
+            load("predict"),
+            ["predict", str(file), "--json", "-", *options],
+            catch_exceptions=False,
+        )
+        return json.loads(said.stdout)
+
+    by_run = predicted(["--settings", json.dumps(run), "--data", str(tmp_path)])
+    by_hand = "--learning-rate 4e-6 --steps 60 --warmup-steps 6 --weight-decay 0 --at 25,50"
+    assert by_run == predicted(by_hand.split())
+    assert [row["step"] for row in by_run["steps"]] == [25, 50, 60]
+    with pytest.raises(UserError, match="say of which data set with --data"):
+        predicted(["--settings", json.dumps(run)])
+    with pytest.raises(UserError, match="give one"):
+        predicted(["--settings", json.dumps(run), "--steps", "3"])
+    with pytest.raises(UserError, match="needs --learning-rate and --steps, or --settings"):
+        predicted(["--steps", "3"])

@@ -1,0 +1,38 @@
+"""Predictions: how sparse each run's update will be if its gradients are noise.
+
+Nothing of the run is read but its init and its settings. A prediction is made as soon as the init
+is there, and before all else that waits then: so before the run is trained.
+"""
+
+
+rule predict:
+    """Predict a run's sparsity at each step it keeps, from its optimiser's settings and its init.
+
+    Needs: the init; the mask that the run trains within, if any; its data only if it counts in
+    epochs. Gives: expected counts under every equality rule, in all and by tensor.
+    """
+    input:
+        environment("measure"),
+        unpack(reads(inputs.of_prediction, "run")),
+    output:
+        prediction="<results>/predictions/{run}.json",
+    log:
+        "<results>/logs/predictions/{run}.log",
+    priority: 50
+    conda:
+        conda("measure")
+    resources:
+        mem_mb=growing(1500),
+        runtime=growing(60 * ACCELERATOR.get("hours", 24)),
+    params:
+        init=subpath(input.init, parent=True),
+        mask=lambda wildcards, input: f"--mask {input.mask}" if input.mask else "",
+        data=lambda wildcards, input: f"--data {Path(input.data).parent}" if input.data else "",
+        settings=lambda wildcards: options.settings(
+            EXPERIMENT.runs[wildcards.run], "init", "data", "mask"
+        ),
+    message:
+        "Predicting the sparsity of {wildcards.run}"
+    shell:
+        "in_stage measure python -m subnetworks predict {params.init} {params.mask} {params.data}"
+        " --settings {params.settings:q} --json {output.prediction} 2> >(tee {log} >&2)"
