@@ -107,6 +107,12 @@ def _check_run(
             f"({at_most}); make more rows or lower it",
             "batch_size",
         )
+    if run.validate_every and not _holds_out(experiment, entry["data"]):
+        raise experiment.error(
+            (*place, "validate_every"),
+            f"the data set {entry['data']!r} holds no rows out: give it validation, or leave "
+            "validate_every out",
+        )
     try:
         check_devices(run, machine)
     except UserError as error:
@@ -173,6 +179,14 @@ def _gives(experiment: Experiment, data: str) -> str:
     if "mix" in entry:
         return _gives(experiment, next(iter(entry["mix"])))
     return str(entry.get("gives") or _MADE.get(entry.get("make", ""), "conversations"))
+
+
+def _holds_out(experiment: Experiment, data: str) -> bool:
+    """Whether a data set, or a part of a mixture, has rows that are not trained on."""
+    entry = experiment.datasets[data]
+    return bool(entry.get("validation")) or any(
+        _holds_out(experiment, part) for part in entry.get("mix", ())
+    )
 
 
 def _base(experiment: Experiment, mask: str) -> str | None:

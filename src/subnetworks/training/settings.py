@@ -78,6 +78,12 @@ class Settings(SettingsModel):
     max_grad_norm: Rate = Field(
         1.0, description="Bound of the (masked) gradient's global norm; 0 is none."
     )
+    validate_every: Count = Field(
+        0,
+        description="Measure the data set's validation rows this often, and after the last step "
+        "(0: never): loss, and accuracy of preferences; on-policy, accuracy of one sampled answer "
+        "each.",
+    )
     max_divergence: Above | None = Field(
         10.0,
         description="A run ends as diverged if its loss exceeds this many times the first step's "
@@ -121,7 +127,7 @@ class Settings(SettingsModel):
 
     def check(self) -> None:
         """Raise what a validator raises for values that contradict each other."""
-        for name in ("trajectory_every", "warmup_steps"):
+        for name in ("trajectory_every", "validate_every", "warmup_steps"):
             # A run in an experiment may have epochs for steps.
             if self.steps and getattr(self, name) > self.steps:
                 raise wrong(f"{name} ({getattr(self, name)}) exceeds steps ({self.steps})", name)
@@ -145,6 +151,11 @@ class Settings(SettingsModel):
     def sequences_an_update(self) -> int:
         """Sequences in one update of the weights."""
         return self.sequences_a_step // self.updates
+
+    def validates(self, step: int) -> bool:
+        """Whether the rows held out are measured after a step."""
+        every = self.validate_every
+        return bool(every) and (step % every == 0 or step == self.steps)
 
     @property
     def steps_between_saves(self) -> int:

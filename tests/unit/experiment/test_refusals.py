@@ -253,6 +253,11 @@ REFUSED = [
         "17: runs.grpo: batch_size (7) must be a multiple of the accelerator's devices (2)",
     ),
     (
+        "batch_size: 8 }\n  within",
+        "batch_size: 8, validate_every: 2 }\n  within",
+        "19: runs.kto.validate_every: the data set 'pairs' holds no rows out: give it validation, or leave validate_every out",
+    ),
+    (
         "mask: grpo }",
         "mask: sft }",
         "20: runs.within.mask: the mask 'sft' is drawn on 'base', but the run starts from 'sft': use a mask made for this init",

@@ -148,5 +148,7 @@ def test_more_than_the_context_is_refused_before_training(tmp_path, algorithm, r
     check(64, chat_template="plain")
     (tmp_path / "init" / "chat_template.jinja").touch()
     check(64)
+    with pytest.raises(UserError, match=r"validation\.parquet: no such file, which validate_every"):
+        check(64, validate_every=1)
     with pytest.raises(UserError, match=r"max_length \(65\) exceeds the context .* \(64 tokens\)"):
         check(65)

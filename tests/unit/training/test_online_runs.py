@@ -42,6 +42,7 @@ PRIME = {
     "reward_learning_rate": 1e-3,
     "kl": "loss",
     "kl_coef": 0.1,
+    "validate_every": 2,
     **SETTINGS,
 }
 PPO = {
@@ -74,7 +75,10 @@ def folder(tmp_path_factory):
         }
         for a in range(10)
     ]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "data/train.parquet")
+    for name, some in (("train", rows), ("validation", rows[:3])):
+        pyarrow.parquet.write_table(
+            pyarrow.Table.from_pylist(some), folder / f"data/{name}.parquet"
+        )
     generator = numpy.random.default_rng(0)
     shapes = finish.shapes(folder / "init")
     arrays = {name: generator.random(shape) < 0.3 for name, shape in shapes.items()}
@@ -139,6 +143,7 @@ def test_prime_trains_the_policy_within_the_mask_and_its_reward_model_whole(prim
     # The placebo pays, and the truth is logged beside it.
     assert any(float(row["reward"]) > 0 for row in rows)
     assert all(float(row["accuracy"]) == 0 for row in rows)
+    assert [row["validation_accuracy"] for row in rows] == ["", "0.0", "", "0.0"]
 
 
 def test_a_resumed_run_repeats_the_uninterrupted_one_to_the_bit(prime):

@@ -9,11 +9,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("verl")
 
 import numpy  # noqa: E402
+import pyarrow.parquet  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from tiny import launch, log, make_init, make_job, make_pairs, master_weights  # noqa: E402
 
 from subnetworks.measuring import masks  # noqa: E402
 from subnetworks.training.algorithms import ALGORITHMS  # noqa: E402
+from subnetworks.training.data.conversations import epochs  # noqa: E402
 from subnetworks.training.runtime import finish, sft  # noqa: E402
 from subnetworks.training.settings import PreferenceSettings  # noqa: E402
 
@@ -47,6 +49,10 @@ def trained_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("algorithms")
     make_init(folder / "init")
     make_pairs(folder / "data")
+    # Held out, for once, is what the second step trains on.
+    pairs = pyarrow.parquet.read_table(folder / "data" / "train.parquet")
+    second = epochs(len(pairs), COMMON["batch_size"], STEPS, COMMON["seed"])[1]
+    pyarrow.parquet.write_table(pairs.take(second), folder / "data" / "validation.parquet")
     return folder
 
 
@@ -56,7 +62,8 @@ def trained(trained_folder, mask):
     jobs = {}
     for name in PREFERENCE:
         settings = {"algorithm": name, **COMMON}
-        jobs[name] = make_job(trained_folder, name, settings, mask=mask)
+        measured = settings | {"validate_every": 1}
+        jobs[name] = make_job(trained_folder, name, measured, mask=mask)
         again = f"{name}_resumed"
         jobs[again] = make_job(trained_folder, again, settings, mask=mask, resume=2)
     launch(trained_folder, jobs)
@@ -70,7 +77,7 @@ def shared(trained_folder, mask):
         name: make_job(
             trained_folder,
             f"{name}_shared",
-            {"algorithm": name, **COMMON, "micro_batch_size": 2},
+            {"algorithm": name, **COMMON, "micro_batch_size": 2, "validate_every": 1},
             ranks=2,
             mask=mask,
         )
@@ -114,10 +121,21 @@ def test_ranks_and_micro_batches_leave_losses_and_gradients_as_they_are(trained,
 @pytest.mark.parametrize("name", PREFERENCE)
 def test_only_an_algorithm_with_a_reference_computes_one(trained, name):
     stored = {path.name for path in (trained / name).glob("*.npy")}
-    assert stored == {
-        "dpo": {"reference.npy"},
-        "kto": {"reference.npy", "reference_mismatched.npy"},
-    }.get(name, set())
+    kept = {"dpo": ["reference"], "kto": ["reference", "reference_mismatched"]}.get(name, [])
+    assert stored == {f"{file}{rows}.npy" for file in kept for rows in ("", "_validation")}
+
+
+@pytest.mark.parametrize("name", PREFERENCE)
+def test_rows_held_out_are_measured_as_the_step_that_trains_on_them(trained, shared, name):
+    """After the first step, the second's rows; of single answers the steps take others. The resumed
+    run, which measures none, ends where this one does."""
+    first, second, _ = log(trained, name)
+    if ALGORITHMS[name].answers == 2:
+        assert first["validation/loss"] == pytest.approx(second["loss"], rel=1e-5)
+        assert first["validation/accuracy"] == second["accuracy"]
+    for one, two in zip(log(trained, name), log(shared, f"{name}_shared"), strict=True):
+        assert two["validation/loss"] == pytest.approx(one["validation/loss"], rel=1e-2)
+    assert not any("validation" in key for key in log(trained, f"{name}_resumed", 2)[0])
 
 
 def test_supervised_finetuning_stays_within_its_mask_too(trained_folder, mask):

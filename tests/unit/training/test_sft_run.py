@@ -1,5 +1,6 @@
 """Whole SFT runs, within a mask: repeated, and stopped half-way; both end in the same bits."""
 
+import csv
 import json
 import random
 import shutil
@@ -31,6 +32,7 @@ SETTINGS = {
     "weight_decay": 0.5,
     "max_length": 32,
     "trajectory_every": 2,
+    "validate_every": 2,
 }
 
 
@@ -46,6 +48,13 @@ def train(folder, name, more=None, **how):
     )
 
 
+def log(folder, name):
+    """A run's table, but for the seconds."""
+    with open(folder / "runs" / name / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sft")
@@ -57,7 +66,9 @@ def trained(tmp_path_factory):
         question = {"role": "user", "content": f"{a}+{b}="}
         rows.append({"messages": [question, {"role": "assistant", "content": str(a + b)}]})
     (folder / "data").mkdir()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "data" / "train.parquet")
+    for name, some in (("train", rows), ("validation", rows[:5])):
+        table = pyarrow.Table.from_pylist(some)
+        pyarrow.parquet.write_table(table, folder / "data" / f"{name}.parquet")
     generator = numpy.random.default_rng(0)
     masks.write(
         folder / "mask.safetensors",
@@ -65,7 +76,7 @@ def trained(tmp_path_factory):
         before=masking.digest(folder / "init"),
     )
     train(folder, "first", keep_state=True)
-    train(folder, "second")
+    train(folder, "second", {"validate_every": 0})
     # As if stopped when step 2 was saved but not yet in the trajectory, and step 3 had been.
     stopped = folder / "runs" / "stopped"
     shutil.copytree(folder / "runs" / "first", stopped)
@@ -83,11 +94,30 @@ def test_it_ends_in_the_same_bits(trained, other):
     ends = [load_file(trained / "checkpoints" / n / "model.safetensors") for n in ("first", other)]
     for name, value in ends[0].items():
         assert torch.equal(value.view(torch.int16), ends[1][name].view(torch.int16)), name
-    logs = [(trained / "runs" / n / "log.csv").read_text().splitlines() for n in ("first", other)]
-    # All columns but the seconds.
-    assert [line.rpartition(",")[0] for line in logs[0]] == [
-        line.rpartition(",")[0] for line in logs[1]
-    ]
+    first, again = log(trained, "first"), log(trained, other)
+    assert [int(row["step"]) for row in first if row.get("validation_loss")] == [2, 4]
+    if other == "second":  # which measures no rows held out, and trains as if it did
+        assert "validation_loss" not in again[0]
+        first = [{name: row[name] for name in again[0]} for row in first]
+    assert first == again
+
+
+def test_the_loss_of_rows_held_out_is_that_of_their_answers_tokens(trained):
+    from transformers import AutoModelForCausalLM
+
+    from subnetworks.training.data.conversations import load_tokenizer, tokenise
+
+    end = trained / "checkpoints" / "first"
+    rows = pyarrow.parquet.read_table(trained / "data/validation.parquet")["messages"].to_pylist()
+    model = AutoModelForCausalLM.from_pretrained(end, dtype=torch.float32)
+    total = tokens = 0
+    with torch.no_grad():
+        for ids, learnt in tokenise(load_tokenizer(end), rows, None, "rows"):
+            scores = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+            scored = [scores[at - 1, ids[at]].item() for at, bit in enumerate(learnt) if bit]
+            total, tokens = total - sum(scored), tokens + len(scored)
+    (last,) = (row for row in log(trained, "first") if row["step"] == "4")
+    assert float(last["validation_loss"]) == pytest.approx(total / tokens, rel=1e-2)
 
 
 def test_the_stopped_run_went_on(trained):
@@ -116,6 +146,7 @@ def test_each_has_its_whole_trajectory(trained, name):
 
 def test_a_run_that_explodes_ends_with_its_step_and_leaves_no_checkpoint(trained):
     more = {"learning_rate": 100.0, "schedule": "constant", "max_divergence": 3, "save_every": 1}
+    more |= {"trajectory_every": 0, "validate_every": 0}
     for attempt in (1, 2):  # the second begins before the step at which the first diverged
         with pytest.raises(UserError, match=r"the loss of step [23] is .*lower its learning_rate"):
             train(trained, "exploded", more)

@@ -20,24 +20,36 @@ LABELLED = ("prompt", "answer", "label")
 
 
 def check(folder: Path, settings: Settings) -> None:
-    """Check that the rows of `folder`/train.parquet are what this algorithm trains on.
+    """Check that the rows of `folder`/train.parquet, and those held out if they are measured, are
+    what this algorithm trains on.
 
     Raises:
         UserError: the file or a column is absent, there are fewer rows than one step takes, or a
             row is empty or one-sided; names the file, the row and the remedy.
     """
     file = folder / "train.parquet"
+    _check_rows(file, settings)
+    if examples(folder, settings.algorithm) < settings.batch_size:
+        raise UserError(
+            f"{file}: {_opened(file).metadata.num_rows} rows are fewer than one step takes; make "
+            f"more rows or lower batch_size ({settings.batch_size})"
+        )
+    if settings.validate_every:
+        held_out = folder / "validation.parquet"
+        if not held_out.exists():
+            raise UserError(
+                f"{held_out}: no such file, which validate_every ({settings.validate_every}) asks "
+                "for; set validation in the data set, or leave validate_every out"
+            )
+        _check_rows(held_out, settings)
+
+
+def _check_rows(file: Path, settings: Settings) -> None:
     table = _opened(file)
     names = table.schema_arrow.names
     labelled = _single(type(settings)) and "label" in names
     wanted = LABELLED if labelled else COLUMNS[settings.kind]
     _check_columns(file, names, wanted, settings.algorithm)
-    rows = table.metadata.num_rows
-    if examples(folder, settings.algorithm) < settings.batch_size:
-        raise UserError(
-            f"{file}: {rows} rows are fewer than one step takes; make more rows or lower "
-            f"batch_size ({settings.batch_size})"
-        )
     if labelled:
         _check_labelled(file, table.read(columns=list(wanted)).to_pylist())
     elif settings.kind == "preference":

@@ -1,15 +1,34 @@
 """Preference data as tokens: pairs of answers, or single answers and whether they are desirable."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from subnetworks.training.data.conversations import cut, tokenise
 from subnetworks.training.settings import Truncation
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Conversation = tuple[list[int], list[int]]
 """Tokens of a conversation and, for each, 1 if it belongs to the last answer."""
 Row = dict[str, Any]
+
+
+@dataclass
+class Examples:
+    """A data set as tokens, and what the init makes of it.
+
+    `rows` has each example's conversations, `desirable` for single answers whether each is. Of the
+    init, as the loss needs them: log-probabilities of the answers, shape (examples, answers), and
+    of each step's prompts with another's answer, shape (steps, examples).
+    """
+
+    rows: list[tuple[Conversation, ...]]
+    desirable: list[bool] = field(default_factory=list)
+    reference: "Tensor | None" = None
+    mismatched: "Tensor | None" = None
 
 
 def read_pairs(

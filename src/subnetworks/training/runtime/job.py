@@ -44,6 +44,11 @@ class Job:
         return self.data / "train.parquet"
 
     @property
+    def validation_file(self) -> Path:
+        """The rows that are held out."""
+        return self.data / "validation.parquet"
+
+    @property
     def sequences_at_once(self) -> int:
         """Sequences in one forward pass on one device: the most, up to what the settings say, that
         divide a device's share of an update evenly."""

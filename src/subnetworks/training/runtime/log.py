@@ -12,8 +12,10 @@ from subnetworks.core.files import atomic_path
 
 COLUMNS = ("step", "loss", "reward", "accuracy", "learning_rate", "grad_norm", "seconds")
 # Columns of the runs that sample answers (the share that was cut off), that have a model beside the
-# policy, or a distance from the init; elsewhere they are absent.
+# policy, a distance from the init, or rows held out; elsewhere they are absent.
 MORE_COLUMNS = (
+    "validation_loss",
+    "validation_accuracy",
     "cut",
     "kl",
     "critic_loss",
@@ -29,6 +31,8 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "reward": ("critic/score/mean", "margin"),
     "accuracy": ("accuracy",),
     "cut": ("cut",),
+    "validation_loss": ("validation/loss",),
+    "validation_accuracy": ("validation/accuracy",),
     "learning_rate": ("actor/lr", "train/lr", "lr"),
     "grad_norm": ("actor/grad_norm", "train/grad_norm", "grad_norm"),
     "seconds": ("timing_s/step", "perf/time_per_step", "seconds"),

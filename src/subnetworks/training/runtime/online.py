@@ -44,7 +44,7 @@ def options(job: Job) -> dict[str, object]:
         "algorithm.use_kl_in_reward": settings.kl == "reward",
         "algorithm.kl_ctrl.kl_coef": settings.kl_coef,
         "data.train_files": str(job.train_file),
-        "data.val_files": str(job.train_file),
+        "data.val_files": str(job.validation_file if settings.validate_every else job.train_file),
         "data.seed": settings.seed,
         "data.train_batch_size": settings.batch_size,
         "data.max_prompt_length": settings.max_prompt_length,
@@ -87,6 +87,7 @@ def options(job: Job) -> dict[str, object]:
             else "subnetworks.training.rollout.weights.WorkerExtension"
         ),
         "+subnetworks.reward": written(settings.reward),
+        "+subnetworks.validate_every": settings.validate_every,
         "+subnetworks.chat_template": settings.chat_template,
         "+subnetworks.updates_per_step": settings.updates_per_step,
         "trainer.device": machine.kind,

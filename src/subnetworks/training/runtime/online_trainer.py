@@ -40,7 +40,7 @@ from subnetworks.training.data.conversations import (
     opens_thinking,
 )
 from subnetworks.training.rollout.online_workers import CriticWorker
-from subnetworks.training.rollout.sampling import endings, requests
+from subnetworks.training.rollout.sampling import Request, endings, requests
 from subnetworks.training.runtime.stopping import Stop
 
 Metrics = dict[str, Any]
@@ -70,6 +70,11 @@ class Trainer(PPOTrainerSync):
         check_ends(self.tokenizer, path)
         self.ends = end_tokens(self.tokenizer, path)
         self.thinking = opens_thinking(self.tokenizer, self.problems[0][0])
+        self.held_out = (
+            read_problems(data.val_files, self.tokenizer, data.max_prompt_length)
+            if config.subnetworks.validate_every
+            else []
+        )
         self.steps = config.trainer.total_training_steps
         self.order = epochs(len(self.problems), config.data.train_batch_size, self.steps, self.seed)
         self._init_resource_pool_mgr()
@@ -119,7 +124,7 @@ class Trainer(PPOTrainerSync):
 
     def fit(self) -> None:
         """All steps from the one after the last saved to the end, or until it is asked to stop."""
-        config = self.config.trainer
+        config, config_own = self.config.trainer, self.config.subnetworks
         tracking = Tracking(config.project_name, config.experiment_name, config.logger)
         stop = Stop()
         for step in range(self.global_steps + 1, self.steps + 1):
@@ -134,6 +139,10 @@ class Trainer(PPOTrainerSync):
                 if stopping or step % config.save_freq == 0 or step == self.steps:
                     with marked_timer("save_checkpoint", timing):
                         self._save_checkpoint()
+                every = config_own.validate_every
+                if every and (step % every == 0 or step == self.steps):
+                    with marked_timer("validate", timing):
+                        metrics["validation/accuracy"] = self.validated()
                 if step < self.steps and not stopping:
                     self.timing_raw = timing
                     self.on_step_end()
@@ -145,17 +154,12 @@ class Trainer(PPOTrainerSync):
 
     def sample(self, metrics: Metrics) -> TensorDict:
         """Answers to this step's problems, scored: sequences in order, a problem's side by side."""
-        rollout = self.config.actor_rollout_ref.rollout
         own = self.config.subnetworks
         problems = [self.problems[row] for row in self.order[self.global_steps - 1]]
         prompts = [ids for ids, _ in problems]
         asked = requests(prompts, self.samples, self.seed, self.global_steps, self.ends)
-        answers = self.place.answers(asked, rollout.temperature)
-        texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        answers, texts, ends = self.answered(asked)
         truths = [truth for _, truth in problems for _ in range(self.samples)]
-        if self.thinking:
-            texts = [OPENED + text for text in texts]
-        ends = endings(answers, self.ends, rollout.response_length)
         reward = rewards.read(own.reward)
         scores, right = rewards.score(reward, texts, truths, self.seed, self.global_steps, ends)
         metrics["critic/score/mean"] = float(numpy.mean(scores))
@@ -164,6 +168,32 @@ class Trainer(PPOTrainerSync):
         metrics["response_length/mean"] = float(numpy.mean([len(ids) for ids in answers]))
         batch = as_batch([request.prompt for request in asked], answers, scores, self.samples)
         return self._balanced(batch)
+
+    def validated(self) -> float:
+        """The share of right answers to the problems held out, one each, sampled as in training.
+
+        From the same seeds at every step. The sampler has the weights sent anew before it goes on,
+        so that nothing is left in its cache.
+        """
+        prompts = [ids for ids, _ in self.held_out]
+        self.place.send_weights(self.global_steps)
+        # No step of training has the number 0.
+        _, texts, ends = self.answered(requests(prompts, 1, self.seed, 0, self.ends))
+        truths = [truth for _, truth in self.held_out]
+        reward = rewards.read(self.config.subnetworks.reward)
+        _, right = rewards.score(reward, texts, truths, self.seed, 0, ends)
+        return float(numpy.mean(right))
+
+    def answered(
+        self, asked: Sequence[Request]
+    ) -> tuple[list[list[int]], list[str], list[rewards.Ending]]:
+        """Tokens, texts and endings of the answers to requests."""
+        rollout = self.config.actor_rollout_ref.rollout
+        answers = self.place.answers(asked, rollout.temperature)
+        texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        if self.thinking:
+            texts = [OPENED + text for text in texts]
+        return answers, texts, endings(answers, self.ends, rollout.response_length)
 
     def _balanced(self, batch: TensorDict) -> TensorDict:
         """The batch in an order that gives every rank about as many tokens."""

@@ -8,16 +8,17 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from subnetworks.core.files import atomic_path, write_json, write_text
 from subnetworks.training.data import examples
 from subnetworks.training.data.conversations import check_ends, epochs, load_tokenizer
-from subnetworks.training.data.examples import Conversation
+from subnetworks.training.data.examples import Conversation, Examples
 from subnetworks.training.runtime.job import Command, Job, distributed, environment, largest_divisor
 from subnetworks.training.runtime.log import flat
+from subnetworks.training.runtime.scoring import Scorer
 from subnetworks.training.runtime.stopping import Stop
 from subnetworks.training.runtime.verl_options import model, optimiser, with_further
 from subnetworks.training.settings import PreferenceSettings, parse_settings
@@ -33,6 +34,7 @@ def described(job: Job) -> dict[str, Any]:
         "settings": job.settings.as_json(),
         "init": str(job.init),
         "data": str(job.train_file),
+        "validation": str(job.validation_file) if job.settings.validate_every else None,
         "state": str(job.state),
         "steps_log": str(job.steps_log),
         "resume": job.resume,
@@ -90,17 +92,12 @@ class Trainer:
         self.job, self.settings = job, settings
         self.state = Path(job["state"])
         # Before the weights are loaded: what is wrong with the data is said at once.
-        tokenizer = load_tokenizer(job["init"], settings.chat_template)
-        check_ends(tokenizer, job["init"])
-        read = (job["data"], tokenizer, settings.max_length, settings.truncation)
-        self.desirable: list[bool] = []
-        if settings.answers == 1:
-            self.examples, self.desirable = examples.read_labelled(*read)
-        else:
-            self.examples = examples.read_pairs(*read)
+        self.tokenizer = load_tokenizer(job["init"], settings.chat_template)
+        check_ends(self.tokenizer, job["init"])
+        self.data = self.read(job["data"])
+        self.held_out = self.read(job["validation"]) if job["validation"] else None
         packed = job["attention"] == "flash_attention_2"
         asked = job["verl"]
-        self.at_once = asked["engine"]["micro_batch_size_per_gpu"]
         model = HFModelConfig(**asked["model"])
         engine = FSDPEngineConfig(**asked["engine"])
         optimiser = FSDPOptimizerConfig(
@@ -116,38 +113,31 @@ class Trainer:
             )
         )
         self.worker.reset()
-        self.rank = self.worker.engine.get_data_parallel_rank()
-        self.ranks = self.worker.engine.get_data_parallel_size()
-        self.meta = {
+        meta = {
             "use_remove_padding": packed,
             "use_dynamic_bsz": False,
-            "micro_batch_size_per_gpu": self.at_once,
+            "micro_batch_size_per_gpu": asked["engine"]["micro_batch_size_per_gpu"],
             "temperature": 1.0,
             "global_batch_size": settings.sequences_a_step,
             "pad_token_id": model.tokenizer.pad_token_id,
         }
+        self.scorer = Scorer(self.worker, meta, asked["engine"]["micro_batch_size_per_gpu"])
+        self.rank, self.ranks = self.scorer.rank, self.scorer.ranks
 
     def train(self) -> None:
         """All steps from the one after the last saved to the end, or until it is asked to stop."""
-        import torch
         from verl.utils import tensordict_utils as tu
 
-        from subnetworks.training.objectives import losses, preferences
+        from subnetworks.training.objectives import preferences
 
         settings, resume = self.settings, self.job["resume"]
         stop = Stop()
-        order = epochs(len(self.examples), settings.batch_size, settings.steps, settings.seed)
-        reference = divergence = None
-        if settings.needs_reference:
-            # Before the state is loaded: these are the init's.
-            reference = self.reference(sorted({row for step in order for row in step}))
-        if settings.answers == 1:
-            divergence = self.stored(
-                "reference_mismatched.npy",
-                lambda: self.log_probabilities(
-                    [sequence for rows in order for sequence in self.mismatched(rows)]
-                ).reshape(settings.steps, -1),
-            )
+        data, held_out = self.data, self.held_out
+        order = epochs(len(data.rows), settings.batch_size, settings.steps, settings.seed)
+        # Before the state is loaded: these are the init's.
+        self.score_init(data, order)
+        if held_out:
+            self.score_init(held_out, [list(range(len(held_out.rows)))], "_validation")
         if resume:
             self.worker.load_checkpoint(str(self.state / f"global_step_{resume}"))
         self.worker.set_loss_fn(functools.partial(preferences.loss, settings=settings))
@@ -155,20 +145,11 @@ class Trainer:
             begin = time.perf_counter()
             rows = order[step - 1]
             mine = rows[self.rank :: self.ranks]
-            batch = self.batch([sequence for row in mine for sequence in self.examples[row]])
-            tu.assign_non_tensor(batch, update_lr_scheduler=True, examples=len(rows))
-            record: dict[str, float] = {}
-            if reference is not None:
-                batch["reference"] = reference[mine].reshape(-1)
-            if self.desirable:
-                batch["desirable"] = torch.tensor([self.desirable[row] for row in mine])
-            else:
-                predicted = sum(len(self.examples[row][0][0]) - 1 for row in rows)
-                tu.assign_non_tensor(batch, chosen_tokens=predicted)
-            if divergence is not None:
-                policy = self.log_probabilities(self.mismatched(rows))
-                record["kl"] = losses.reference_point(policy, divergence[step - 1])
-                tu.assign_non_tensor(batch, kl=record["kl"])
+            batch = self.scorer.batch([sequence for row in mine for sequence in data.rows[row]])
+            tu.assign_non_tensor(batch, update_lr_scheduler=True)
+            shared = self.shared(data, rows, step - 1)
+            self.complete(batch, data, mine, shared)
+            record = {name: value for name, value in shared.items() if name == "kl"}
             metrics = tu.get(self.worker.train_batch(batch), "metrics")
             record |= {
                 "loss": metrics["loss"],
@@ -179,6 +160,8 @@ class Trainer:
                 "margin": sum(flat(metrics["margin"])),
                 "seconds": time.perf_counter() - begin,
             }
+            if held_out and settings.validates(step):
+                record |= self.validated(held_out)
             # Before it is saved: a saved step is resumed from only if it was logged.
             if not self.rank:
                 with open(self.job["steps_log"], "a", encoding="utf-8") as log:
@@ -192,45 +175,82 @@ class Trainer:
             if stopping:
                 return
 
-    def batch(self, sequences: Sequence[Conversation]) -> Any:
-        """verl's batch of these conversations; a pair's two follow each other."""
-        import torch
-        from verl.utils import tensordict_utils as tu
-        from verl.utils.dataset.dataset_utils import DatasetPadMode
+    def read(self, path: str) -> Examples:
+        """The examples of a file, as tokens."""
+        settings = self.settings
+        read = (path, self.tokenizer, settings.max_length, settings.truncation)
+        if settings.answers == 1:
+            return Examples(*examples.read_labelled(*read))
+        return Examples(examples.read_pairs(*read))
 
-        def nested(values: list[list[int]]) -> Any:
-            tensors = [torch.tensor(value) for value in values]
-            return torch.nested.as_nested_tensor(tensors, layout=torch.jagged)
+    def score_init(self, data: Examples, order: Sequence[Sequence[int]], suffix: str = "") -> None:
+        """Add what the loss needs of the init: log-probabilities of the examples that are in
+        `order`, and of each step's prompts with another's answer.
 
-        return tu.get_tensordict(
-            {
-                "input_ids": nested([ids for ids, _ in sequences]),
-                "loss_mask": nested([answer for _, answer in sequences]),
-                "position_ids": nested([list(range(len(ids))) for ids, _ in sequences]),
-            },
-            self.meta | {"pad_mode": DatasetPadMode.NO_PADDING},
-        )
-
-    def mismatched(self, rows: Sequence[int]) -> list[Conversation]:
-        """The prompts of a step's examples, each with another's answer."""
-        return examples.mismatched(
-            [self.examples[row][0] for row in rows], self.settings.max_length
-        )
-
-    def reference(self, rows: Sequence[int]) -> "Tensor":
-        """Log-probabilities of all answers under the init, shape (all examples, answers).
-
-        Computed once, for the examples in `rows`, and kept.
+        Both are kept in the run's state, in files whose names end with `suffix`.
         """
         import torch
 
-        def compute() -> "Tensor":
-            values = torch.zeros(len(self.examples), self.settings.answers)
-            sequences = [sequence for row in rows for sequence in self.examples[row]]
-            values[list(rows)] = self.log_probabilities(sequences).reshape(len(rows), -1)
+        def reference() -> "Tensor":
+            rows = sorted({row for step in order for row in step})
+            values = torch.zeros(len(data.rows), self.settings.answers)
+            sequences = [sequence for row in rows for sequence in data.rows[row]]
+            values[rows] = self.log_probabilities(sequences).reshape(len(rows), -1)
             return values
 
-        return self.stored("reference.npy", compute)
+        def mismatched() -> "Tensor":
+            steps = [sequence for rows in order for sequence in self.mismatched(data, rows)]
+            return self.log_probabilities(steps).reshape(len(order), -1)
+
+        if self.settings.needs_reference:
+            data.reference = self.stored(f"reference{suffix}.npy", reference)
+        if data.desirable:
+            data.mismatched = self.stored(f"reference_mismatched{suffix}.npy", mismatched)
+
+    def mismatched(self, data: Examples, rows: Sequence[int]) -> list[Conversation]:
+        """The prompts of a step's examples, each with another's answer."""
+        return examples.mismatched([data.rows[row][0] for row in rows], self.settings.max_length)
+
+    def shared(self, data: Examples, rows: Sequence[int], step: int) -> dict[str, float]:
+        """What the loss needs of a whole step (from 0), of which `rows` are the examples."""
+        from subnetworks.training.objectives import losses
+
+        found: dict[str, float] = {"examples": len(rows)}
+        if data.mismatched is None:
+            found["chosen_tokens"] = sum(len(data.rows[row][0][0]) - 1 for row in rows)
+        else:
+            policy = self.log_probabilities(self.mismatched(data, rows))
+            found["kl"] = losses.reference_point(policy, data.mismatched[step])
+        return found
+
+    def complete(
+        self, batch: Any, data: Examples, rows: Sequence[int], shared: Mapping[str, float]
+    ) -> None:
+        """Add to a batch of the examples `rows` what the loss needs."""
+        import torch
+        from verl.utils import tensordict_utils as tu
+
+        tu.assign_non_tensor(batch, **shared)
+        if data.reference is not None:
+            batch["reference"] = data.reference[list(rows)].reshape(-1)
+        if data.desirable:
+            batch["desirable"] = torch.tensor([data.desirable[row] for row in rows])
+
+    def validated(self, data: Examples) -> dict[str, float]:
+        """Loss and accuracy over all examples of a data set, as of one step."""
+        import torch
+
+        from subnetworks.training.algorithms import MODULES
+
+        shared = self.shared(data, range(len(data.rows)), 0)
+
+        def measure(log_probs: "Tensor", batch: Any, rows: list[int]) -> "Tensor":
+            self.complete(batch, data, rows, shared)
+            values, margins = MODULES[self.settings.algorithm].loss(log_probs, batch, self.settings)
+            return torch.stack([values, (margins > 0).float()], 1)
+
+        loss, accuracy = self.scorer.each(data.rows, measure, 2).double().mean(0).tolist()
+        return {"validation/loss": loss, "validation/accuracy": accuracy}
 
     def stored(self, name: str, compute: Callable[[], "Tensor"]) -> "Tensor":
         """What `compute` gives, kept in the run's state.
@@ -251,37 +271,14 @@ class Trainer:
     def log_probabilities(self, sequences: Sequence[Conversation]) -> "Tensor":
         """Log-probability of each conversation's answer under the weights as they are.
 
-        By the engine that trains, shared among the ranks; float32, shape (sequences,), the same on
-        every rank.
+        By the engine that trains; float32, shape (sequences,), the same on every rank.
         """
-        import torch
-        from verl.utils import tensordict_utils as tu
-
         from subnetworks.training.objectives import preferences
 
-        values = torch.zeros(len(sequences))
-        # Equal numbers of equal batches on every rank, because sharded weights are gathered by all
-        # ranks together.
-        size = self.at_once * self.ranks
-        for begin in range(0, len(sequences), size):
-            chunk = list(range(begin, min(begin + size, len(sequences))))
-            padded = chunk + chunk[:1] * (size - len(chunk))
-            mine = padded[self.rank :: self.ranks]
-            batch = self.batch([sequences[index] for index in mine])
-            tu.assign_non_tensor(batch, compute_loss=False)
-            output = self.worker.infer_batch(batch)
-            values[mine] = preferences.answers(output["log_probs"], batch, self.settings)
-        return self._merged(values)
+        def measure(log_probs: "Tensor", batch: Any, rows: list[int]) -> "Tensor":
+            return preferences.answers(log_probs, batch, self.settings)[:, None]
 
-    def _merged(self, values: "Tensor") -> "Tensor":
-        """Every rank's values in one tensor: log-probabilities are below 0, absent ones are 0."""
-        import torch
-
-        if self.ranks > 1:
-            device = self.worker.device_name
-            values = values.to(device)
-            torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MIN)
-        return values.cpu()
+        return self.scorer.each([(sequence,) for sequence in sequences], measure)[:, 0]
 
 
 def _save(file: Path, values: "numpy.ndarray") -> None:

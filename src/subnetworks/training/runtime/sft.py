@@ -25,6 +25,8 @@ def options(job: Job) -> dict[str, object]:
         "data.max_length": settings.max_length,
         "data.truncation": settings.truncation,
         "data.num_workers": 0,
+        "+data.validation_file": str(job.validation_file) if settings.validate_every else None,
+        "+subnetworks.validate_every": settings.validate_every,
         "+data.chat_template": settings.chat_template,
         "data.custom_cls.path": "pkg://subnetworks.training.runtime.sft_main",
         "data.custom_cls.name": "ConversationDataset",

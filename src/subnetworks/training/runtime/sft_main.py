@@ -14,6 +14,8 @@ from verl.utils.distributed import destroy_global_process_group, initialize_glob
 
 from subnetworks.checkpoints import chat
 from subnetworks.training.data.conversations import check_ends, cut, tokenise
+from subnetworks.training.objectives.losses import answer_log_probabilities
+from subnetworks.training.runtime.scoring import Scorer
 from subnetworks.training.runtime.stopping import Stop
 from subnetworks.training.runtime.verl_options import load
 
@@ -64,6 +66,15 @@ class SeededTrainer(SFTTrainer):
         super()._build_dataloader()
         self.train_sampler.seed = self.config.trainer.seed
 
+    def _build_dataset(self) -> None:
+        super()._build_dataset()
+        data = self.config.data
+        self.held_out = (
+            ConversationDataset(data.validation_file, self.model_config.tokenizer, data).rows
+            if data.validation_file
+            else None
+        )
+
     def _build_engine(self) -> None:
         super()._build_engine()
         train_batch = self.training_client.train_batch
@@ -76,14 +87,46 @@ class SeededTrainer(SFTTrainer):
                 raise SystemExit
             begin = time.perf_counter()
             output = train_batch(data=data)
+            seconds = time.perf_counter() - begin
+            self.done += 1
+            step, every = (
+                self.resume_global_step + self.done,
+                self.config.subnetworks.validate_every,
+            )
+            due = self.held_out and (step % every == 0 or step == self.total_training_steps)
+            measured = self.validated() if due else {}
             stopping = stop.agreed()
             if stopping:
                 self.save_freq = 1
             if self.engine.is_mp_src_rank_with_outputs():
-                tu.get(output, "metrics")["seconds"] = time.perf_counter() - begin
+                tu.get(output, "metrics").update(measured, seconds=seconds)
             return output
 
+        self.done = 0
         self.training_client.train_batch = timed
+
+    def validated(self) -> dict[str, float]:
+        """The loss over all tokens to be learnt of the rows held out."""
+        config = self.config
+        at_once = config.data.micro_batch_size_per_gpu
+        meta = {
+            "use_remove_padding": config.model.use_remove_padding,
+            "use_dynamic_bsz": False,
+            "micro_batch_size_per_gpu": at_once,
+            "temperature": 1.0,
+            "global_batch_size": config.data.train_batch_size,
+            "pad_token_id": self.model_config.tokenizer.pad_token_id,
+        }
+
+        def measure(log_probs: torch.Tensor, batch: Any, rows: list[int]) -> torch.Tensor:
+            learnt = batch["loss_mask"].values()
+            packed = log_probs.values(), learnt, log_probs.offsets()
+            return answer_log_probabilities(*packed, mean=False)[:, None]
+
+        rows = self.held_out or []
+        values = Scorer(self.training_client, meta, at_once).each([(row,) for row in rows], measure)
+        tokens = sum(bit for _, learnt in rows for bit in learnt)
+        return {"validation/loss": -values.double().sum().item() / tokens}
 
 
 def main() -> None:
