@@ -13,7 +13,7 @@ from subnetworks.training.data.sources import HubSettings
 
 Entry = dict[str, Any]
 _SECTIONS = ("checkpoints", "datasets", "benchmarks")
-_OF_CHECKPOINT = ("hub", "revision", "folder")
+_OF_CHECKPOINT = ("hub", "revision", "folder", "size")
 _OF_DATA = ("hub", "revision", "files", "configuration", "split")
 
 

@@ -14,10 +14,11 @@ from subnetworks.core.errors import UserError
 from subnetworks.experiment import load
 
 COMMIT = "0" * 40
+SIZE = {"weights": 1e6, "layers": 2, "width": 8, "vocabulary": 32}
 RUN = {"algorithm": "grpo", "init": "model", "data": "problems", "steps": 1, "learning_rate": 1e-6}
 EXPERIMENT: dict[str, Any] = {
     "checkpoints": {
-        "model": {"hub": "org/model", "folder": "inner"},
+        "model": {"hub": "org/model", "folder": "inner", "size": SIZE},
         "other": {"hub": "org/other"},
     },
     "datasets": {
@@ -76,7 +77,7 @@ def test_what_lies_here_is_read_from_its_folder(
     }
     assert found.benchmarks["math500"]["revision"] == COMMIT
     assert list(found.hub_sources()) == ["checkpoints.other"]
-    assert load(experiment).checkpoints["model"] == {"hub": "org/model", "folder": "inner"}
+    assert load(experiment).checkpoints["model"]["hub"] == "org/model"
 
 
 def test_several_files_of_one_split_are_a_pattern(experiment: Path, gsm8k: Path) -> None:
