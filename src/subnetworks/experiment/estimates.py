@@ -31,22 +31,6 @@ KEPT_STATES = 2
 ACTIVATION, LOGIT = 34, 4
 # Tokens that a question, or an example before it, is taken to have, and options that are compared.
 PROMPT, OPTIONS = 512, 5
-QUESTIONS = {
-    "math500": 500,
-    "agieval_lsat_ar": 230,
-    "agieval_lsat_lr": 510,
-    "agieval_lsat_rc": 269,
-    "agieval_logiqa_en": 651,
-    "gsm8k": 1319,
-    "mmlu_pro": 12032,
-    "mmlu_pro_math": 1351,
-    "gpqa_diamond": 198,
-    "gpqa_main": 448,
-    "gpqa_extended": 546,
-    "aime24": 30,
-}
-"""Rows of the public benchmarks, as their publishers say."""
-
 
 Reason = tuple[str, str]
 
@@ -220,7 +204,7 @@ def _evaluated(experiment: Experiment, name: str, machine: Machine) -> Estimate:
 def _questions(asked: Benchmark) -> int | None:
     if asked.made:
         return asked.rows or 500
-    there = None if asked.data is not None else QUESTIONS.get(asked.task)
+    there = None if asked.data is not None else asked.definition.questions
     if asked.limit is None:
         return there
     most = asked.limit * len(asked.definition.definitions)

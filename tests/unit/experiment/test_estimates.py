@@ -12,6 +12,7 @@ import yaml
 pytest.importorskip("pydantic")
 
 from subnetworks.checkpoints.hub.client import Content, Entry
+from subnetworks.evaluation.tasks import TASKS
 from subnetworks.experiment import Experiment, estimates, load, sizes
 from subnetworks.experiment.estimates import Estimate
 from subnetworks.experiment.models import Machine, Size
@@ -95,6 +96,12 @@ def test_time_is_operations_at_the_machines_speed(experiment: Experiment) -> Non
     read = 500 * 512 + 100 * 512 * 5
     expected = 36 + 1e9 * 2 * read / 2e12 + 1e9 * 2 * 500 * 1000 / 0.5e12
     assert seconds(by["evaluate dpo"]) == pytest.approx(expected)
+
+
+def test_the_questions_of_public_benchmarks_are_known_but_for_ones_own() -> None:
+    assert {task.questions for task in TASKS.values()}.isdisjoint({None, 0})
+    parts = [t.questions for name, t in TASKS.items() if name.startswith("mmlu_pro_")]
+    assert sum(parts) == TASKS["mmlu_pro"].questions == 12_032
 
 
 def test_on_gpus_activations_are_computed_again_and_devices_share(experiment: Experiment) -> None:

@@ -29,7 +29,7 @@ def converted(row: Row, where: str) -> Row:
     return {"query": query, "choices": options, "gold": [gold]}
 
 
-def _task(name: str) -> Task:
+def _task(name: str, questions: int) -> Task:
     return Task(
         name=f"agieval_{name.replace('-', '_')}",
         definitions={"": f"agieval/{name}.yaml"},
@@ -43,7 +43,13 @@ def _task(name: str) -> Task:
         others=("acc_norm,none",),
         converted=converted,
         made="agieval",
+        questions=questions,
     )
 
 
-TASKS = tuple(_task(name) for name in ("lsat-ar", "lsat-lr", "lsat-rc", "logiqa-en"))
+TASKS = (
+    _task("lsat-ar", 230),
+    _task("lsat-lr", 510),
+    _task("lsat-rc", 269),
+    _task("logiqa-en", 651),
+)

@@ -13,5 +13,6 @@ TASKS = (
         metric="exact_match,none",
         max_tokens=32768,
         own_split="train",
+        questions=30,
     ),
 )

@@ -5,7 +5,7 @@ from subnetworks.evaluation.task import Task
 _COLUMNS = ("Question", "Correct Answer", *(f"Incorrect Answer {k}" for k in (1, 2, 3)))
 
 
-def _task(part: str) -> Task:
+def _task(part: str, questions: int) -> Task:
     return Task(
         name=f"gpqa_{part}",
         definitions={"": f"gpqa/zeroshot/gpqa_{part}_zeroshot.yaml"},
@@ -17,8 +17,9 @@ def _task(part: str) -> Task:
         metric="acc,none",
         others=("acc_norm,none",),
         own_split="train",
+        questions=questions,
         gated=True,
     )
 
 
-TASKS = tuple(_task(part) for part in ("diamond", "main", "extended"))
+TASKS = (_task("diamond", 198), _task("main", 448), _task("extended", 546))

@@ -15,5 +15,6 @@ TASKS = (
         shots=5,
         shots_split="train",
         max_tokens=256,
+        questions=1319,
     ),
 )

@@ -61,5 +61,6 @@ TASKS = (
         problem="problem",
         instruction="\nPlease reason step by step, and put your final answer within \\boxed{}.",
         made="math500",
+        questions=500,
     ),
 )
