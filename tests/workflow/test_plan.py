@@ -138,6 +138,47 @@ def test_a_mask_is_made_of_what_the_experiment_says(copy: Path) -> None:
         assert f"subnetworks mask {arguments} --output" in done.stdout, arguments
 
 
+PREDICTED = """
+masks:
+  square: { fisher: { run: within, batches: 2, like: sft, in_all: true } }
+  both: { product: { run: within, of: [fisher, predicted], batches: 2, density: 0.05 } }
+  chance: { predicted: { run: sft, density: 0.05 } }
+runs:
+  within: { like: sft, mask: chance }
+overlaps:
+  foreseen: { masks: [sft, both] }
+  plain: { masks: [sft, sft] }
+"""
+
+
+def test_masks_before_training_are_made_of_gradients_of_the_run(copy: Path) -> None:
+    both = yaml.safe_load(MASKS)
+    for section, entries in yaml.safe_load(PREDICTED).items():
+        both[section] = {**both.get(section, {}), **entries}
+    (copy / "experiments" / "predicted.yaml").write_text(yaml.safe_dump(both))
+    folder = "results/predicted"
+    config = ("-n", "-p", "--cores", "1", "--config", "experiment=predicted")
+    masks = [f"{folder}/masks/{name}.safetensors" for name in ("square", "both", "chance")]
+    done = run_snakemake(*config, "--", *masks, f"{folder}/rankings/foreseen.json", folder=copy)
+    jobs = planned(done)
+    # The run itself is not trained for them, only the one that a mask is to be as dense as.
+    assert (jobs["derive_mask"], jobs["measure_gradients"], jobs["train"]) == (3, 1, 1)
+    gradients = f"{folder}/gradients/within/2.safetensors"
+    start = f"{folder}/checkpoints/start"
+    product = f'product {gradients} {start} --set \'of=["fisher","predicted"]\''
+    known = 'settings={"learning_rate":0.0001,"steps":4}'
+    for arguments in (
+        f"mask fisher {gradients} --like {folder}/masks/sft.safetensors --in-all",
+        f"mask {product} --density 0.05",
+        f"mask predicted {start} --set '{known}' --density 0.05",
+        f"ranking {folder}/masks/sft.safetensors {product}",
+    ):
+        assert f"subnetworks {arguments} --" in done.stdout, arguments
+    done = run_snakemake(*config, "--", f"{folder}/rankings/plain.json", folder=copy)
+    assert done.returncode != 0
+    assert "overlaps.plain: the mask 'sft' is made of no scores" in done.stdout + done.stderr
+
+
 OWN = """
 checkpoints:
   mine: { path: own/mine }

@@ -141,6 +141,7 @@ def wanted(controls=False):
 
 wildcard_constraints:
     run=names(EXPERIMENT.runs),
+    batches="[0-9]+",
     change=names(EXPERIMENT.updates),  # `update` itself is reserved by Snakemake
     mask=names(EXPERIMENT.masks),
     overlap=names(EXPERIMENT.overlaps),

@@ -26,7 +26,7 @@ rule derive_mask:
         ),
         runtime=growing(60 * ACCELERATOR.get("hours", 24)),
     params:
-        made_of=lambda wildcards, input: options.of_mask(EXPERIMENT.masks[wildcards.mask], input),
+        made_of=lambda wildcards, input: options.of_mask(EXPERIMENT, wildcards.mask, input),
         seed=lambda wildcards: EXPERIMENT.masks[wildcards.mask].get("seed", 0),
     message:
         f"Deriving the mask {{wildcards.mask}}{NEEDS}"

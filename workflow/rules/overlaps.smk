@@ -30,6 +30,33 @@ rule overlap:
         " 2> >(tee {log} >&2)"
 
 
+rule ranking:
+    """Judge the scores that an overlap's second mask is made of: do they foresee the first?
+
+    Needs: the first mask, and what the scores are made of. Gives: the area under the
+    precision-recall curve, and precision and recall at several densities.
+    """
+    input:
+        environment("measure"),
+        unpack(reads(inputs.of_ranking, "overlap")),
+    output:
+        summary="<results>/rankings/{overlap}.json",
+    log:
+        "<results>/logs/rankings/{overlap}.log",
+    conda:
+        conda("measure")
+    resources:
+        mem_mb=growing(8000),
+        runtime=growing(60 * ACCELERATOR.get("hours", 24)),
+    params:
+        judged=lambda wildcards, input: options.of_ranking(EXPERIMENT, wildcards.overlap, input),
+    message:
+        f"How well {{wildcards.overlap}} was foreseen{NEEDS}"
+    shell:
+        "in_stage measure python -m subnetworks ranking {input.mask} {params.judged}"
+        " --json {output.summary} 2> >(tee {log} >&2)"
+
+
 rule transfer:
     """How much of an update lies within the subnetworks of others: changed entries, Σ |Δ|, Σ Δ².
 

@@ -222,3 +222,38 @@ rule train:
         " --init {params.init} --data {params.data} {params.mask}"
         " --output {params.checkpoint} --run-folder {params.run_folder}"
         " --accelerator {params.accelerator:q} 2> >(tee {log} >&2)"
+
+
+rule measure_gradients:
+    """Sum up the gradients of a run's own loss at its init over its first batches.
+
+    Needs: the run's init and its data. Gives: sums of gradients and of their squares, of which
+    masks are made before training. Takes no step.
+    """
+    input:
+        environment("train"),
+        unpack(reads(inputs.of_gradients, "run")),
+    output:
+        gradients="<results>/gradients/{run}/{batches}.safetensors",
+    log:
+        "<results>/logs/gradients/{run}/{batches}.log",
+    conda:
+        conda("train")
+    threads: ACCELERATOR["threads"]
+    resources:
+        **gpus_and_nodes(),
+        mem_mb=growing(1000 * ACCELERATOR.get("memory_gb", 8)),
+        runtime=growing(60 * ACCELERATOR.get("hours", 24)),
+    params:
+        init=lambda wildcards, input: Path(input.init).parent,
+        data=lambda wildcards, input: Path(input.data).parent,
+        settings=lambda wildcards: options.settings(
+            EXPERIMENT.runs[wildcards.run], "init", "data", "mask"
+        ),
+        accelerator=ACCELERATOR_JSON,
+    message:
+        f"Gradients of {{wildcards.run}} before its first update{NEEDS_GPUS}"
+    shell:
+        "in_stage train python -m subnetworks gradients --settings {params.settings:q}"
+        " --init {params.init} --data {params.data} --batches {wildcards.batches}"
+        " --output {output.gradients} --accelerator {params.accelerator:q} 2> >(tee {log} >&2)"

@@ -110,7 +110,7 @@ def build(context: Context) -> polars.DataFrame:
                 "cut": score.get("cut"),
             }
             if entry["full"] != full:
-                row |= _against(context, entry["full"], full, benchmark)
+                row |= against(context, entry["full"], full, benchmark)
             if "start" in ends and ends["full"] != ends["start"]:
                 gain = score["score"] - ends["start"]
                 row["gain_kept_pct"] = percent(gain, ends["full"] - ends["start"])
@@ -124,7 +124,8 @@ def build(context: Context) -> polars.DataFrame:
     return frame(rows, SCHEMA)
 
 
-def _against(context: Context, run: str, full: str, benchmark: str) -> dict[str, float | None]:
+def against(context: Context, run: str, full: str, benchmark: str) -> dict[str, float | None]:
+    """A run's accuracy less that of full training, paired by question, and its standard error."""
     found = difference_of(
         context.score(run, benchmark),
         context.score(full, benchmark),

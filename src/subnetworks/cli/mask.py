@@ -24,16 +24,21 @@ def mask(
         ),
     ],
     output: Annotated[Path, typer.Option(help="The mask to write (.safetensors).")],
-    seed: Annotated[int, typer.Option(help="Seed of a random mask.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of what is drawn.")] = 0,
     in_all: Annotated[
-        bool, typer.Option("--in-all", help="Random: keep the density in all, not in each tensor.")
+        bool,
+        typer.Option(
+            "--in-all",
+            help="Keep the density in all, not in each tensor (of random masks and those made of "
+            "scores).",
+        ),
     ] = False,
     like: Annotated[
         Path | None,
-        typer.Option(help="Magnitude, principal: as many entries in each tensor as this mask."),
+        typer.Option(help="Of what is chosen by weights or scores: as many as this mask."),
     ] = None,
     density: Annotated[
-        float | None, typer.Option(help="Magnitude, principal: this share of each tensor instead.")
+        float | None, typer.Option(help="This share of each tensor instead.")
     ] = None,
     different_bases: Annotated[bool, DIFFERENT_BASES] = False,
     different_rules: Annotated[bool, DIFFERENT_RULES] = False,
@@ -50,7 +55,10 @@ def mask(
     Of masks: complement; random, with exactly as many set entries in every tensor; union,
     intersection; difference, the first without all the others. Of a checkpoint: magnitude, the
     entries with the lowest |w| of each tensor; principal, the largest entries of each matrix's best
-    approximation of a rank. Of a trajectory: early, what had changed at a step.
+    approximation of a rank; predicted, those that the null model of sparsity thinks likeliest
+    to change. Of a trajectory: early, what had changed at a step. Of a file of gradients, before a
+    run's first update: fisher, the largest mean squares; gradient_signal, those that agree most
+    from batch to batch; product, of several such scores.
 
     Examples:
 
@@ -77,7 +85,7 @@ def mask(
     named = {"like": like, "density": density, "rank": rank}
     options = {key: value for key, value in named.items() if value is not None}
     request = mask_making.Request(
-        sources, output, seed, in_all, options | _settings(settings or []),
+        sources, output, seed, in_all, options | settings_of(settings or []),
         different_bases, different_rules,
     )  # fmt: skip
     mask_making.check(operation, module.SETTINGS, request)
@@ -88,8 +96,8 @@ def mask(
         **request.options,
         "like": None if like is None else str(like),
     }
-    of_masks = module.SETTINGS.made_of in ("mask", "")
-    read = sources if of_masks else checkpoints.places(*sources)
+    of_weights = module.SETTINGS.made_of in ("checkpoint", "step of a trajectory")
+    read = checkpoints.places(*sources) if of_weights else sources
     outputs = claim("mask", reads=[*read, like], files={"--output": output})
     with recorded(*outputs, seed=seed, settings=record):
         changed = module.make(request)
@@ -97,16 +105,19 @@ def mask(
     typer.echo(f"{output}: {changed} of {n} entries set ({changed / max(n, 1):.2%})")
 
 
-def _settings(given: list[str]) -> dict[str, object]:
-    """KEY=VALUE, as YAML has values."""
-    import yaml
+def settings_of(given: list[str]) -> dict[str, object]:
+    """KEY=VALUE by key; a value is JSON, or else text."""
+    import json
 
     found: dict[str, object] = {}
     for words in given:
         key, equals, value = words.partition("=")
         if not equals:
             raise UserError(f"--set {words}: expected KEY=VALUE")
-        found[key] = yaml.safe_load(value)
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
     return found
 
 

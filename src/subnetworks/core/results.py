@@ -83,6 +83,11 @@ class Context:
         path = self.results / "overlaps" / f"{name}.json"
         return _json(path, "overlap", "n", "changed", "intersection", "o1", "o2", "chance")
 
+    def ranking(self, overlap: str) -> dict[str, Any]:
+        """How well an overlap's second mask foresaw its first (`rankings/<name>.json`)."""
+        path = self.results / "rankings" / f"{overlap}.json"
+        return _json(path, "ranking", "average_precision", "sweep")
+
     def transfer(self, name: str) -> list[dict[str, Any]]:
         """How much of an update lies within each of some masks (`transfers/<name>.json`)."""
         path = self.results / "transfers" / f"{name}.json"

@@ -473,7 +473,12 @@ def _check_cycles(experiment: Experiment) -> None:
     for name, entry in experiment.masks.items():
         made = mask_sources.parse(entry)
         needs[f"masks.{name}"] = [f"masks.{source}" for source in made.masks]
-        ends = [end for end in (made.run, made.checkpoint) if end]
+        ends = [made.checkpoint] if made.checkpoint else []
+        if made.run and "trajectory" in made.reads:
+            ends.append(made.run)
+        elif made.run:
+            ends.append(experiment.runs[made.run]["init"])
+            needs[f"masks.{name}"].append(f"datasets.{experiment.runs[made.run]['data']}")
         needs[f"masks.{name}"] += [f"checkpoints.{end}" for end in ends]
 
     done: set[str] = set()

@@ -14,6 +14,7 @@ from subnetworks.evaluation import rows
 from subnetworks.experiment import Experiment, sizes
 from subnetworks.experiment.models import Benchmark, LocalData, Machine, Mixture
 from subnetworks.measuring import mask_sources
+from subnetworks.training.algorithms import ALGORITHMS
 from subnetworks.training.data import files
 from subnetworks.training.data.sources import RejectionSettings
 from subnetworks.training.settings import (
@@ -84,8 +85,29 @@ def check(experiment: Experiment, machine: Machine, modules: Modules) -> None:
                 _check_kind(experiment, place, part, needed, "a mixture that begins with them")
     for name, run in experiment.models["runs"].items():
         _check_run(experiment, name, run, machine, modules)
+    for name in experiment.masks:
+        _check_mask(experiment, name)
     for name, benchmark in experiment.models["benchmarks"].items():
         _check_benchmark(experiment, name, benchmark)
+
+
+def _check_mask(experiment: Experiment, name: str) -> None:
+    """The run whose gradients a mask is made of has them without answers of its own."""
+    made = mask_sources.parse(experiment.masks[name])
+    if not made.run or made.batches is None:
+        return
+    place, run = ("masks", name, made.source), experiment.runs[made.run]
+    if ALGORITHMS[run["algorithm"]].kind == "online":
+        raise experiment.error(
+            (*place, "run"),
+            f"{made.run!r} is on-policy ({run['algorithm']}): gradients at its init need sampled "
+            "answers, which is not supported; use a run of sft or one that learns from preferences",
+        )
+    if made.batches > run.get("steps", made.batches):
+        raise experiment.error(
+            (*place, "batches"),
+            f"must be at most the steps of {made.run!r} ({run['steps']}), got {made.batches}",
+        )
 
 
 def _check_run(

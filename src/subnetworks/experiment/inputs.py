@@ -50,6 +50,11 @@ def trajectory(run: str) -> str:
     return f"runs/{run}/trajectory/manifest.json"
 
 
+def gradients(run: str, batches: int) -> str:
+    """The gradients of a run's first batches at its init."""
+    return f"gradients/{run}/{batches}.safetensors"
+
+
 def mask(name: str) -> str:
     """A mask."""
     return f"masks/{name}.safetensors"
@@ -85,6 +90,11 @@ def of_prediction(experiment: Experiment, name: str) -> Files:
     return {**read, "data": read["data"] if "epochs" in experiment.runs[name] else []}
 
 
+def of_gradients(experiment: Experiment, run: str) -> Files:
+    """What a run starts from, and its data."""
+    return {**of_run(experiment, run), "mask": []}
+
+
 def of_trajectory(experiment: Experiment, run: str) -> Files:
     """A run's kept steps, and what they are compared with."""
     return {"init": checkpoint(experiment.runs[run]["init"]), "trajectory": trajectory(run)}
@@ -99,10 +109,13 @@ def of_update(experiment: Experiment, name: str) -> Files:
 def of_mask(experiment: Experiment, name: str) -> Files:
     """What a derived mask is made of: masks, a checkpoint, or a run's trajectory."""
     made = mask_sources.parse(experiment.masks[name])
+    init = experiment.runs[made.run]["init"] if made.run and "init" in made.reads else None
     return {
         "sources": [mask(source) for source in made.masks],
         "checkpoint": checkpoint(made.checkpoint) if made.checkpoint else [],
-        "trajectory": trajectory(made.run) if made.run and made.reads == "trajectory" else [],
+        "trajectory": trajectory(made.run) if made.run and "trajectory" in made.reads else [],
+        "gradients": gradients(made.run, made.batches) if made.run and made.batches else [],
+        "init": checkpoint(init) if init else [],
     }
 
 
@@ -111,6 +124,13 @@ def of_overlap(experiment: Experiment, name: str) -> Files:
     first, second = experiment.overlaps[name]["masks"]
     weights = checkpoint(experiment.before_of_mask(first))
     return {"first": mask(first), "second": mask(second), "weights": weights}
+
+
+def of_ranking(experiment: Experiment, overlap: str) -> Files:
+    """The mask that is to be foreseen, and what the other one's scores are made of."""
+    first, second = experiment.overlaps[overlap]["masks"]
+    made = of_mask(experiment, second) if second in experiment.masks else {}
+    return {**made, "sources": [], "mask": mask(first)}
 
 
 def of_evaluation(experiment: Experiment, name: str) -> Files:

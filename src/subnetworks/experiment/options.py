@@ -46,14 +46,31 @@ def of_update(update: Mapping[str, Any], *keys: str) -> str:
     return " ".join(options)
 
 
-def of_mask(entry: Mapping[str, Any], files: Mapping[str, Any]) -> str:
+def of_mask(experiment: Experiment, name: str, files: Mapping[str, Any]) -> str:
     """The source of a mask, and what it is made of, as the command line takes them.
 
     Args:
-        entry: the mask, as the experiment has it.
-        files: where `sources`, `checkpoint` and `trajectory` lie, as far as it needs them.
+        files: where what `inputs.of_mask` names lies.
     """
-    return mask_sources.parse(entry).command(files)
+    made = mask_sources.parse(experiment.masks[name])
+    return made.command(files, experiment.runs[made.run] if made.run else {})
+
+
+def of_ranking(experiment: Experiment, overlap: str, files: Mapping[str, Any]) -> str:
+    """The source whose scores are judged, with what it reads, as the command line takes them.
+
+    Args:
+        files: where what `inputs.of_ranking` names lies.
+
+    Raises:
+        UserError: the second mask of the overlap is made of no scores.
+    """
+    name = experiment.overlaps[overlap]["masks"][1]
+    if name in experiment.masks:
+        made = mask_sources.parse(experiment.masks[name])
+        if hasattr(mask_sources.load(made.source), "scores"):
+            return made.judged(files, experiment.runs[made.run] if made.run else {})
+    raise experiment.error(("overlaps", overlap), f"the mask {name!r} is made of no scores")
 
 
 def of_mixture(entry: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """What sources of masks have in common: their settings, and what they are asked to make."""
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from subnetworks.core.errors import UserError
+from subnetworks.core.files import canonical_json
 from subnetworks.core.validation import (
     Count,
     Name,
     Place,
+    Positive,
     SettingsModel,
     Share,
     checked,
@@ -32,13 +35,13 @@ class MaskSettings(SettingsModel):
     Attributes:
         memory: what making it takes, in MB.
         made_of: what `subnetworks mask` takes one of; empty where it takes several masks.
-        reads: what is read of its `run`: `trajectory`, or nothing.
+        reads: what is read of its `run`: `trajectory`, `gradients`, `init`.
         options: keys of the value that are options of that command.
     """
 
     memory: ClassVar[int] = 1500
     made_of: ClassVar[str] = ""
-    reads: ClassVar[str] = ""
+    reads: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[tuple[str, ...]] = ()
 
     seed: Count = Field(0, description="What a random mask is drawn from.")
@@ -68,17 +71,28 @@ class MaskSettings(SettingsModel):
         """The run of which something is read, if one is."""
         return None
 
+    @property
+    def batches(self) -> int | None:
+        """How many batches' gradients of its run it is made of, if of any."""
+        return None
+
     def refused(self, run: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
         """What its `run`, as the experiment has it, does not give, and for which key."""
         yield from ()
 
-    def command(self, files: Mapping[str, Any]) -> str:
+    def command(self, files: Mapping[str, Any], run: Mapping[str, Any]) -> str:
         """The arguments of `subnetworks mask` that make it.
 
         Args:
-            files: where `sources`, `checkpoint` and `trajectory` lie, as far as it needs them.
+            files: where `sources`, `checkpoint`, `trajectory` and `gradients` lie, as far as it
+                needs them; of a checkpoint or a trajectory, the manifest.
+            run: its `run`, as the experiment has it; nothing where it has none.
         """
         return " ".join([self.source, *files["sources"]])
+
+    def judged(self, files: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+        """The arguments of `subnetworks ranking` behind a mask; both arguments as for `command`."""
+        return " ".join([self.source, str(Path(files["checkpoint"]).parent)])
 
 
 class OfOne(MaskSettings):
@@ -143,7 +157,7 @@ class Chosen(MaskSettings):
         """See `MaskSettings.checkpoint`."""
         return str(self.value.checkpoint)
 
-    def command(self, files: Mapping[str, Any]) -> str:
+    def command(self, files: Mapping[str, Any], run: Mapping[str, Any]) -> str:
         """See `MaskSettings.command`."""
         values = {key: getattr(self.value, key) for key in self.options}
         if self.value.like:
@@ -152,13 +166,72 @@ class Chosen(MaskSettings):
         return " ".join([self.source, str(Path(files["checkpoint"]).parent), *given])
 
 
+class OfRun(Amount):
+    """Entries that a run's start chooses."""
+
+    run: Name = Field(description="The run that is to be predicted.")
+    in_all: bool = Field(
+        False, description="Whether the density is kept in all, not in each tensor."
+    )
+
+
+class OfGradients(OfRun):
+    """Entries that the gradients of a run's own loss at its init choose."""
+
+    batches: Annotated[Positive, Field(ge=2)] = Field(
+        16, description="How many of the run's first batches are looked at."
+    )
+
+
+class Predicted(MaskSettings):
+    """A mask of the entries that what is known before a run's first update chooses."""
+
+    options: ClassVar[tuple[str, ...]] = ("like", "density")
+
+    @property
+    def masks(self) -> list[str]:
+        """See `MaskSettings.masks`."""
+        return [self.value.like] if self.value.like else []
+
+    @property
+    def run(self) -> str:
+        """See `MaskSettings.run`."""
+        return str(self.value.run)
+
+    @property
+    def batches(self) -> int | None:
+        """See `MaskSettings.batches`."""
+        return self.value.batches if "gradients" in self.reads else None
+
+    def settings(self, run: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Further options, by key."""
+        return {}
+
+    def command(self, files: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+        """See `MaskSettings.command`."""
+        like = " ".join(files["sources"])
+        amount = option("like", like) if like else option("density", self.value.density)
+        in_all = ["--in-all"] if self.value.in_all else []
+        return " ".join([self.judged(files, run), amount, *in_all])
+
+    def judged(self, files: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+        """See `MaskSettings.judged`."""
+        read = [files["gradients"]] if "gradients" in self.reads else []
+        read += [str(Path(files["init"]).parent)] if "init" in self.reads else []
+        given = [option(key, value) for key, value in self.settings(run).items()]
+        return " ".join([self.source, *read, *given])
+
+
 NAMED_OPTIONS = ("like", "density", "rank")
 """Options that the command line has for a key each; others are set by name."""
 
 
 def option(key: str, value: object) -> str:
     """A key as the command line takes it."""
-    return f"--{key} {value}" if key in NAMED_OPTIONS else f"--set {key}={value}"
+    if key in NAMED_OPTIONS:
+        return f"--{key} {value}"
+    text = value if isinstance(value, str) else canonical_json(value)
+    return f"--set {shlex.quote(f'{key}={text}')}"
 
 
 @dataclass(frozen=True)
@@ -193,17 +266,17 @@ def check(name: str, settings: type[MaskSettings], request: Request) -> None:
         raise UserError(f"{name}: needs one {settings.made_of}, got {len(request.sources)}")
     for key in request.options:
         if key not in settings.options:
-            users = " and ".join(mask_sources.with_option(key))
-            if not users:
+            if not (users := mask_sources.with_option(key)):
                 raise UserError(f"{name}: no mask has an option {key!r}")
-            raise UserError(f"{name}: {_written(key)} is for {users}")
+            raise UserError(f"{name}: {_written(key)} is for {', '.join(users)}")
     if not settings.options:
         return
     if "like" in settings.options and len({"like", "density"} & request.options.keys()) != 1:
         raise UserError(f"{name}: needs either --like MASK or --density SHARE")
     fields = settings.model_fields[name].annotation.model_fields  # type: ignore[union-attr]
     for key in settings.options:
-        entry = fields[key]
+        if (entry := fields.get(key)) is None:  # the command's alone: checked in use
+            continue
         if key not in request.options and entry.is_required():
             raise UserError(f"{name}: needs {_written(key)}")
         if key in request.options and key not in NAMED_OPTIONS:  # their values are checked in use

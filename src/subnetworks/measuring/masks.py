@@ -8,6 +8,7 @@ digests of the checkpoints `before` and `after`, the dtypes they were `compared_
 them was (`compared_share`), or `operation`, `sources` and `seed`.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -294,3 +295,9 @@ def _shared(masks: Sequence[Mask], key: str) -> str:
     """What all masks record under a key; empty if that is not one thing."""
     values = {mask.metadata.get(key, "") for mask in masks}
     return values.pop() if len(values) == 1 else ""
+
+
+def generator(seed: int, name: str) -> np.random.Generator:
+    """What draws for a parameter: depends on a seed and the parameter's name only."""
+    key = hashlib.sha256(name.encode()).digest()[:8]
+    return np.random.default_rng([seed, int.from_bytes(key, "little")])

@@ -7,7 +7,7 @@ ones are controls for the subnetwork that a run finds, as in "The Path Not Taken
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -57,6 +57,34 @@ class Share:
         if self.like is not None:
             return [self.like.count(name)]
         return [self.of(name, size)] * count
+
+
+def lowest(keys: Callable[[], Iterable[np.ndarray]], width: int, wanted: int) -> tuple[int, int]:
+    """The key of the last of the `wanted` lowest ones, and how many with that key are wanted.
+
+    Exact, by counting 16 bits at a time, so that keys of 16 bits are gone through once.
+
+    Args:
+        keys: gives all keys in pieces, unsigned integers; called once or more.
+        width: their bits.
+        wanted: at most as many as there are keys.
+    """
+    if not wanted:
+        return 0, 0
+    prefix = 0
+    for shift in range(max(width - 16, 0), -1, -16):
+        counts = np.zeros(1 << 16, np.int64)
+        for piece in keys():
+            wide = piece.astype(np.uint64)
+            if shift + 16 < width:
+                wide = wide[wide >> np.uint64(shift + 16) == prefix]
+            digits = (wide >> np.uint64(shift)) & np.uint64(0xFFFF)
+            counts += np.bincount(digits.astype(np.int64), minlength=1 << 16)
+        upto = np.cumsum(counts)
+        digit = int(np.searchsorted(upto, wanted))
+        wanted -= int(upto[digit] - counts[digit])
+        prefix = prefix << 16 | digit
+    return prefix, wanted
 
 
 def write(

@@ -353,3 +353,47 @@ def test_the_learning_rate_is_drawn_with_what_it_moves(tmp_path: Path) -> None:
         "The learning rate moves sparsity by 40 to 50 points, the algorithm at one learning rate "
         "by 10 to 20."
     )
+
+
+def test_masks_before_training_are_compared_with_the_final_one(tmp_path: Path) -> None:
+    for kind, right in {"everything": 80, "null": 78, "square": 60, "seed": 81}.items():
+        scored(tmp_path, kind, right)
+    for name in ("null", "square", "seed"):
+        write(tmp_path, f"overlaps/{name}.json", overlap(36, 24, 30))
+        changed(tmp_path, name, 90)
+    for name, area in (("null", 0.8), ("square", 0.55)):
+        write(tmp_path, f"rankings/{name}.json", {"average_precision": area, "sweep": []})
+    entries: list[dict[str, Any]] = [
+        {"label": "everything", "kind": "full", "trained": "everything"},
+        {"label": "null", "kind": "predicted"},
+        {"label": "square", "kind": "predicted"},
+        {"label": "seed", "kind": "afterwards"},
+        {"label": "untrained", "kind": "predicted", "overlap": "null"},
+    ]
+    for entry in entries:
+        entry |= {"of": "everything", "algorithm": "DPO"}
+        if entry["label"] in ("null", "square", "seed"):
+            name = entry["label"]
+            entry |= {"overlap": name, "trained": name, "update": name}
+        if entry["label"] in ("null", "square"):
+            entry["ranking"] = entry["label"]
+    spec = {"benchmark": "math500", "masks": entries}
+    rows, said = shown(tmp_path, "control_predicted_masks", spec)
+    full, null, square, seed, untrained = rows
+    assert (full["accuracy_pct"], full["difference_pct"], full["density_pct"]) == (80, None, None)
+    # The masks of `overlap`: forty entries of a hundred in the end, fifty foreseen, 36 in both.
+    assert (null["density_pct"], null["recall_pct"], null["precision_pct"]) == (50, 90, 72)
+    assert (null["chance_pct"], null["agreement_pct"]) == (60, 90)
+    assert (null["average_precision_pct"], seed["average_precision_pct"]) == (80, None)
+    assert square["difference_pct"] == pytest.approx(-20)
+    assert (untrained["recall_pct"], untrained["accuracy_pct"]) == (90, None)
+    assert said == [
+        "DPO: of what is known before the first update, null ranks the changed weights best "
+        "(area under the curve 80.0 %).",
+        "DPO: not below full training beyond the noise within null.",
+    ]
+    spec["masks"] = [full_and for full_and in entries if full_and["label"] != "null"]
+    _, said = shown(tmp_path, "control_predicted_masks", spec)
+    assert said[1] == (
+        "DPO: no mask that is known before the first update trains as well as all weights."
+    )

@@ -9,8 +9,9 @@ import pytest
 from checkpoints_made import bf16, save
 
 VERBS = (
-    "apply convert delta evaluate fetch fetch-data figure lock make mask measure mix overlap "
-    "rank report sample schema table times train trajectory transfer"
+    "apply convert delta evaluate fetch fetch-data figure gradients lock make mask measure "
+    "mix overlap predict rank ranking report sample schema table times train trajectory "
+    "transfer"
 ).split()
 
 

@@ -152,6 +152,12 @@ def _transfer(place):
     return ["transfer", *reads, "--json", j], {j: "transfer --json"}, reads
 
 
+def _ranking(place):
+    j, reads = place("own/q.json"), [place("one.safetensors"), place("base")]
+    line = ["ranking", reads[0], "magnitude", reads[1], "--json", j]
+    return line, {j: "ranking --json"}, reads
+
+
 def _trajectory(place):
     j, t = place("own/y.json"), place("own/y.parquet")
     reads = [place("steps")]
@@ -264,6 +270,7 @@ VERBS = {
     "magnitude": _magnitude,
     "overlap": _overlap,
     "transfer": _transfer,
+    "ranking": _ranking,
     "trajectory": _trajectory,
     "delta": _delta,
     "apply": _apply,

@@ -91,6 +91,8 @@ def test_jobs_read_what_the_experiment_names(experiment: Experiment) -> None:
         "sources": [],
         "checkpoint": [],
         "trajectory": trajectory,
+        "gradients": [],
+        "init": [],
     }
     both = ["masks/early.safetensors", "masks/low.safetensors"]
     assert inputs.of_mask(experiment, "both")["sources"] == both
@@ -143,7 +145,7 @@ def test_measurements_are_those_of_the_experiment_or_of_its_controls(
 def test_a_mask_is_made_as_the_experiment_says(
     experiment: Experiment, mask: str, words: str
 ) -> None:
-    assert options.of_mask(experiment.masks[mask], inputs.of_mask(experiment, mask)) == words
+    assert options.of_mask(experiment, mask, inputs.of_mask(experiment, mask)) == words
 
 
 def test_an_update_is_measured_as_the_experiment_says(experiment: Experiment) -> None:

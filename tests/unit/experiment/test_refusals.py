@@ -231,6 +231,23 @@ REFUSED = [
         "steps: 3 }",
         "23: masks.early.early.steps: the run 'grpo' keeps no step 3; there are: 2, 4",
     ),
+    (
+        "{ early: { run: grpo, steps: 2 } }",
+        "{ fisher: { run: grpo, density: 0.1, batches: 2 } }",
+        "23: masks.early.fisher.run: 'grpo' is on-policy (grpo): gradients at its init need sampled "
+        "answers, which is not supported; use a run of sft or one that learns from preferences",
+    ),
+    (
+        "{ early: { run: grpo, steps: 2 } }",
+        "{ gradient_signal: { run: kto, density: 0.1 } }",
+        "23: masks.early.gradient_signal.batches: must be at most the steps of 'kto' (4), got 16",
+    ),
+    (
+        "{ early: { run: grpo, steps: 2 } }",
+        "{ product: { run: kto, density: 0.1, batches: 2, of: [fisher, magnitude] } }",
+        "23: masks.early.product.of.1: 'magnitude' is not allowed; allowed: fisher, "
+        "gradient_signal, predicted",
+    ),
     # What a run meets
     (
         "    data: sums",

@@ -182,7 +182,7 @@ def test_the_command_line_makes_them(model, tmp_path):
         (["principal", "MODEL", "MODEL", "--density", "0.1", "--rank", "2"], "needs one checkp"),
         (["early", "MODEL"], "not a delta"),
         (["random", "LIKE", "LIKE"], "needs one mask"),
-        (["complement", "LIKE", "--density", "0.1"], "for magnitude and principal"),
+        (["complement", "LIKE", "--density", "0.1"], "--density is for fisher, "),
         (["magnitude", "OTHER", "--like", "LIKE"], "absent or of another shape"),
     ],
 )

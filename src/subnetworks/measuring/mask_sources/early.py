@@ -22,7 +22,7 @@ class Early(MaskSettings):
     """What had changed (Δ ≠ 0) after the first steps of a run."""
 
     made_of: ClassVar[str] = "step of a trajectory"
-    reads: ClassVar[str] = "trajectory"
+    reads: ClassVar[tuple[str, ...]] = ("trajectory",)
 
     early: Steps
 
@@ -48,7 +48,7 @@ class Early(MaskSettings):
             there = ", ".join(map(str, kept)) or "none (trajectory_every)"
             yield place, f"the run {name!r} keeps no step {step}; there are: {there}"
 
-    def command(self, files: Mapping[str, Any]) -> str:
+    def command(self, files: Mapping[str, Any], run: Mapping[str, Any]) -> str:
         """See `MaskSettings.command`."""
         return f"early {step_file(Path(files['trajectory']).parent, self.early.steps)}"
 

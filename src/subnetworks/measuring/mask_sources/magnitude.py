@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from subnetworks.checkpoints import Tensor
+    from subnetworks.measuring.scores import Scores
     from subnetworks.measuring.selections import Share
 
 # Entries read at a time; whole bytes of a mask.
@@ -35,6 +36,19 @@ def make(request: Request) -> int:
         Share.of_request(request),
         different_bases=request.different_bases,
     )
+
+
+def scores(request: Request) -> "Scores":
+    """1/|w|, so that the lowest magnitudes come first."""
+    import numpy as np
+
+    from subnetworks.measuring.scores import Values, of_weights
+
+    def reciprocal(weights: Values) -> Values:
+        with np.errstate(divide="ignore"):
+            return np.nan_to_num(1 / np.abs(weights), nan=0.0, posinf=np.inf)
+
+    return of_weights(request.sources[0], reciprocal)
 
 
 def magnitude(
@@ -64,7 +78,9 @@ def magnitude(
 
     def choose(tensor: "Tensor") -> Iterator["np.ndarray"]:
         wanted = share.of(tensor.name, tensor.n)
-        bound, ties = _threshold(tensor, wanted)
+        bound, ties = selections.lowest(
+            lambda: (keys for _, keys in _keys(tensor)), 8 * tensor.itemsize, wanted
+        )
         for _, keys in _keys(tensor):
             equal = np.flatnonzero(keys == bound)[:ties]
             ties -= equal.size
@@ -81,25 +97,3 @@ def _keys(tensor: "Tensor") -> Iterator[tuple[int, "np.ndarray"]]:
     for start in range(0, tensor.n, _CHUNK):
         bits = tensor.raw(start, min(start + _CHUNK, tensor.n))
         yield start, bits & bits.dtype.type(mask)
-
-
-def _threshold(tensor: "Tensor", wanted: int) -> tuple[int, int]:
-    """The key of the last of the `wanted` lowest entries, and how many with that key are wanted."""
-    import numpy as np
-
-    if not wanted:
-        return 0, 0
-    prefix = 0
-    for shift in range(max(8 * tensor.itemsize - 16, 0), -1, -16):
-        counts = np.zeros(1 << 16, np.int64)
-        for _, keys in _keys(tensor):
-            wide = keys.astype(np.uint64)
-            if shift + 16 < 8 * tensor.itemsize:
-                wide = wide[wide >> np.uint64(shift + 16) == prefix]
-            digits = (wide >> np.uint64(shift)) & np.uint64(0xFFFF)
-            counts += np.bincount(digits.astype(np.int64), minlength=1 << 16)
-        upto = np.cumsum(counts)
-        digit = int(np.searchsorted(upto, wanted))
-        wanted -= int(upto[digit] - counts[digit])
-        prefix = prefix << 16 | digit
-    return prefix, wanted

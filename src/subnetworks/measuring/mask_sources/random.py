@@ -1,6 +1,5 @@
 """As many entries at random as a mask has."""
 
-import hashlib
 import math
 import os
 from collections.abc import Mapping
@@ -59,7 +58,7 @@ def randomise(
     with masks.writing(path, mask.shapes, metadata) as writer:
         for name, shape in mask.shapes.items():
             remaining, wanted, start = math.prod(shape), counts[name], 0
-            generator = _generator(seed, name)
+            generator = masks.generator(seed, name)
             while remaining:
                 size = min(remaining, 8 * masks.PIECE)
                 here = _hypergeometric(generator, wanted, remaining, size)
@@ -75,16 +74,11 @@ def randomise(
     return changed
 
 
-def _generator(seed: int, name: str) -> "Generator":
-    import numpy as np
-
-    key = hashlib.sha256(name.encode()).digest()[:8]
-    return np.random.default_rng([seed, int.from_bytes(key, "little")])
-
-
 def _scatter(changed: int, sizes: Mapping[str, int], seed: int) -> dict[str, int]:
     """How many of `changed` fall on each parameter if each entry is as likely as any other."""
-    generator = _generator(seed, "")
+    from subnetworks.measuring import masks
+
+    generator = masks.generator(seed, "")
     remaining, wanted, counts = sum(sizes.values()), changed, {}
     for name, size in sizes.items():
         counts[name] = _hypergeometric(generator, wanted, remaining, size)

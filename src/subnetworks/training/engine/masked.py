@@ -25,6 +25,7 @@ from verl.workers.engine.base import EngineRegistry
 from subnetworks.core.schedule import factor
 from subnetworks.measuring.masks import Mask
 from subnetworks.training.engine.adamw import FORMS, CompactAdamW, DenseAdamW, local
+from subnetworks.training.engine.gradients import Moments
 from subnetworks.training.engine.log_probabilities import entropies, log_probabilities
 from subnetworks.training.engine.value_head import ValueHeadMixin
 from subnetworks.training.runtime import trajectory
@@ -58,12 +59,17 @@ class MaskedEngineMixin:
     """Trains within the mask that its optimiser's section names, or whole where it names none.
 
     Nothing outside the mask moves (`subnetworks.training.engine.adamw`). The optimiser is AdamW.
+    Where the section asks for gradients, they are summed, no step is taken and nothing is saved.
     """
+
+    _moments: Moments | None = None
 
     def _build_optimizer(self, module: torch.nn.Module) -> torch.optim.Optimizer:
         given = self.optimizer_config
         others = dict(given.override_optimizer_config or {})
         own = dict(others.pop("subnetworks", None) or {})
+        if own.get("gradients"):
+            self._moments = Moments(_named(module), own["gradients"])
         if own.get("mask"):
             if self.engine_config.strategy != "fsdp2":
                 raise ValueError("training within a mask needs strategy fsdp2")
@@ -160,6 +166,8 @@ class MaskedEngineMixin:
 
     def optimizer_step(self) -> float:
         """One step of AdamW inside the mask; gives the norm of the masked gradient."""
+        if self._moments:
+            return self._moments.add()
         if isinstance(self.optimizer, DenseAdamW | CompactAdamW):
             self.optimizer.mask_gradients()
         return super().optimizer_step()
@@ -169,6 +177,8 @@ class MaskedEngineMixin:
 
         Before training goes on, so that no later save removes what is read here.
         """
+        if self._moments:
+            return
         super().save_checkpoint(local_path, *args, **kwargs)
         asked = _own(self.optimizer_config).get("trajectory")
         saved = Path(local_path)
@@ -189,6 +199,14 @@ def _own(config: Any) -> dict[str, Any]:
     return dict(((config and config.override_optimizer_config) or {}).get("subnetworks") or {})
 
 
+def _named(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """Each parameter by its name in checkpoints."""
+    for name, parameter in module.named_parameters():
+        for wrapper in _WRAPPERS:
+            name = name.replace(wrapper, "")
+        yield name, parameter
+
+
 def _sharded_masks(
     module: torch.nn.Module, path: str
 ) -> Iterable[tuple[torch.nn.Parameter, Tensor | None]]:
@@ -199,9 +217,7 @@ def _sharded_masks(
     mask = Mask.open(path)
     known = set(mask.names)
     inside = total = 0
-    for name, parameter in module.named_parameters():
-        for wrapper in _WRAPPERS:
-            name = name.replace(wrapper, "")
+    for name, parameter in _named(module):
         if name.startswith(_VALUE_HEADS):
             yield parameter, None
             continue

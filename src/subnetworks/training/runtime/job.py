@@ -3,6 +3,7 @@
 import os
 import secrets
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,8 @@ class Job:
     sockets that is gone after the run, `steps_log` the file of one JSON object a step that the
     trainer writes, `resume` the saved step to go on from (0: from the start), `largest_tensor` the
     number of entries of the init's largest tensor, `trajectory` the folder of the trajectory and
-    `base` the init's digest where one is kept.
+    `base` the init's digest where one is kept. `gradients` is what
+    `subnetworks.training.engine.gradients` is asked for, where a job only measures them.
     """
 
     settings: Settings
@@ -37,6 +39,7 @@ class Job:
     cached_entries: int = 0
     trajectory: Path | None = None
     base: str = ""
+    gradients: Mapping[str, object] | None = None
 
     @property
     def train_file(self) -> Path:
@@ -88,6 +91,7 @@ class Job:
             }
             if self.trajectory
             else None,
+            "gradients": self.gradients,
         }
 
     @property
@@ -95,7 +99,11 @@ class Job:
         """The same for a model that is trained beside the policy: of no trajectory, and whole
         unless the run's settings say otherwise."""
         masked = isinstance(self.settings, OnlineSettings) and self.settings.mask_beside
-        return self.engine | {"trajectory": None} | ({} if masked else {"mask": None})
+        return (
+            self.engine
+            | {"trajectory": None, "gradients": None}
+            | ({} if masked else {"mask": None})
+        )
 
     def saved(self, step: int) -> Path:
         """Where the trainer keeps the state after a step."""

@@ -172,7 +172,7 @@ def _train(
         meta["accelerator"] = machine.model_dump(mode="json")
         meta["resumed_from_step"] = resume
         if resume < parsed.steps:
-            scratch = Path(tempfile.mkdtemp(prefix="subnetworks-", dir=_short_temporary_folder()))
+            scratch = Path(tempfile.mkdtemp(prefix="subnetworks-", dir=short_temporary_folder()))
             job = Job(
                 settings=parsed,
                 machine=machine,
@@ -251,7 +251,7 @@ def check(
     return shapes
 
 
-def _short_temporary_folder() -> str | None:
+def short_temporary_folder() -> str | None:
     """A place for sockets, whose paths may not exceed 107 characters; None is the system's own."""
     own = tempfile.gettempdir()
     return "/tmp" if len(own) > 20 and os.access("/tmp", os.W_OK) else own
