@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from subnetworks.artefacts import shared
 from subnetworks.artefacts.base import Table, UpdateShown, rows_of
 from subnetworks.artefacts.claims import (
     PLACEBO,
@@ -21,22 +22,6 @@ from subnetworks.artefacts.claims import (
 )
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.published import Published, Quotes, ends
-from subnetworks.artefacts.shared import (
-    COMPARED_COLUMN,
-    COMPARED_NOTE,
-    PUBLISHED_COLUMNS,
-    PUBLISHED_SCHEMA,
-    SPARSITY_COLUMNS,
-    SPARSITY_SCHEMA,
-    UPDATE_SCHEMA,
-    beside_paper,
-    frame,
-    of_algorithm,
-    opening,
-    published,
-    remark_on,
-    sparsity_of,
-)
 from subnetworks.artefacts.sheet import Column, text
 from subnetworks.core.results import Context
 
@@ -52,11 +37,11 @@ CAPTION = (
 )
 COLUMNS = (
     text("label", "update"),
-    *SPARSITY_COLUMNS,
-    *PUBLISHED_COLUMNS,
+    *shared.SPARSITY_COLUMNS,
+    *shared.PUBLISHED_COLUMNS,
     Column("changed", "changed"),
     Column("n", "of"),
-    COMPARED_COLUMN,
+    shared.COMPARED_COLUMN,
     text("on_policy", "on-policy"),
     text("kl", "KL"),
     text("online", "online"),
@@ -67,14 +52,14 @@ NOTES = (
     "below 0.002 only, so bit-equality is reported beside it.",
     "Changed: weights with |Δ| > 1e-5. Embeddings: token embedding and output head, where rows of "
     "unused tokens stay as they were.",
-    COMPARED_NOTE,
+    shared.COMPARED_NOTE,
     "Paper: the published value of the same update; for an update that the paper does not have, "
     "the range of the algorithm's updates, of far larger models, without a difference.",
 )
 SCHEMA = {
-    **UPDATE_SCHEMA,
-    **SPARSITY_SCHEMA,
-    **PUBLISHED_SCHEMA,
+    **shared.UPDATE_SCHEMA,
+    **shared.SPARSITY_SCHEMA,
+    **shared.PUBLISHED_SCHEMA,
     "on_policy": bool,
     "kl": bool,
     "online": bool,
@@ -98,18 +83,20 @@ def build(context: Context) -> polars.DataFrame:
     Source: Table 1.
     """
     paper = context.paper("table1_update_sparsity")
-    pairs, others = beside_paper(context.rows("updates"), paper, "tuned")
+    pairs, others = shared.beside_paper(context.rows("updates"), paper, "tuned")
     rows = []
     for entry, theirs in pairs:
-        measured = sparsity_of(context, entry["update"])
-        alike = of_algorithm(paper, entry)
+        measured = shared.sparsity_of(context, entry["update"])
+        alike = shared.of_algorithm(paper, entry)
         rows.append(
             {
-                **opening(entry),
+                **shared.opening(entry),
                 **measured,
-                **published(measured["sparsity_pct"], theirs, alike, "sparsity_pct"),
+                **shared.published(measured["sparsity_pct"], theirs, alike, "sparsity_pct"),
                 **{flag: entry.get(flag) for flag in ("on_policy", "kl", "online")},
-                "remark": remark_on(context, ARTEFACT.name, theirs["tuned"]) if theirs else None,
+                "remark": shared.remark_on(context, ARTEFACT.name, theirs["tuned"])
+                if theirs
+                else None,
             }
         )
     for theirs in others:
@@ -118,12 +105,12 @@ def build(context: Context) -> polars.DataFrame:
                 "source": "paper",
                 "label": f"{theirs['algorithm']}, {theirs['tuned'].split('/')[-1]}",
                 "algorithm": theirs["algorithm"],
-                **published(None, theirs, paper, "sparsity_pct"),
+                **shared.published(None, theirs, paper, "sparsity_pct"),
                 **{flag: theirs[flag] == "yes" for flag in ("on_policy", "kl", "online")},
-                "remark": remark_on(context, ARTEFACT.name, theirs["tuned"]),
+                "remark": shared.remark_on(context, ARTEFACT.name, theirs["tuned"]),
             }
         )
-    return frame(rows, SCHEMA)
+    return shared.frame(rows, SCHEMA)
 
 
 def quoted(paper: Published) -> Quotes:

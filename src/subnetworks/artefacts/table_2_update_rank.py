@@ -5,22 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any
 
+from subnetworks.artefacts import shared
 from subnetworks.artefacts.base import Names, Table, UpdateShown, rows_of
 from subnetworks.artefacts.claims import Claim, Controlled, average, left, listed, span
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.published import Published, Quotes, ends
-from subnetworks.artefacts.shared import (
-    COMPARED_COLUMN,
-    PUBLISHED_COLUMNS,
-    PUBLISHED_SCHEMA,
-    UPDATE_SCHEMA,
-    beside_paper,
-    frame,
-    of_algorithm,
-    opening,
-    percent,
-    published,
-)
 from subnetworks.artefacts.sheet import Column, text
 from subnetworks.core.results import Context, compared_share_of
 
@@ -38,12 +27,12 @@ COLUMNS = (
     Column("mean_rank_without_embeddings_pct", "without embeddings", "mean rank", 2),
     Column("min_rank_pct", "lowest", digits=2),
     Column("matrices", "matrices"),
-    COMPARED_COLUMN,
+    shared.COMPARED_COLUMN,
     Column("borderline", "borderline"),
     Column("stable_rank_pct", "stable", "other ranks, median"),
     Column("effective_rank_pct", "effective", "other ranks, median"),
     Column("energy_rank_99_pct", "99 % energy", "other ranks, median"),
-    *PUBLISHED_COLUMNS,
+    *shared.PUBLISHED_COLUMNS,
 )
 NOTES = (
     "Rank: singular values of Δ above max(rows, columns) × eps × the largest, in float32, as a "
@@ -58,7 +47,7 @@ NOTES = (
     "Paper: the published value of the same update, or the range of the algorithm's updates.",
 )
 SCHEMA = {
-    **UPDATE_SCHEMA,
+    **shared.UPDATE_SCHEMA,
     "mean_rank_pct": float,
     "mean_rank_without_embeddings_pct": float,
     "min_rank_pct": float,
@@ -68,7 +57,7 @@ SCHEMA = {
     "stable_rank_pct": float,
     "effective_rank_pct": float,
     "energy_rank_99_pct": float,
-    **PUBLISHED_SCHEMA,
+    **shared.PUBLISHED_SCHEMA,
 }
 
 
@@ -86,25 +75,27 @@ def build(context: Context) -> polars.DataFrame:
     Source: Table 2.
     """
     paper = context.paper("table2_update_rank")
-    pairs, others = beside_paper(context.rows("updates"), paper, "model")
+    pairs, others = shared.beside_paper(context.rows("updates"), paper, "model")
     rows = []
     for entry, theirs in pairs:
         name = entry["update"]
         measured = context.rank(name)
-        mean = percent(measured["mean_rank"])
+        mean = shared.percent(measured["mean_rank"])
         rows.append(
             {
-                **opening(entry),
+                **shared.opening(entry),
                 "mean_rank_pct": mean,
-                "mean_rank_without_embeddings_pct": percent(
+                "mean_rank_without_embeddings_pct": shared.percent(
                     measured.get("mean_rank_without_embeddings")
                 ),
-                "min_rank_pct": percent(measured.get("min_rank")),
+                "min_rank_pct": shared.percent(measured.get("min_rank")),
                 "matrices": measured.get("matrices"),
                 "compared_share_pct": compared_share_of(measured),
                 "borderline": measured.get("borderline"),
                 **_other_ranks(context.rank_matrices(name)),
-                **published(mean, theirs, of_algorithm(paper, entry), "mean_rank_pct"),
+                **shared.published(
+                    mean, theirs, shared.of_algorithm(paper, entry), "mean_rank_pct"
+                ),
             }
         )
     for theirs in others:
@@ -113,10 +104,10 @@ def build(context: Context) -> polars.DataFrame:
                 "source": "paper",
                 "label": f"{theirs['algorithm']}, {theirs['model']}",
                 "algorithm": theirs["algorithm"],
-                **published(None, theirs, paper, "mean_rank_pct"),
+                **shared.published(None, theirs, paper, "mean_rank_pct"),
             }
         )
-    return frame(rows, SCHEMA)
+    return shared.frame(rows, SCHEMA)
 
 
 def _other_ranks(matrices: polars.DataFrame | None) -> dict[str, float | None]:
@@ -125,7 +116,7 @@ def _other_ranks(matrices: polars.DataFrame | None) -> dict[str, float | None]:
     for key in ("stable_rank", "effective_rank", "energy_rank_99"):
         if matrices is not None and {key, "full_rank"} <= set(matrices.columns):
             median = (matrices[key] / matrices["full_rank"]).median()
-            found[f"{key}_pct"] = percent(median)  # type: ignore[arg-type]
+            found[f"{key}_pct"] = shared.percent(median)  # type: ignore[arg-type]
     return found
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from subnetworks.artefacts import shared
 from subnetworks.artefacts.base import Table, UpdateShown, rows_of
 from subnetworks.artefacts.claims import (
     Claim,
@@ -20,21 +21,6 @@ from subnetworks.artefacts.claims import (
 )
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.published import Published, Quotes, ends
-from subnetworks.artefacts.shared import (
-    COMPARED_COLUMN,
-    COMPARED_NOTE,
-    PUBLISHED_COLUMNS,
-    PUBLISHED_SCHEMA,
-    SPARSITY_COLUMNS,
-    SPARSITY_SCHEMA,
-    UPDATE_SCHEMA,
-    beside_paper,
-    frame,
-    opening,
-    published,
-    remark_on,
-    sparsity_of,
-)
 from subnetworks.artefacts.sheet import Column, text
 from subnetworks.core.results import Context, by_hand
 
@@ -51,11 +37,11 @@ COLUMNS = (
     text("in_distribution", "in distribution"),
     Column("learning_rate", "learning rate", general=True),
     Column("steps", "steps"),
-    *SPARSITY_COLUMNS,
-    *PUBLISHED_COLUMNS,
+    *shared.SPARSITY_COLUMNS,
+    *shared.PUBLISHED_COLUMNS,
     Column("changed", "changed"),
     Column("n", "of"),
-    COMPARED_COLUMN,
+    shared.COMPARED_COLUMN,
 )
 NOTES = (
     "In distribution: trained on what the init itself says, such as its own verified answers (RFT) "
@@ -63,17 +49,17 @@ NOTES = (
     "|Δ| ≤ 1e-5 is the paper's rule for bf16 weights; changed: weights with |Δ| > 1e-5.",
     "Steps are the optimiser's. Learning rate and number of steps change sparsity by themselves: "
     "only rows that share them tell what the data do. The paper's rows do not share them.",
-    COMPARED_NOTE,
+    shared.COMPARED_NOTE,
     "Paper: the published value of the same update; for an update that the paper does not have, "
     "the range of its updates by data of that kind, of far larger models, without a difference.",
 )
 SCHEMA = {
-    **UPDATE_SCHEMA,
+    **shared.UPDATE_SCHEMA,
     "in_distribution": bool,
     "learning_rate": float,
     "steps": int,
-    **SPARSITY_SCHEMA,
-    **PUBLISHED_SCHEMA,
+    **shared.SPARSITY_SCHEMA,
+    **shared.PUBLISHED_SCHEMA,
     "remark": str,
 }
 
@@ -99,20 +85,22 @@ def build(context: Context) -> polars.DataFrame:
         (polars.col("model") + ", " + polars.col("method")).alias("row"),
         (polars.col("in_distribution") == "yes").alias("own"),
     )
-    pairs, others = beside_paper(context.rows("updates"), paper, "row")
+    pairs, others = shared.beside_paper(context.rows("updates"), paper, "row")
     rows = []
     for entry, theirs in pairs:
-        measured = sparsity_of(context, entry["update"])
+        measured = shared.sparsity_of(context, entry["update"])
         alike = paper.filter(own=entry["in_distribution"])
         rows.append(
             {
-                **opening(entry),
+                **shared.opening(entry),
                 "in_distribution": entry["in_distribution"],
                 "learning_rate": entry.get("learning_rate"),
                 "steps": _updates(entry),
                 **measured,
-                **published(measured["sparsity_pct"], theirs, alike, "sparsity_pct"),
-                "remark": remark_on(context, ARTEFACT.name, theirs["model"]) if theirs else None,
+                **shared.published(measured["sparsity_pct"], theirs, alike, "sparsity_pct"),
+                "remark": shared.remark_on(context, ARTEFACT.name, theirs["model"])
+                if theirs
+                else None,
             }
         )
     for theirs in others:
@@ -122,11 +110,11 @@ def build(context: Context) -> polars.DataFrame:
                 "label": theirs["row"],
                 "algorithm": theirs["method"],
                 "in_distribution": theirs["own"],
-                **published(None, theirs, paper, "sparsity_pct"),
-                "remark": remark_on(context, ARTEFACT.name, theirs["model"]),
+                **shared.published(None, theirs, paper, "sparsity_pct"),
+                "remark": shared.remark_on(context, ARTEFACT.name, theirs["model"]),
             }
         )
-    return frame(rows, SCHEMA)
+    return shared.frame(rows, SCHEMA)
 
 
 def _updates(entry: dict[str, Any]) -> int | None:

@@ -5,21 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from subnetworks.artefacts import shared
 from subnetworks.artefacts.base import Table, UpdateShown, rows_of
 from subnetworks.artefacts.claims import Claim, all_hold, listed
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.published import Published, Quotes, ends
-from subnetworks.artefacts.shared import (
-    COMPARED_COLUMN,
-    COMPARED_NOTE,
-    UPDATE_SCHEMA,
-    beside_paper,
-    difference,
-    frame,
-    opening,
-    percent,
-    remark_on,
-)
 from subnetworks.artefacts.sheet import Column, text
 from subnetworks.core.results import Context, compared_share_of
 
@@ -40,7 +30,7 @@ COLUMNS = (
     *(Column(f"published_{t}_pct", t, "paper, |Δ| ≤", 2) for t in PUBLISHED),
     *(Column(f"difference_{t}_pct", t, "difference", 2, signed=True) for t in PUBLISHED),
     Column("n", "of"),
-    COMPARED_COLUMN,
+    shared.COMPARED_COLUMN,
 )
 NOTES = (
     "Share of all weights, embeddings included, that differ by no more than the tolerance, both "
@@ -48,10 +38,10 @@ NOTES = (
     "One bf16 step of a weight w is between |w| / 256 and |w| / 128, so that a tolerance forgives "
     "whole steps of weights below 128 to 256 times itself only: at 1e-6 hardly any, at 1e-5 "
     "those below 0.002, at 1e-4 those below 0.016, which can be most.",
-    COMPARED_NOTE,
+    shared.COMPARED_NOTE,
 )
 SCHEMA = {
-    **UPDATE_SCHEMA,
+    **shared.UPDATE_SCHEMA,
     "n": int,
     **{column.key: float for column in COLUMNS if column.key.endswith("_pct")},
     "remark": str,
@@ -71,37 +61,37 @@ def build(context: Context) -> polars.DataFrame:
     Source: Table 6.
     """
     paper = context.paper("table6_tolerance_sweep")
-    pairs, others = beside_paper(context.rows("updates"), paper, "tuned")
+    pairs, others = shared.beside_paper(context.rows("updates"), paper, "tuned")
     rows = []
     for entry, theirs in pairs:
         measured = context.update(entry["update"])
         row: dict[str, Any] = {
-            **opening(entry),
+            **shared.opening(entry),
             "n": measured["n"],
             "compared_share_pct": compared_share_of(measured),
-            "equal_pct": percent(measured["equal"], measured["n"]),
+            "equal_pct": shared.percent(measured["equal"], measured["n"]),
         }
         for tolerance in TOLERANCES:
-            row[f"sparsity_{tolerance}_pct"] = percent(
+            row[f"sparsity_{tolerance}_pct"] = shared.percent(
                 measured["isclose_bf16"].get(tolerance), measured["n"]
             )
         if theirs:
             row |= _published(context, theirs)
             for tolerance in PUBLISHED:
-                row[f"difference_{tolerance}_pct"] = difference(
+                row[f"difference_{tolerance}_pct"] = shared.difference(
                     row[f"sparsity_{tolerance}_pct"], row[f"published_{tolerance}_pct"]
                 )
         rows.append(row)
     for theirs in others:
         label = theirs["tuned"].split("/")[-1]
         rows.append({"source": "paper", "label": label, **_published(context, theirs)})
-    return frame(rows, SCHEMA)
+    return shared.frame(rows, SCHEMA)
 
 
 def _published(context: Context, theirs: dict[str, Any]) -> dict[str, Any]:
     values = {f"published_{t}_pct": theirs[f"tol_{t}"] for t in PUBLISHED}
     # The paper's contradiction on SimPO is filed under Table 1, and is with this table.
-    remark = remark_on(context, "table_1_update_sparsity", theirs["tuned"])
+    remark = shared.remark_on(context, "table_1_update_sparsity", theirs["tuned"])
     return {**values, "remark": remark}
 
 
