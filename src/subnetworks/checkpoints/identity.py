@@ -91,7 +91,7 @@ def digest(checkpoint: Checkpoint) -> str:
     """The digest of a checkpoint (`nh64-1:…`).
 
     Reads it once, piece by piece, on all cores, and not again in one process while its files stay
-    as they are. Memory: 1 MiB a thread.
+    as they are. Memory: 1 MiB per thread.
 
     Raises:
         UserError: its manifest has another.

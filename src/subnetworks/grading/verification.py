@@ -1,7 +1,7 @@
 """Compares pairs of LaTeX answers by math-verify: a program of its own, run by `verifier`.
 
-Says `true` when it is ready, then reads one JSON line a pair (gold, answer, seconds) from standard
-input and answers each with one line: whether they are equal, and the processor time it took.
+Prints `true` when it is ready, then reads one JSON line per pair (gold, answer, seconds) from
+standard input and answers each with one line: whether they are equal, and the processor time.
 A pair is compared in a child with bounded processor time and memory; where the child dies, the
 answer is null, and the next child starts with everything imported. Needs nothing of the project, so
 that it may run isolated.

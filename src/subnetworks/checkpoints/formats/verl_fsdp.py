@@ -1,4 +1,4 @@
-"""Checkpoints that verl's FSDP trainer leaves behind, one file a process, read as one.
+"""Checkpoints that verl's FSDP trainer leaves behind, one file per process, read as one.
 
 `model_world_size_W_rank_R.pt` is the state dict of process R of W, saved by torch; its tensors are
 DTensors (`subnetworks.checkpoints.formats.dtensor`), or plain ones that every process has. Beside

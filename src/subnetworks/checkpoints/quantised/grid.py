@@ -62,7 +62,7 @@ class Grid:
 def fit(weights: Sequence[int], scales: Sequence[int], blocks: Sequence[Block]) -> Grid | None:
     """The grid that scales of one shape form over weights of another; None if there is no one.
 
-    One scale for all, one a row (`(rows,)` or `(rows, 1)`, for a stack of matrices a scale or a
+    One scale for all, one per row (`(rows,)` or `(rows, 1)`, for a stack of matrices a scale or a
     column of scales each), one a column (`(1, columns)`), or one a block of a configured size;
     where none is configured, of the one power of two that fits, if both axes are cut the same one.
     """

@@ -405,7 +405,7 @@ class Scales:
         shape: rows and columns of each of the matrices that follow one another.
         steps: rows and columns that share a scale.
         shared: whether all matrices have the same scales.
-        factors: float32, lines of scales (a line a row of blocks) from line `first` on.
+        factors: float32, lines of scales (one per row of blocks) from line `first` on.
         e5m2: whether the codes are of E5M2, else of E4M3.
     """
 

@@ -300,7 +300,7 @@ def count(
 ) -> Measurement:
     """Count every rule in every pair, and write the mask, in one pass.
 
-    Memory: about 3 MiB a thread beyond the libraries, whatever the size of the checkpoints.
+    Memory: about 3 MiB per thread beyond the libraries, whatever the size of the checkpoints.
     """
     result = Measurement(before.source, after.source, rules, selection, [], list(excluded))
     if mask is None:

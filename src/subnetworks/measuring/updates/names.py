@@ -33,8 +33,8 @@ def align(
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Rename what only `right` has to what only `left` has, where only known modules around differ.
 
-    So the text backbone of a vision-language model meets the text model. Also how, a row a pair of
-    prefixes: `before`, `after`, `tensors`.
+    So the text backbone of a vision-language model meets the text model. Also how, one row per pair
+    of prefixes: `before`, `after`, `tensors`.
 
     Raises:
         UserError: two tensors of one side may be the same one of the other.
