@@ -33,7 +33,6 @@ class Task:
         only: a row belongs to the benchmark if this column has this value.
         converted: makes a row of `columns` of one in another schema, which it is given with the
             place to name in errors; a row that is not in it is returned as it is.
-        own_split: the split of the data set that the definition scores.
         questions: how many rows the split has, as its publishers say; None if that is not known.
         gated: whether the Hub hands the data set out to those only who were let in.
         made: the rows that can be made here (`make:`) and fit.
@@ -58,7 +57,6 @@ class Task:
     instruction: str = ""
     only: tuple[str, str] | None = None
     converted: Callable[[dict[str, Any], str], dict[str, Any]] | None = None
-    own_split: str = "test"
     questions: int | None = None
     gated: bool = False
     made: str | None = None

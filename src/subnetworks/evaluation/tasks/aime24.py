@@ -12,7 +12,6 @@ TASKS = (
         gold="Answer",
         metric="exact_match,none",
         max_tokens=32768,
-        own_split="train",
         questions=30,
     ),
 )

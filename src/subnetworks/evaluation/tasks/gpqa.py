@@ -16,7 +16,6 @@ def _task(part: str, questions: int) -> Task:
         chooses=True,
         metric="acc,none",
         others=("acc_norm,none",),
-        own_split="train",
         questions=questions,
         gated=True,
     )
