@@ -2,9 +2,7 @@
 
 import importlib.util
 import re
-import shlex
 import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -14,10 +12,9 @@ import pytest
 import yaml
 
 pytest.importorskip("typer", reason="the command line needs typer")
-from subnetworks import artefacts, cli
+from pages import PAGES, ROOT, commands
 
-ROOT = Path(__file__).resolve().parents[3]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+from subnetworks import artefacts, cli
 
 
 @cache
@@ -36,15 +33,6 @@ def generate() -> ModuleType:
     sys.modules["generate"] = module
     spec.loader.exec_module(module)
     return module
-
-
-def commands(page: Path) -> Iterator[list[str]]:
-    """The commands of a page's console blocks, without comments and continuation lines."""
-    for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL):
-        for line in re.sub(r"\\\n", " ", block).splitlines():
-            if line.startswith("$ "):
-                words = shlex.split(line[2:], comments=True)
-                yield [word for word in words if not re.match(r"[A-Z]+=", word)]
 
 
 def wrong_with(command: list[str]) -> str | None:
@@ -76,7 +64,7 @@ def wrong_with(command: list[str]) -> str | None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_name_what_exists(page: Path) -> None:
-    assert not [(command, wrong) for command in commands(page) if (wrong := wrong_with(command))]
+    assert not [(command, wrong) for command, _ in commands(page) if (wrong := wrong_with(command))]
 
 
 def test_a_command_that_does_not_exist_is_found() -> None:

@@ -2,13 +2,12 @@
 
 import os
 import re
-import shlex
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pages import ROOT, blocks, commands
 
 pytest.importorskip("torch")
 pytest.importorskip("numba")
@@ -16,7 +15,6 @@ pytest.importorskip("typer")
 
 from subnetworks import cli
 
-ROOT = Path(__file__).resolve().parents[3]
 START = ROOT / "docs" / "getting-started.md"
 PAGES = [START, ROOT / "docs" / "own-checkpoints.md", ROOT / "README.md"]
 # What a reader fills in.
@@ -28,20 +26,6 @@ NAMES = {
 }
 # These need a finished experiment.
 ELSEWHERE = {"times"}
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
-
-
-def shown(page: Path) -> Iterator[tuple[list[str], str]]:
-    """The page's commands, and what it shows of what each prints."""
-    for block in blocks(page, "console"):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            line, _, output = part.partition("\n")
-            words = shlex.split(line, comments=True)
-            if "subnetworks" in words:
-                yield words[words.index("subnetworks") + 1 :], output
 
 
 def steady(text: str) -> str:
@@ -91,9 +75,10 @@ def test_commands_print_what_is_shown(
             assert status == 0
         os.link("mask2.safetensors", "other.safetensors")
     ran = 0
-    for words, expected in shown(page):
-        if words[0] in ELSEWHERE:
+    for words, expected in commands(page):
+        if "subnetworks" not in words or ELSEWHERE & set(words):
             continue
+        words = words[words.index("subnetworks") + 1 :]
         status, printed = run([NAMES.get(word, word) for word in words], capsys, monkeypatch)
         assert status == (2 if expected.startswith("subnetworks: error: ") else 0), printed
         if expected:
