@@ -143,6 +143,11 @@ class Settings(SettingsModel):
         return self.micro_batch_size or min(self.sequences_an_update, 256)
 
     @property
+    def longest_sequence(self) -> int:
+        """Tokens of the longest sequence."""
+        raise NotImplementedError
+
+    @property
     def sequences_a_step(self) -> int:
         """Sequences in one step."""
         return self.batch_size
@@ -181,6 +186,23 @@ class OfflineSettings(Settings):
     truncation: Truncation = Field(
         "error", description="Whether a longer one is refused, or loses its end."
     )
+    lora_rank: Count = Field(
+        0,
+        description="Train adapters of this rank on every linear layer instead of the weights "
+        "(LoRA, for comparison; 0: none); the end has them merged.",
+    )
+    lora_alpha: Positive = Field(16, description="LoRA's: their product's factor, times the rank.")
+
+    @property
+    def longest_sequence(self) -> int:
+        """See `Settings.longest_sequence`."""
+        return self.max_length
+
+    def check(self) -> None:
+        """See `Settings.check`."""
+        super().check()
+        if self.lora_rank and self.trajectory_every:
+            raise wrong("lora_rank and trajectory_every exclude each other", "lora_rank")
 
 
 REWARDS = ("math", "boxed", "gsm8k", "random", "format", "length")
@@ -270,7 +292,7 @@ class OnlineSettings(Settings):
 
     @property
     def longest_sequence(self) -> int:
-        """Tokens of the longest prompt with the longest answer."""
+        """See `Settings.longest_sequence`."""
         return self.max_prompt_length + self.max_response_length
 
     @property
@@ -344,14 +366,45 @@ class Accelerator(SettingsModel):
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
         "sdpa", description="transformers' implementation of attention."
     )
+    gradient_checkpointing: bool | None = Field(
+        None,
+        description="Compute activations again in the backward pass instead of keeping them: less "
+        "memory, a third more time (by default on cuda).",
+    )
+    offload_weights: bool = Field(
+        False, description="Keep the trainer's weights in main memory while vLLM samples."
+    )
+    offload_optimiser: bool = Field(
+        False, description="Keep AdamW's moments in main memory between steps."
+    )
+    tensor_parallel: Positive = Field(
+        1, description="Devices that share one copy of the sampler's weights."
+    )
+    tokens_at_once: Positive | None = Field(
+        None,
+        description="Instead of micro_batch_size: sequences of so many tokens go through the model "
+        "at once on one device (not of preferences, whose pairs stay together).",
+    )
     bfloat16: Bfloat16 = Field(
         "auto",
         description="How runs in bf16 are computed: native bf16, weights rounded to bf16 and "
         "multiplied in float32 (emulated), or (auto) native where the processor has bf16.",
     )
+    logger: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
+        [], description="Where a run's log is sent, too, step by step, if that is installed."
+    )
     stall_seconds: Annotated[float, Field(ge=1)] = Field(
         1800.0, description="A run without a new step for so long is stopped as hung."
     )
+
+    @model_validator(mode="after")
+    def _divided(self) -> Self:
+        if self.devices % self.tensor_parallel:
+            raise wrong(
+                f"tensor_parallel ({self.tensor_parallel}) must divide devices ({self.devices})",
+                "tensor_parallel",
+            )
+        return self
 
     @property
     def ranks(self) -> int:
@@ -360,11 +413,18 @@ class Accelerator(SettingsModel):
 
 
 def check_devices(settings: Settings, machine: Accelerator) -> None:
-    """Check that a machine's devices have equal shares of every update's examples.
+    """Check that a machine's devices have equal shares of every update's examples, and that the
+    longest sequence fits into what goes through the model at once.
 
     Raises:
-        UserError: names batch size and devices.
+        UserError: names batch size and devices, or the lengths.
     """
+    longest = settings.longest_sequence
+    if machine.tokens_at_once is not None and longest > machine.tokens_at_once:
+        raise UserError(
+            f"accelerator: tokens_at_once ({machine.tokens_at_once}) is less than the longest "
+            f"sequence of a run ({longest} tokens): raise it, or lower the run's lengths"
+        )
     if settings.batch_size // settings.updates % machine.ranks:
         each = f" in each of {settings.updates} updates" if settings.updates > 1 else ""
         raise UserError(

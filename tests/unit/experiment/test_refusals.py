@@ -275,6 +275,11 @@ REFUSED = [
         "19: runs.kto.validate_every: the data set 'pairs' holds no rows out: give it validation, or leave validate_every out",
     ),
     (
+        "  within: { like: grpo, mask: grpo }",
+        "  within: { like: kto, mask: grpo, lora_rank: 8 }",
+        "20: runs.within.lora_rank: lora_rank and a mask exclude each other",
+    ),
+    (
         "mask: grpo }",
         "mask: sft }",
         "20: runs.within.mask: the mask 'sft' is drawn on 'base', but the run starts from 'sft': use a mask made for this init",

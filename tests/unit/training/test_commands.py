@@ -14,15 +14,17 @@ from omegaconf import OmegaConf  # noqa: E402
 from subnetworks.core.errors import UserError  # noqa: E402
 from subnetworks.training.runtime import nodes, online, preference, sft, verl_options  # noqa: E402
 from subnetworks.training.runtime.job import Job, environment  # noqa: E402
-from subnetworks.training.settings import parse_accelerator, parse_settings  # noqa: E402
+from subnetworks.training.settings import check_devices, parse_accelerator, parse_settings  # noqa: E402
 
 BASE = {"steps": 40, "batch_size": 16, "learning_rate": 3e-6, "seed": 7, "warmup_steps": 4}
 
 
-def job(algorithm, kind, resume=0, mask="/mask 'it', = {x}.safetensors", nodes=1, **more):
+def job(
+    algorithm, kind, resume=0, mask="/mask 'it', = {x}.safetensors", nodes=1, machine=None, **more
+):
     return Job(
         settings=parse_settings({"algorithm": algorithm, **BASE, **more}),
-        machine=parse_accelerator({"kind": kind, "devices": 2, "nodes": nodes}),
+        machine=parse_accelerator({"kind": kind, "devices": 2, "nodes": nodes, **(machine or {})}),
         init=Path("/init"),
         data=Path("/data"),
         mask=Path(mask) if mask else None,
@@ -88,6 +90,62 @@ def test_a_devices_share_of_a_step_is_cut_evenly(asked_for, at_once, tmp_path):
     config = composed(asked, online, "ppo_trainer", tmp_path)
     assert config.actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu == at_once
     assert config.actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu == at_once
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "mode", "factor", "divided"),
+    [
+        ({}, "token-mean", None, True),
+        ({"loss_aggregation": "sequence_mean"}, "seq-mean-token-mean", None, True),
+        ({"loss_aggregation": "dr_grpo"}, "seq-mean-token-sum-norm", 512, False),
+    ],
+)
+def test_grpos_loss_is_the_mean_that_the_run_says(asked_for, mode, factor, divided, tmp_path):
+    config = composed(job("grpo", "cpu", **asked_for), online, "ppo_trainer", tmp_path)
+    actor = config.actor_rollout_ref.actor
+    assert (actor.loss_agg_mode, actor.loss_scale_factor) == (mode, factor)
+    assert config.algorithm.norm_adv_by_std_in_grpo is divided
+
+
+LARGE = {
+    "gradient_checkpointing": False,
+    "offload_weights": True,
+    "offload_optimiser": True,
+    "tensor_parallel": 2,
+    "tokens_at_once": 4096,
+}
+
+
+def test_what_larger_models_need_reaches_verl(tmp_path):
+    config = composed(job("ppo", "cuda", machine=LARGE), online, "ppo_trainer", tmp_path)
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    assert rollout.tensor_model_parallel_size == 2
+    for engine in (actor.fsdp_config, config.critic.fsdp):
+        assert (engine.param_offload, engine.optimizer_offload) == (True, True)
+    assert not config.actor_rollout_ref.model.enable_gradient_checkpointing
+    assert (actor.use_dynamic_bsz, actor.ppo_max_token_len_per_gpu) == (True, 4096)
+    assert rollout.log_prob_use_dynamic_bsz is True
+    assert rollout.log_prob_max_token_len_per_gpu == 4096
+    assert config.critic.fsdp.infer_max_token_len_per_gpu == 4096
+
+    config = composed(job("sft", "cuda", machine=LARGE), sft, "sft_trainer_engine", tmp_path)
+    assert (config.engine.param_offload, config.engine.optimizer_offload) == (True, True)
+    assert (config.data.use_dynamic_bsz, config.data.max_token_len_per_gpu) == (True, 4096)
+    described = preference.described(job("dpo", "cuda", machine=LARGE, lora_rank=8))["verl"]
+    assert described["engine"]["param_offload"] is True
+    assert described["engine"]["use_dynamic_bsz"] is False
+    assert described["model"]["lora_rank"] == 8
+
+
+def test_a_sampler_is_shared_by_devices_there_are_and_the_longest_sequence_fits():
+    with pytest.raises(UserError, match=r"tensor_parallel \(2\) must divide devices \(3\)"):
+        parse_accelerator({"devices": 3, "tensor_parallel": 2})
+    machine = parse_accelerator({"tokens_at_once": 1023})
+    settings = parse_settings({"algorithm": "grpo", **BASE})
+    with pytest.raises(UserError, match=r"tokens_at_once \(1023\) is less than .* \(1024 tokens\)"):
+        check_devices(settings, machine)
+    with pytest.raises(UserError, match="lora_rank and trajectory_every exclude each other"):
+        parse_settings({"algorithm": "sft", **BASE, "lora_rank": 8, "trajectory_every": 2})
 
 
 @pytest.mark.parametrize("kl", ["none", "loss", "reward"])

@@ -35,8 +35,16 @@ SETTINGS = {
 }
 
 
-def make_job(folder, name, ranks, mask=None, resume=0, **changes):
-    return tiny.make_job(folder, name, {**SETTINGS, **changes}, ranks, mask, resume)
+LESS_MEMORY = {
+    "gradient_checkpointing": True,
+    "offload_weights": True,
+    "offload_optimiser": True,
+}
+
+
+def make_job(folder, name, ranks, mask=None, resume=0, machine=None, **changes):
+    settings = {**SETTINGS, **changes}
+    return tiny.make_job(folder, name, settings, ranks, mask, resume, **(machine or {}))
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks"])
@@ -72,6 +80,10 @@ def trained(request, tmp_path_factory):
             folder, "dense", request.param, folder / "some.safetensors", optimiser_state="dense"
         ),
     }
+    jobs["less memory"] = make_job(
+        folder, "less memory", request.param, folder / "some.safetensors", machine=LESS_MEMORY
+    )
+    jobs["lora"] = make_job(folder, "lora", request.param, lora_rank=2, save_every=4)
     launch(folder, jobs)
     return folder, kinds
 
@@ -130,6 +142,34 @@ def test_the_same_run_again_is_the_same_bit_for_bit(trained):
         assert [row[key] for row in log(folder, "some")] == [
             row[key] for row in log(folder, "again")
         ]
+
+
+def test_activations_computed_again_and_weights_laid_aside_give_the_same_bits(trained):
+    folder, _ = trained
+    first, second = (master_weights(folder, STEPS, name) for name in ("some", "less memory"))
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def test_adapters_are_trained_alone_and_merged_into_the_end(trained, tmp_path):
+    folder, _ = trained
+    last, output = folder / "lora" / f"global_step_{STEPS}", tmp_path / "checkpoint"
+    finish.write_checkpoint(last, folder / "init", output, None, lora=(2, 16))
+    saved = master_weights(folder, STEPS, "lora")
+    end = load_file(output / "model.safetensors")
+    moved = 0
+    for name, before in load_file(folder / "init" / "model.safetensors").items():
+        module = f"base_model.model.{name.removesuffix('.weight')}"
+        if f"{module}.lora_A.default.weight" not in saved:
+            assert torch.equal(end[name], before), name
+            continue
+        a, b = (saved[f"{module}.lora_{x}.default.weight"] for x in "AB")
+        assert torch.equal(saved[f"{module}.base_layer.weight"], before.float())
+        merged = before.float() + 16 / 2 * (b @ a)
+        assert (end[name].float() - merged).abs().max() <= merged.abs().max() / 128, name
+        moved += int((end[name] != before).sum())
+    assert moved
+    assert set(end) == set(load_file(folder / "init" / "model.safetensors"))
 
 
 def test_the_trajectory_holds_every_steps_weights(trained, tmp_path):

@@ -67,14 +67,14 @@ def make_pairs(folder):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "train.parquet")
 
 
-def make_job(folder, name, settings, ranks=1, mask=None, resume=0, data=None):
+def make_job(folder, name, settings, ranks=1, mask=None, resume=0, data=None, **machine):
     """A job on the folder's `init` and `data` (or `data`), with its state in the folder `name`."""
     place = folder / name
     place.mkdir(exist_ok=True)
     kept = settings.get("trajectory_every")
     return Job(
         settings=parse_settings(settings),
-        machine=parse_accelerator({"kind": "cpu", "devices": ranks}),
+        machine=parse_accelerator({"kind": "cpu", "devices": ranks, **machine}),
         init=folder / "init",
         data=data or folder / "data",
         mask=mask,

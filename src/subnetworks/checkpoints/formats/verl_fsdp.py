@@ -79,6 +79,22 @@ def read(path: Path) -> Contents:
     return contents
 
 
+def read_adapters(folder: Path) -> Contents:
+    """The adapters (LoRA) of a saved step alone, by their names in the model that was trained.
+
+    Raises:
+        UserError: as `read` does, but that there are adapters.
+    """
+    files = _complete(folder)
+    contents = Contents(files=files)
+    try:
+        contents.tensors = _tensors(folder, files, contents, adapters=True)
+    except BaseException:
+        contents.close()
+        raise
+    return contents
+
+
 def _shards(folder: Path) -> list[tuple[int, int, Path]]:
     """World size, rank and path of the processes' files."""
     found = []
@@ -118,7 +134,10 @@ def _complete(folder: Path) -> list[Path]:
     return [there[rank] for rank in range(worlds[0])]
 
 
-def _tensors(folder: Path, files: list[Path], contents: Contents) -> dict[str, Tensor]:
+def _tensors(
+    folder: Path, files: list[Path], contents: Contents, adapters: bool = False
+) -> dict[str, Tensor]:
+    names: set[str] = set()
     parts: dict[str, list[Chunk]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     copies: set[str] = set()
@@ -134,8 +153,9 @@ def _tensors(folder: Path, files: list[Path], contents: Contents) -> dict[str, T
             ) from error
         if not isinstance(state, dict):
             raise UserError(f"{path}: no state dict; save the checkpoint again")
-        if rank and state.keys() != parts.keys():
-            other = min(map(str, state.keys() ^ parts.keys()))
+        names = names or set(state)
+        if state.keys() != names:
+            other = min(map(str, state.keys() ^ names))
             raise UserError(
                 f"{path}: not the same tensors as in {files[0].name} (such as {other!r}); the "
                 "files are of different trainings or steps: keep those of one"
@@ -144,8 +164,10 @@ def _tensors(folder: Path, files: list[Path], contents: Contents) -> dict[str, T
             what = f"{path}: tensor {name!r}"
             if not isinstance(name, str):
                 raise UserError(f"{path}: no state dict; save the checkpoint again")
-            if ".lora_" in name:
+            if ".lora_" in name and not adapters:
                 raise UserError(_with_lora(folder, path))
+            if adapters and ".lora_" not in name:
+                continue
             if dtensor.is_dtensor(value):
                 block = dtensor.block(value, what, rank)
                 view, shape, offsets = block.local, block.shape, block.offsets

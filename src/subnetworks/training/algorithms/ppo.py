@@ -39,9 +39,9 @@ SETTINGS = PpoSettings
 
 def options(job: Job) -> dict[str, object]:
     """What PPO asks of verl."""
-    from subnetworks.training.runtime.verl_options import model, optimiser
+    from subnetworks.training.runtime.verl_options import engine, model, optimiser
 
-    settings = job.settings
+    settings, tokens = job.settings, job.machine.tokens_at_once
     assert isinstance(settings, PpoSettings)
     return {
         "algorithm.adv_estimator": "gae",
@@ -57,7 +57,10 @@ def options(job: Job) -> dict[str, object]:
         # Whole, whatever the policy's mask, unless the settings say otherwise.
         **optimiser("critic.optim", job, settings.critic_learning_rate, policy=False),
         "critic.ppo_micro_batch_size_per_gpu": job.sequences_at_once,
-        "+critic.fsdp.use_dynamic_bsz": False,
+        **engine("critic.fsdp", job),
+        "+critic.fsdp.use_dynamic_bsz": tokens is not None,
+        **({} if tokens is None else {"+critic.fsdp.max_token_len_per_gpu": tokens}),
+        **({} if tokens is None else {"+critic.fsdp.infer_max_token_len_per_gpu": tokens}),
         "+critic.fsdp.micro_batch_size_per_gpu": job.sequences_at_once,
         "+critic.fsdp.infer_micro_batch_size_per_gpu": job.sequences_at_once,
         "critic.cliprange_value": settings.clip_value,

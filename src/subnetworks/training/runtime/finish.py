@@ -2,7 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +56,7 @@ def write_checkpoint(
     mask: Path | None,
     dtype: str = "bfloat16",
     template: str | None = None,
+    lora: tuple[int, int] | None = None,
 ) -> None:
     """Write the weights of the saved step `saved` as the checkpoint `output`.
 
@@ -67,6 +70,7 @@ def write_checkpoint(
         mask: what the run kept to, if anything.
         dtype: `bfloat16`, or `float32` to write the weights as they were trained.
         template: the chat template's name, if it was not init's own.
+        lora: rank and alpha of the adapters that were trained instead of the weights, if any.
 
     Raises:
         UserError: a weight is NaN or infinite.
@@ -82,7 +86,7 @@ def write_checkpoint(
     # What runs its own code goes on doing so after training, and nothing else does.
     trusted: dict[str, Any] = {"trust_remote_code": True} if trusts(init) else {}
     config = _config(init)
-    with checkpoints.open(shards(saved)) as trained, outputs.folder(output, "train") as folder:
+    with _trained_weights(saved, init, lora) as trained, outputs.folder(output, "train") as folder:
         for file in sorted(init.glob("*.safetensors")):
             with checkpoints.open(file) as before:
 
@@ -110,6 +114,36 @@ def write_checkpoint(
             content=identity.of_folder(folder),
             **trusted,
         )
+
+
+@contextmanager
+def _trained_weights(
+    saved: Path, init: Path, lora: tuple[int, int] | None
+) -> Iterator["Checkpoint"]:
+    """A saved step's weights; of adapters, what they make together with the init."""
+    from subnetworks import checkpoints
+    from subnetworks.checkpoints.formats import verl_fsdp
+    from subnetworks.checkpoints.writing import write_file
+
+    if lora is None:
+        with checkpoints.open(shards(saved)) as trained:
+            yield trained
+        return
+    with tempfile.TemporaryDirectory(prefix="subnetworks-lora-") as name:
+        folder = Path(name)
+        contents = verl_fsdp.read_adapters(shards(saved))
+        try:
+            adapters = [
+                replace(tensor, name=name.replace(".default.", "."))
+                for name, tensor in contents.tensors.items()
+            ]
+            write_file(folder / "adapter_model.safetensors", adapters, {"format": "pt"})
+        finally:
+            contents.close()
+        settings = {"peft_type": "LORA", "r": lora[0], "lora_alpha": lora[1], "bias": "none"}
+        write_json(folder / "adapter_config.json", settings)
+        with checkpoints.open(f"adapter:{folder}@{init}") as merged:
+            yield merged
 
 
 def rounded(trained: "Checkpoint", init: "Checkpoint") -> dict[str, "Tensor"]:

@@ -4,7 +4,7 @@ import csv
 import itertools
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ class StepsLog:
     def __init__(self, files: Iterable[Path]) -> None:
         self.rows: dict[int, Row] = {}
         self._followed: float | None = None
+        self._send: Callable[[Row], None] = lambda row: None
         self._seconds: dict[str, float] = {}
         self._files = list(files)
         self._offsets = dict.fromkeys(self._files, 0)
@@ -107,6 +108,7 @@ class StepsLog:
                         new.append(self.rows[step])
                         if self._followed is not None:
                             self._spend(self.rows[step], entry["data"])
+                            self._send(self.rows[step])
         return new
 
     @property
@@ -114,8 +116,9 @@ class StepsLog:
         """The last step up to which every one has a row; 0 if the first has none."""
         return next(step for step in itertools.count() if step + 1 not in self.rows)
 
-    def follow(self, file: Path) -> None:
-        """Read another attempt's log too."""
+    def follow(self, file: Path, send: Callable[[Row], None] = lambda row: None) -> None:
+        """Read another attempt's log too, and send each of its rows on."""
+        self._send = send
         self._files.append(file)
         self._offsets[file] = 0
         self._followed = time.monotonic()

@@ -6,7 +6,7 @@ from subnetworks.core.engines import ON_CPU
 from subnetworks.training.algorithms import MODULES
 from subnetworks.training.data.rewards import written
 from subnetworks.training.runtime.job import START, Command, Job, environment
-from subnetworks.training.runtime.verl_options import model, optimiser, resume, write
+from subnetworks.training.runtime.verl_options import engine, model, optimiser, resume, write
 from subnetworks.training.settings import OnlineSettings
 
 
@@ -56,6 +56,7 @@ def options(job: Job) -> dict[str, object]:
         f"+{actor}.fsdp_config.mixed_precision": job.mixed_precision,
         f"{actor}.fsdp_config.seed": settings.seed,
         f"{actor}.data_loader_seed": settings.seed,
+        **engine(f"{actor}.fsdp_config", job),
         **optimiser(f"{actor}.optim", job),
         f"{actor}.ppo_mini_batch_size": settings.batch_size // settings.updates_per_step,
         f"{actor}.ppo_micro_batch_size_per_gpu": micro,
@@ -74,7 +75,7 @@ def options(job: Job) -> dict[str, object]:
         f"{rollout}.seed": settings.seed,
         f"{rollout}.n": settings.samples_per_prompt,
         f"{rollout}.temperature": settings.temperature,
-        f"{rollout}.tensor_model_parallel_size": 1,
+        f"{rollout}.tensor_model_parallel_size": machine.tensor_parallel,
         f"{rollout}.max_model_len": length,
         f"{rollout}.max_num_seqs": min(256, settings.sequences_a_step),
         f"{rollout}.max_num_batched_tokens": max(8192, length),
@@ -107,6 +108,11 @@ def options(job: Job) -> dict[str, object]:
         "+subnetworks.nodes": machine.nodes,
         "+subnetworks.one_process": on_cpu and machine.ranks == 1,
     }
+    if machine.tokens_at_once is not None:
+        asked |= {
+            f"{actor}.use_dynamic_bsz": True,
+            f"{actor}.ppo_max_token_len_per_gpu": machine.tokens_at_once,
+        }
     if on_cpu:
         asked |= {
             # vLLM keeps its weights and cache: there is no device memory to hand over.

@@ -20,7 +20,7 @@ from subnetworks.training.runtime.job import Command, Job, distributed, environm
 from subnetworks.training.runtime.log import flat
 from subnetworks.training.runtime.scoring import Scorer
 from subnetworks.training.runtime.stopping import Stop
-from subnetworks.training.runtime.verl_options import model, optimiser, with_further
+from subnetworks.training.runtime.verl_options import engine, lora, model, optimiser, with_further
 from subnetworks.training.settings import PreferenceSettings, parse_settings
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def options(job: Job) -> dict[str, object]:
     )
     return {
         **model("model", job),
+        **lora("model", settings),
+        **engine("engine", job),
         "engine.strategy": "fsdp2",
         "engine.use_torch_compile": False,
         "engine.mixed_precision": job.mixed_precision,

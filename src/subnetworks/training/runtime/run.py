@@ -25,6 +25,7 @@ from subnetworks.training.engine import masking
 from subnetworks.training.runtime import (
     divergence,
     finish,
+    loggers,
     nodes,
     online,
     preference,
@@ -192,10 +193,11 @@ def _train(
                 trajectory=deltas if base else None,
                 base=base or "",
             )
-            steps_log.follow(job.steps_log)
+            sent = loggers.opened(machine.logger, run_folder, output.name, parsed.as_json())
             try:
                 command = TRAINERS[parsed.kind](job)
-                with Progress(output.name, parsed.steps, "step") as bar:
+                with sent as send, Progress(output.name, parsed.steps, "step") as bar:
+                    steps_log.follow(job.steps_log, send)
                     stall = machine.stall_seconds
                     process.run(command, scratch, log_file, steps_log, bar, stall, parsed, (lock,))
             finally:
@@ -208,7 +210,14 @@ def _train(
                 "resume"
             )
         trajectory.complete(deltas, every, parsed.steps, base)
-        finish.write_checkpoint(last, init, output, mask, parsed.save_dtype, parsed.chat_template)
+        lora = (
+            (parsed.lora_rank, parsed.lora_alpha)
+            if isinstance(parsed, OfflineSettings) and parsed.lora_rank
+            else None
+        )
+        finish.write_checkpoint(
+            last, init, output, mask, parsed.save_dtype, parsed.chat_template, lora
+        )
         steps_log.write(run_folder / "log.csv")
     if not keep_state:
         state.clear(folder)
@@ -225,6 +234,7 @@ def check(
     if machine.nodes > 1:
         nodes.check()
     check_devices(settings, machine)
+    loggers.check(machine.logger)
     for folder in (init, data):
         verify(folder)
     shapes = finish.shapes(init)
@@ -232,6 +242,11 @@ def check(
         raise UserError(no_template(init))
     checks.check(data, settings)
     config = json.loads((init / "config.json").read_text(encoding="utf-8"))
+    if mask and isinstance(settings, OfflineSettings) and settings.lora_rank:
+        raise UserError(
+            f"settings: lora_rank ({settings.lora_rank}) and a mask exclude each other: adapters "
+            "change every entry of a layer; leave one out"
+        )
     if mask:
         masking.check(mask, init, shapes, tied=bool(config.get("tie_word_embeddings")))
     context = config.get("max_position_embeddings")

@@ -1,7 +1,7 @@
 """Supervised finetuning with verl's SFT trainer."""
 
 from subnetworks.training.runtime.job import Command, Job, distributed, environment
-from subnetworks.training.runtime.verl_options import model, optimiser, resume, write
+from subnetworks.training.runtime.verl_options import engine, lora, model, optimiser, resume, write
 from subnetworks.training.settings import OfflineSettings
 
 
@@ -17,11 +17,13 @@ def options(job: Job) -> dict[str, object]:
     """What a run asks of verl."""
     settings = job.settings
     assert isinstance(settings, OfflineSettings)
+    tokens = job.machine.tokens_at_once
     return {
         "data.train_files": str(job.train_file),
         "data.train_batch_size": settings.batch_size,
         "data.micro_batch_size_per_gpu": job.sequences_at_once,
-        "data.use_dynamic_bsz": False,
+        "data.use_dynamic_bsz": tokens is not None,
+        **({} if tokens is None else {"data.max_token_len_per_gpu": tokens}),
         "data.max_length": settings.max_length,
         "data.truncation": settings.truncation,
         "data.num_workers": 0,
@@ -31,6 +33,8 @@ def options(job: Job) -> dict[str, object]:
         "data.custom_cls.path": "pkg://subnetworks.training.runtime.sft_main",
         "data.custom_cls.name": "ConversationDataset",
         **model("model", job),
+        **lora("model", settings),
+        **engine("engine", job),
         "engine.strategy": "fsdp2",
         "engine.use_torch_compile": False,
         "+engine.mixed_precision": job.mixed_precision,

@@ -15,6 +15,7 @@ from subnetworks.core.errors import UserError
 from subnetworks.core.files import write_text
 from subnetworks.core.validation import shown
 from subnetworks.training.runtime.job import Job
+from subnetworks.training.settings import OfflineSettings
 
 Options = Mapping[str, object]
 FILE = "verl.yaml"
@@ -27,12 +28,35 @@ def model(section: str, job: Job) -> dict[str, object]:
         f"{section}.path": str(job.init),
         f"{section}.external_lib": "subnetworks.training.engine.masked",
         f"{section}.use_remove_padding": job.machine.attention == "flash_attention_2",
-        f"{section}.enable_gradient_checkpointing": job.machine.kind == "cuda",
+        f"{section}.enable_gradient_checkpointing": (
+            job.machine.kind == "cuda"
+            if job.machine.gradient_checkpointing is None
+            else job.machine.gradient_checkpointing
+        ),
         f"+{section}.override_config.attn_implementation": job.machine.attention,
         # The init's own: verl takes the tokenizer's, and its end for want of another, whose
         # embedding would then get no gradient.
         f"+{section}.override_config.pad_token_id": _pad_token(job.init),
         **({f"+{section}.trust_remote_code": True} if trusts(job.init) else {}),
+    }
+
+
+def lora(section: str, settings: OfflineSettings) -> dict[str, object]:
+    """verl's section of a model with the run's adapters, if it has any."""
+    if not settings.lora_rank:
+        return {}
+    return {
+        f"{section}.lora_rank": settings.lora_rank,
+        f"{section}.lora_alpha": settings.lora_alpha,
+        f"{section}.target_modules": "all-linear",
+    }
+
+
+def engine(section: str, job: Job) -> dict[str, object]:
+    """What verl's sections of an engine say of its memory."""
+    return {
+        f"{section}.param_offload": job.machine.offload_weights,
+        f"{section}.optimizer_offload": job.machine.offload_optimiser,
     }
 
 
