@@ -18,6 +18,7 @@ TRAIN, EVALUATE = ("train-cpu", "train-cuda"), ("evaluate-cpu", "evaluate-cuda")
 RUN_BY = {
     "artefacts": ("figures",),
     "checkpoints": ("download", "measure"),
+    "checkpoints/chat.py": (*TRAIN, *EVALUATE),
     "checkpoints/hub": ("download",),
     "cli": ("download", "figures", "measure", *TRAIN, *EVALUATE),
     "core": ("download", "figures", "measure", *TRAIN, *EVALUATE),
