@@ -165,6 +165,11 @@ def _of_run(text: str, data: Path | None) -> "tuple[Optimiser, str, list[int]]":
         rows = examples(data, given.get("algorithm")) if data is not None else 0
         given = in_steps(given, rows)
     run = parse_settings(given)
+    if getattr(run, "lora_rank", 0):
+        raise UserError(
+            "--settings trains adapters (lora_rank), but the null model is one of the weights; "
+            "leave lora_rank out"
+        )
     optimiser = Optimiser(
         learning_rate=run.learning_rate,
         steps=run.steps,

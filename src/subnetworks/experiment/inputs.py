@@ -144,12 +144,17 @@ def of_evaluation(experiment: Experiment, name: str) -> Files:
 def measured(experiment: Experiment, *, controls: bool = False) -> list[str]:
     """All measurements and scores that the experiment asks for, or its controls alone do."""
     patterns = {
-        "runs": "predictions/{}.json",
         "updates": "updates/{}.json",
         "overlaps": "overlaps/{}.json",
         "evaluation": "evaluation/{}/scores.json",
     }
-    return [
+    # The null model is one of the weights themselves, not of adapters.
+    predicted = [
+        f"predictions/{name}.json"
+        for name in experiment.named("runs", controls=controls)
+        if not experiment.runs[name].get("lora_rank")
+    ]
+    return predicted + [
         pattern.format(name)
         for section, pattern in patterns.items()
         for name in experiment.named(section, controls=controls)

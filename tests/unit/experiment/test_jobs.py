@@ -131,6 +131,9 @@ def test_measurements_are_those_of_the_experiment_or_of_its_controls(
         *("updates/grpo.json", "updates/grpo_swept.json", "overlaps/pair.json"),
         "evaluation/grpo/scores.json",
     ]
+    runs = {**experiment.runs, "adapters": {**experiment.runs["grpo"], "lora_rank": 4}}
+    adapted = Experiment(**{**vars(whole), "runs": runs})
+    assert inputs.measured(adapted) == inputs.measured(whole)
 
 
 @pytest.mark.parametrize(

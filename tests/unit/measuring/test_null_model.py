@@ -335,6 +335,15 @@ def test_a_runs_settings_say_the_same(init, tmp_path):
     by_hand = "--learning-rate 4e-6 --steps 60 --warmup-steps 6 --weight-decay 0 --at 25,50"
     assert by_run == predicted(by_hand.split())
     assert [row["step"] for row in by_run["steps"]] == [25, 50, 60]
+    with pytest.raises(UserError, match="trains adapters"):
+        predicted(
+            [
+                "--settings",
+                json.dumps({**run, "trajectory_every": 0, "lora_rank": 4}),
+                "--data",
+                str(tmp_path),
+            ]
+        )
     with pytest.raises(UserError, match="say of which data set with --data"):
         predicted(["--settings", json.dumps(run)])
     with pytest.raises(UserError, match="give one"):
