@@ -54,10 +54,12 @@ for name, wish in ASKED.items():
             verb=wish.artefact.kind.removesuffix("s"),
             name=name,
             spec=constant(wish.told),
+            seeds=constant(wish.over),
             results=subpath(output.csv, ancestor=2),
             folder=subpath(output.csv, parent=True),
         shell:
             "in_stage figures python -m subnetworks {params.verb} {params.name} --spec {params.spec:q}"
+            " --seeds {params.seeds:q}"
             " --results {params.results} --published workflow/published"
             " --output-folder {params.folder} 2> >(tee {log} >&2)"
 

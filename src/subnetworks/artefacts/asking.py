@@ -1,30 +1,48 @@
 """What an experiment asks of the artefacts: their specifications, checked and filled in."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from subnetworks.artefacts import every
-from subnetworks.artefacts.base import FOLLOWED, Artefact, Specification, require_all
+from subnetworks.artefacts.base import FOLLOWED, Artefact, Names, Specification, require_all
+from subnetworks.artefacts.turns import SUFFIX
 from subnetworks.core.files import canonical_json
 from subnetworks.core.validation import Origin, Place, hint, not_allowed, parse
 from subnetworks.experiment import Experiment
-from subnetworks.experiment.facts import facts_of
+from subnetworks.experiment.facts import facts_of, seeds_of
 
 
 @dataclass(frozen=True)
 class Asked:
-    """An artefact as an experiment asks for it; `spec` is None where it does not."""
+    """An artefact as an experiment asks for it; `spec` is None where it does not.
+
+    `turns` are what it is asked for at further seeds, `seeds` on how many its numbers rest (None
+    where nothing is trained), `in_pairs` whether seeds are compared with each other.
+    """
 
     artefact: Artefact
     spec: Specification | None
+    turns: tuple[Specification, ...] = ()
+    seeds: int | None = None
+    in_pairs: bool = False
+
+    @property
+    def _named(self) -> Iterator[tuple[str, Names, str]]:
+        for spec in (self.spec, *self.turns):
+            yield from spec.named() if spec else ()
 
     @property
     def reads(self) -> list[str]:
         """The results that it reads, relative to the experiment's folder, each once."""
-        named = self.spec.named() if self.spec else ()
-        files = (read.format(name) for _, mark, name in named for read in mark.reads)
+        files = (read.format(name) for _, mark, name in self._named for read in mark.reads)
         return list(dict.fromkeys(files))
+
+    @property
+    def over(self) -> str:
+        """What it is told of seeds, as canonical JSON."""
+        specs = [spec.model_dump(exclude_none=True) for spec in self.turns]
+        return canonical_json({"n": self.seeds, "in_pairs": self.in_pairs, "turns": specs})
 
     @property
     def told(self) -> str:
@@ -34,13 +52,14 @@ class Asked:
     @property
     def named(self) -> list[str]:
         """The things of the experiment that it names, each once."""
-        return list(dict.fromkeys(name for _, _, name in self.spec.named())) if self.spec else []
+        return list(dict.fromkeys(name for _, _, name in self._named))
 
     @property
     def files(self) -> dict[str, str]:
         """Its files by suffix, relative to the experiment's folder."""
         kind, name = self.artefact.kind, self.artefact.name
-        return {suffix[1:]: f"{kind}/{name}{suffix}" for suffix in self.artefact.suffixes}
+        files = {suffix[1:]: f"{kind}/{name}{suffix}" for suffix in self.artefact.suffixes}
+        return files | ({"seeds": f"{kind}/{name}{SUFFIX}"} if self.turns else {})
 
 
 def asked(experiment: Experiment) -> dict[str, Asked]:
@@ -59,24 +78,36 @@ def asked(experiment: Experiment) -> dict[str, Asked]:
                 raise origin.error(
                     experiment.place((kind, name))[:-1], not_allowed(name, names), name
                 )
-    return {
-        name: Asked(artefact, _specification(artefact, experiment, origin))
-        for name, artefact in known.items()
-    }
+    return {name: _asked(artefact, experiment, origin) for name, artefact in known.items()}
 
 
-def _specification(
-    artefact: Artefact, experiment: Experiment, origin: Origin
-) -> Specification | None:
+def _asked(artefact: Artefact, experiment: Experiment, origin: Origin) -> Asked:
     given = getattr(experiment, artefact.kind).get(artefact.name)
     if given is None:
-        return None
+        return Asked(artefact, None)
     place = experiment.place((artefact.kind, artefact.name))
     spec = parse(artefact.specification, given, origin, place)
     _check(spec, _known(experiment), origin, place)
-    filled = spec.filled(lambda section, name: facts_of(experiment, section, name))
+
+    def at(turn: int) -> Specification:
+        def name(section: str, name: str) -> str:
+            found = "updates" if section in (FOLLOWED, "runs") else section
+            return experiment.replicates.at(found, name, turn)
+
+        return spec.with_names(name).filled(
+            lambda section, name: facts_of(experiment, section, name)
+        )
+
+    filled = at(0)
     require_all(filled, origin, place)
-    return filled
+    further = [at(turn) for turn in range(1, len(experiment.replicates.seeds))]
+    named = [(mark.section, name) for _, mark, name in filled.named()]
+    return Asked(
+        artefact,
+        filled,
+        tuple(further) if any(one != filled for one in further) else (),
+        *seeds_of(experiment, named),
+    )
 
 
 def _known(experiment: Experiment) -> dict[str, Mapping[str, Any]]:

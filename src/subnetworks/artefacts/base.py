@@ -7,7 +7,7 @@ found by that: there is no list of artefacts anywhere.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 from pydantic import Field, create_model
 
 from subnetworks.artefacts import sheet as sheets
-from subnetworks.artefacts import style
-from subnetworks.artefacts.claims import Claim, Controlled
+from subnetworks.artefacts import style, turns
+from subnetworks.artefacts.claims import Claim, Controlled, of_all_seeds
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.published import Published, Quotes
+from subnetworks.artefacts.turns import FOLLOWED as FOLLOWED
+from subnetworks.artefacts.turns import SUFFIX, MeanContext, Over
 from subnetworks.core import provenance
 from subnetworks.core.errors import UserError
 from subnetworks.core.results import Context
@@ -49,7 +51,6 @@ Overlap = Annotated[str, Names("overlaps", ("overlaps/{}.json",))]
 Agreement = Annotated[str, Names("agreements")]
 Scored = Annotated[str, Names("checkpoints", ("evaluation/{}/scores.json",))]
 Logged = Annotated[str, Names("checkpoints", ("runs/{}/log.csv",))]
-FOLLOWED = "runs with trajectory_every"
 Followed = Annotated[str, Names(FOLLOWED, ("trajectories/{}.json",))]
 Benchmark = Annotated[str, Names("benchmarks")]
 
@@ -74,6 +75,24 @@ class Specification(SettingsModel):
                     yield from one.named()
                 elif isinstance(one, str):
                     yield from ((key, mark, one) for mark in marks)
+
+    def with_names(self, change: Callable[[str, str], str]) -> Specification:
+        """The same with `change(section, name)` for the name of every thing of the experiment."""
+
+        def inner(value: Any, marks: Sequence[Names]) -> Any:
+            match value:
+                case str():
+                    return change(marks[0].section, value) if marks else value
+                case list():
+                    return [inner(one, marks) for one in value]
+                case Mapping():
+                    return {key: inner(one, marks) for key, one in value.items()}
+                case Specification():
+                    return value.with_names(change)
+            return value
+
+        marks = _marks(type(self))
+        return self.model_copy(update={key: inner(v, marks.get(key, ())) for key, v in self})
 
     def lacking(self, place: Place = ()) -> Iterator[tuple[Place, str]]:
         """Where a key that is needed is neither given nor filled in."""
@@ -232,7 +251,7 @@ class Artefact:
         Raises:
             UserError: the CSV is none that this version wrote.
         """
-        path = results / self.kind / f"{self.name}.csv"
+        path = self._csv(results)
         if not path.exists():
             return None
         provenance.check(path)
@@ -247,20 +266,46 @@ class Artefact:
     def ours(self, results: Path) -> polars.DataFrame | None:
         """The finished rows of this experiment alone, or None where there are none."""
         frame = self.read(results)
-        if frame is not None and "source" in frame.columns:
-            frame = frame.filter(polars.col("source") == "here")
+        frame = None if frame is None else _ours(frame)
         return None if frame is None or frame.is_empty() else frame
+
+    def over(self, results: Path) -> Over | None:
+        """The finished numbers at every seed, or None where they are of one."""
+        found = turns.seeds_of(self._csv(results))
+        path = results / self.kind / f"{self.name}{SUFFIX}"
+        if not found.turns or not path.exists():
+            return None
+        provenance.check(path)
+        return turns.read(path, self.types)
+
+    def _csv(self, results: Path) -> Path:
+        return results / self.kind / f"{self.name}.csv"
 
     def captioned(self, paper: Published) -> str:
         """The caption with the paper's numbers in it."""
         return self.caption.format(**self.quoted(paper))
 
-    def claimed(self, ours: polars.DataFrame, paper: Published) -> Iterator[Claim]:
-        """The claims with the paper's numbers in them."""
-        quotes = self.quoted(paper)
+    def claimed(self, results: Path, paper: Published) -> Iterator[Claim]:
+        """The claims with the paper's numbers in them, and over how many seeds they are."""
+        ours = self.ours(results)
+        if ours is None:
+            return
+        quotes, over = self.quoted(paper), self.over(results)
+        seeds = turns.seeds_of(self._csv(results))
+        single = [list(self.claims(_ours(frame))) for frame in over.frames] if over else []
         for claim in self.claims(ours):
+            same = [one for claims in single for one in claims if one.claim == claim.claim]
+            if over and len(same) == len(single):
+                claim = of_all_seeds(claim, same, over)
+            if seeds.n == 1:
+                claim = replace(claim, here=f"{claim.here} ({turns.ONE_SEED})")
             printed, brief = (text.format(**quotes) for text in (claim.paper, claim.brief))
             yield replace(claim, paper=printed, brief=brief)
+
+    def at_turns(self, context: Context) -> list[Context]:
+        """The context at every seed, its specification checked."""
+        specs = (context.spec, *context.turns)
+        return [self.told(replace(context, spec=spec, turns=())) for spec in specs]
 
     def told(self, context: Context) -> Context:
         """The context with its specification checked.
@@ -274,14 +319,27 @@ class Artefact:
         return replace(context, spec=spec.model_dump(exclude_none=True))
 
 
+def _means(contexts: Sequence[Context], means: polars.DataFrame) -> polars.DataFrame:
+    return means
+
+
+def _ours(frame: polars.DataFrame) -> polars.DataFrame:
+    return frame.filter(polars.col("source") == "here") if "source" in frame.columns else frame
+
+
 @dataclass(frozen=True)
 class Table(Artefact):
-    """A table: `rows` gives its full numbers; `columns` and `notes` are how they are shown."""
+    """A table: `rows` gives its full numbers; `columns` and `notes` are how they are shown.
+
+    `combined` says what is to be known over several seeds, from the contexts of all of them and the
+    means, where it is more than these.
+    """
 
     _: KW_ONLY
     rows: Callable[[Context], polars.DataFrame]
     columns: tuple[sheets.Column, ...] = _constant()
     notes: tuple[str, ...] = _constant()
+    combined: Callable[[Sequence[Context], polars.DataFrame], polars.DataFrame] = _means
     kind: ClassVar[str] = "tables"
     suffixes: ClassVar[tuple[str, ...]] = sheets.SUFFIXES
     reported: ClassVar[str] = ".csv"
@@ -290,14 +348,26 @@ class Table(Artefact):
         """The full numbers, which the `.csv` keeps; the paper's alone if nothing is asked for."""
         return self.rows(self.told(context) if context.spec else context)
 
-    def sheet(self, frame: polars.DataFrame) -> sheets.Sheet:
+    def sheet(
+        self, frame: polars.DataFrame, over: Over | None = None, *, said: bool = True
+    ) -> sheets.Sheet:
         """The table that is printed: findings are listed above the notes."""
-        return sheets.sheet(frame, self.title, self.columns, [*self.said(frame), *self.notes])
+        notes = [*(self.said(frame) if said else ()), *self.notes]
+        if over:
+            notes.insert(len(notes) - len(self.notes), over.note)
+            frame = over.with_intervals(frame, [c.key for c in self.columns if c.may_vary])
+        return sheets.sheet(frame, self.title, self.columns, notes)
 
     def write(self, context: Context, folder: Path) -> list[Path]:
         """Build it and write its files; returns them."""
-        frame = self.build(context)
-        return sheets.write(frame, self.sheet(frame), self.name, folder)
+        if not context.turns:
+            frame = self.build(context)
+            return sheets.write(frame, self.sheet(frame), self.name, folder)
+        contexts = self.at_turns(context)
+        over = turns.over([self.rows(one) for one in contexts], context.in_pairs)
+        frame = self.combined(contexts, over.mean)
+        beside = over.write(folder / f"{self.name}{SUFFIX}")
+        return [*sheets.write(frame, self.sheet(frame, over), self.name, folder), beside]
 
 
 @dataclass(frozen=True)
@@ -321,7 +391,25 @@ class Figure(Artefact):
         return self.drawing(self.told(context))
 
     def write(self, context: Context, folder: Path) -> list[Path]:
-        """Draw it and write its files; returns them."""
+        """Draw it, over several seeds the means, and write its files; returns them."""
         with style.house_style():
-            drawing, frame = self.draw(context)
-            return style.write(drawing, frame, self.name, folder)
+            if not context.turns:
+                drawing, frame = self.draw(context)
+                return style.write(drawing, frame, self.name, folder)
+            contexts = self.at_turns(context)
+            over = turns.over([self.drawing(one)[1] for one in contexts], context.in_pairs)
+            drawing, frame = self.drawing(self._mean(contexts))
+            beside = over.write(folder / f"{self.name}{SUFFIX}")
+            return [*style.write(drawing, frame, self.name, folder), beside]
+
+    def _mean(self, contexts: Sequence[Context]) -> MeanContext:
+        """What the figure reads, as means over all turns."""
+        named = [
+            [(mark.section, name) for _, mark, name in parse(
+                self.specification, dict(one.spec), Origin("specification")
+            ).named()]
+            for one in contexts
+        ]  # fmt: skip
+        others = {same[0]: [name for _, name in same] for same in zip(*named, strict=True)}
+        first = contexts[0]
+        return MeanContext(first.results, first.published, first.spec, others=others)

@@ -3,10 +3,11 @@ allowed for: in numbers and in plain words, each with its verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from subnetworks.artefacts.turns import Over
 from subnetworks.experiment.facts import PLACEBO as PLACEBO
 
 Verdict = Literal["yes", "unclear", "no"]
@@ -27,6 +28,8 @@ class Claim:
         here: our numbers.
         paper: the paper's; with `{name}` for what the artefact quotes of it, as in `brief`.
         brief: the claim and its numbers in half a line, for the terminal; empty for lesser ones.
+        margin: by how much what it needs holds at the least, in the unit of `here`; below 0 it does
+            not. None where that is no number.
     """
 
     claim: str
@@ -34,6 +37,24 @@ class Claim:
     here: str
     paper: str
     brief: str = ""
+    margin: float | None = None
+
+
+def of_all_seeds(claim: Claim, single: Sequence[Claim], over: Over) -> Claim:
+    """A claim of the means with what every seed alone says of it.
+
+    It appears, or does not, if it does so at every seed and the interval of its margin over the
+    seeds does not hold 0; otherwise it is unclear.
+    """
+    verdicts = [one.appears for one in single]
+    agreed: Verdict = verdicts[0] if len({*verdicts, claim.appears}) == 1 else "unclear"
+    words = f"{claim.here}; over {len(single)} seeds: yes at {verdicts.count('yes')}"
+    if found := over.spread([one.margin for one in single]):
+        low, high = found.interval()
+        words += f", least margin {found.value:+.3g} [{low:+.3g}, {high:+.3g}]".replace("-", "−")
+        if low <= 0 <= high:
+            agreed = "unclear"
+    return replace(claim, appears=agreed, here=words)
 
 
 @dataclass(frozen=True)

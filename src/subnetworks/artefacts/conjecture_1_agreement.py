@@ -155,7 +155,7 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
             & (polars.col("compared") != "full and subnetwork")
         ).to_dicts()
         trivial += [other["equal_1e-5_pct"] for other in others]
-        beaten += [row["equal_1e-5_pct"] > other["equal_1e-5_pct"] for other in others]
+        beaten += [row["equal_1e-5_pct"] - other["equal_1e-5_pct"] for other in others]
         against = ", ".join(
             f"{other['compared'].removeprefix('full and ')} {other['equal_1e-5_pct']:.1f}"
             for other in others
@@ -167,11 +167,12 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
         )
     yield Claim(
         "Masked training ends where full training ends (more than trivially)",
-        all_hold(beaten) if beaten else "unclear",
+        all_hold([excess > 0 for excess in beaten]) if beaten else "unclear",
         "; ".join(parts),
         "DPO {dpo}, PRIME {prime} % at 1e-5; {coarse} % at 1e-4",
         f"masked and full training agree on {span(r['equal_1e-5_pct'] for r in pairs)} % "
         "({fine_low}–{fine_high})" + (f"; init, other seeds {span(trivial)}" if trivial else ""),
+        margin=min(beaten, default=None),
     )
     if moved := [r for r in pairs if r["outside_moved"] is not None]:
         yield Claim(

@@ -162,6 +162,7 @@ def claims(drawn: polars.DataFrame) -> Iterator[Claim]:
             "yes" if high < 0 else "no" if low > 0 else "unclear",
             f"{found.value:+.2g} ± {noise:.1g} (95 %) over the second half of training",
             "below throughout (DPO)",
+            margin=-found.value,
         )
 
 

@@ -167,6 +167,7 @@ def claims(drawn: polars.DataFrame) -> Iterator[Claim]:
         all_hold([run["between"] > run["since"] for run in saves]),
         listed(saves, "label", lambda run: f"{run['between']:.1f} % kept since the last save"),
         "drawn (PRIME), no values",
+        margin=min(run["between"] - run["since"] for run in saves),
     )
     yield Claim(
         "Accuracy in training rises, beyond the noise",
@@ -174,6 +175,7 @@ def claims(drawn: polars.DataFrame) -> Iterator[Claim]:
         listed(rises, "label", lambda run: f"{run['gain']:+.1f} ± {run['error']:.1f} points")
         + " from the first quarter to the last",
         "drawn (PRIME), no values",
+        margin=min(run["gain"] for run in rises),
     )
 
 

@@ -50,12 +50,23 @@ class Column:
         """Whether the column holds words."""
         return self.digits < 0
 
+    @property
+    def may_vary(self) -> bool:
+        """Whether its mean over seeds has an interval: it is no end of one, and no p value."""
+        return not (self.is_text or self.upper or self.bounded)
+
     def show(self, row: dict[str, Any]) -> str:
-        """The cell of this column in `row`."""
+        """The cell of this column in `row`.
+
+        Over several seeds, keys such as `sparsity_pct:low` and `sparsity_pct:high` hold the ends of
+        its interval, shown instead of an error within one training.
+        """
         value = row.get(self.key)
         if value is None:
             return BLANK
         shown = self._number(value)
+        if (low := row.get(f"{self.key}:low")) is not None:
+            return f"{shown} [{self._number(low)}, {self._number(row[f'{self.key}:high'])}]"
         if self.error is not None and row.get(self.error) is not None:
             shown += f" ± {row[self.error]:.{self.digits}f}"
         if self.upper is not None and row.get(self.upper) not in (None, value):

@@ -118,9 +118,12 @@ def over_seeds_and_questions(values: ArrayLike) -> Mean:
         float((rest**2).sum()) / freedoms[2] / table.size,
     )
     # The rest is in both of the others; where there is nothing else, it must not cancel them.
-    variance = max(parts[0] + parts[1] - parts[2], parts[0], parts[1])
+    variance = parts[0] + parts[1] - parts[2]
+    largest = int(parts[1] > parts[0])
+    if variance <= parts[largest]:
+        return Mean(mean, math.sqrt(parts[largest]), freedoms[largest], seeds)
     inverse = sum(part**2 / freedom for part, freedom in zip(parts, freedoms, strict=True))
-    freedom = variance**2 / inverse if inverse else math.inf
+    freedom = max(variance**2 / inverse, min(freedoms[:2]))
     return Mean(mean, math.sqrt(variance), freedom, seeds)
 
 

@@ -148,6 +148,7 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
             "({sft_low}–{sft_high}), "
             f"RL {span(r['sparsity_pct'] for r in reinforced)} % "
             "({whole_rl_low}–{whole_rl_high})",
+            margin=min(r["sparsity_pct"] for r in reinforced) - densest,
         )
     yield Claim(
         "RL leaves most weights unchanged",
@@ -156,12 +157,14 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
             min(r["sparsity_pct"] for r in reinforced), max(r["sparsity_pct"] for r in reinforced)
         ),
         "{rl_low}–{rl_high} %",
+        margin=min(r["sparsity_pct"] for r in reinforced) - 50,
     )
     yield Claim(
         "… and not by the tolerance of 1e-5 alone",
         all_hold([r["bit_equal_pct"] > 0.9 * r["sparsity_pct"] for r in reinforced]),
         listed(reinforced, "label", lambda r: f"{r['bit_equal_pct']:.1f} %") + " bit-equal",
         "{fine_low}–{fine_high} % at 1e-8",
+        margin=min(r["bit_equal_pct"] - 0.9 * r["sparsity_pct"] for r in reinforced),
     )
     if controls:
         sampled = [r for r in reinforced if r["on_policy"]] or reinforced
@@ -173,6 +176,7 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
             "–",
             f"random rewards leave {span(r['sparsity_pct'] for r in controls)} % unchanged, "
             f"real ones {span(r['sparsity_pct'] for r in sampled)} %",
+            margin=least - max(r["sparsity_pct"] for r in sampled),
         )
 
 

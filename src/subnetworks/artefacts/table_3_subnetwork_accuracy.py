@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from subnetworks.artefacts.base import Benchmark, Scored, Specification, Table
@@ -16,7 +18,7 @@ from subnetworks.artefacts.pairing import difference_of
 from subnetworks.artefacts.published import Published, Quotes
 from subnetworks.artefacts.shared import difference, frame, percent, remark_on
 from subnetworks.artefacts.sheet import Column, text
-from subnetworks.artefacts.statistics import LEVEL, Mean, holm
+from subnetworks.artefacts.statistics import LEVEL, Mean, holm, over_seeds_and_questions
 from subnetworks.core.results import Context
 from subnetworks.evaluation.statistics import Z_95
 
@@ -56,8 +58,9 @@ NOTES = (
     "seeds. Differences are in percentage points and paired by question where the answers were "
     "kept, which makes their standard errors smaller than those of the scores suggest.",
     "95 % interval of subnetwork − full: paired bootstrap over the questions (10,000 draws); of "
-    "the average, normal. p: two-sided exact test on the questions that only one of the two gets "
-    "right (McNemar); for answers that count by share, its randomisation form.",
+    "the average, normal; over several seeds, of seeds and questions as crossed random effects, "
+    "as p and standing then are. p: two-sided exact test on the questions that only one of the "
+    "two gets right (McNemar); for answers that count by share, its randomisation form.",
     "Beyond noise: p below 0.05 after Holm's correction for the number of benchmarks in the table, "
     "or of levels and categories. Average: unweighted, over the benchmarks.",
     "Standing of the subnetwork: equivalent, if its difference lies within the margin of the "
@@ -83,6 +86,7 @@ SCHEMA = {
     "p_corrected": float,
     "beyond_noise": bool,
     "paired": bool,
+    "freedom": float,
     "margin": float,
     "p_equivalent": float,
     "standing": str,
@@ -137,10 +141,7 @@ def build(context: Context) -> polars.DataFrame:
                     wholes.append(row)
         if len(wholes) > 1:
             rows.append(_average(pair, wholes))
-    for row in rows:
-        _stand(row, context.spec.get("margin", MARGIN))
-    for whole in (True, False):
-        _correct([row for row in rows if (row["group"] == "all") is whole])
+    _judge(rows, context.spec.get("margin", MARGIN))
     reproduced = set()
     for row in rows:
         pair = next(p for p in context.rows("pairs") if p["algorithm"] == row["algorithm"])
@@ -158,25 +159,79 @@ def build(context: Context) -> polars.DataFrame:
     return frame(rows, SCHEMA)
 
 
-def _correct(rows: list[dict[str, Any]]) -> None:
-    """Say of each row whether its difference is beyond noise, given how many are tested."""
-    for row, p in zip(rows, holm([row.get("p") for row in rows]), strict=True):
-        row |= {"p_corrected": p, "beyond_noise": None if p is None else p < LEVEL}
+def over_seeds(contexts: Sequence[Context], means: polars.DataFrame) -> polars.DataFrame:
+    """The means with their errors over seeds and questions, and the tests of these.
+
+    The average takes the questions of all its benchmarks as one, each benchmark's for as much.
+    """
+    rows = means.to_dicts()
+    wholes: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
+    for row in rows:
+        if row["source"] != "here" or row["group"] == "skipped":
+            continue
+        for key in _MEASURES:
+            if row["group"] == "average":
+                tables = wholes.get((row["algorithm"], key), [])
+                questions = sum(table.shape[1] for table in tables)
+                parts = [table * questions / len(tables) / table.shape[1] for table in tables]
+                table = np.hstack(parts) if row[key] is not None and parts else None
+            else:
+                table = _at_seeds(contexts, row, key)
+                if table is not None and row["group"] == "all":
+                    wholes.setdefault((row["algorithm"], key), []).append(table)
+            if table is None:
+                continue
+            found = over_seeds_and_questions(table)
+            row |= {key: found.value, f"{key}_stderr": found.stderr}
+            if key == "difference":
+                low, high = found.interval()
+                row |= {"difference_low": low, "difference_high": high, "freedom": found.freedom}
+                row["p"] = None if row["group"] == "average" else found.p
+    _judge(rows, contexts[0].spec.get("margin", MARGIN))
+    return frame(rows, SCHEMA)
 
 
-def _stand(row: dict[str, Any], margin: float) -> None:
-    """Say of a row whether training within the subnetwork is as good."""
-    found = _difference(row)
-    if found:
-        row |= {"margin": margin, "p_equivalent": found.p_equivalent(margin)}
-        row["standing"] = found.standing(margin)
+def _at_seeds(
+    contexts: Sequence[Context], row: dict[str, Any], key: str
+) -> NDArray[np.float64] | None:
+    """(seeds, questions) scores, or differences of them, in per cent; None where none were kept."""
+    roles = {"gain": ("full", "init"), "difference": ("subnetwork", "full")}.get(key, (key,))
+    group = None if row["group"] == "all" else row["group"]
+    table = []
+    for context in contexts:
+        pair = next(p for p in context.rows("pairs") if p["algorithm"] == row["algorithm"])
+        answers = [
+            _answers(context, pair[role], row["task"], group) for role in roles if role in pair
+        ]
+        if len(answers) < len(roles) or any(found is None for found in answers):
+            return None
+        values = [
+            found.sort("doc_id")["correct"].to_numpy() for found in answers if found is not None
+        ]
+        table.append(100 * (values[0] - values[1] if len(values) == 2 else values[0]))
+    return np.vstack(table) if len({len(values) for values in table}) == 1 else None
+
+
+def _judge(rows: list[dict[str, Any]], margin: float) -> None:
+    """Say of each row whether training within the subnetwork is as good, and whether its difference
+    is beyond noise, given how many are tested."""
+    for row in rows:
+        found = _difference(row)
+        if found:
+            row |= {"margin": margin, "p_equivalent": found.p_equivalent(margin)}
+            row["standing"] = found.standing(margin)
+    for whole in (True, False):
+        tested = [row for row in rows if (row["group"] == "all") is whole]
+        for row, p in zip(tested, holm([row.get("p") for row in tested]), strict=True):
+            row |= {"p_corrected": p, "beyond_noise": None if p is None else p < LEVEL}
 
 
 def _difference(row: dict[str, Any]) -> Mean | None:
-    """The difference of a row with its error over the questions."""
+    """The difference of a row with its error over the questions, or these and seeds."""
     if row.get("difference") is None or row.get("difference_stderr") is None:
         return None
-    return Mean(row["difference"], row["difference_stderr"], (row["n"] or math.inf) - 1, 1)
+    freedom = row.get("freedom") or (row["n"] or math.inf) - 1
+    return Mean(row["difference"], row["difference_stderr"], freedom, 1)
 
 
 def _published(context: Context, theirs: dict[str, Any]) -> dict[str, Any]:
@@ -321,6 +376,7 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
             + f" {over}; beyond noise: {where or 'on no benchmark'}",
             "(its premise)",
             f"RL scores {span((r['gain'] for r in gained), sign=True)} points over its start",
+            margin=min(row["gain"] for row in gained),
         )
     margin = wholes[0]["margin"] or MARGIN
     standings = {}
@@ -338,6 +394,7 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
         "DPO {dpo}, PRIME {prime} (single runs)",
         f"the subnetwork scores {span((r['difference'] for r in wholes), sign=True)} points "
         "against full training ({dpo}, {prime})",
+        margin=margin + min(row["difference"] for row in wholes),
     )
 
 
@@ -347,6 +404,7 @@ ARTEFACT = Table(
     quoted=quoted,
     specification=Shown,
     rows=build,
+    combined=over_seeds,
     place=5,
     claims=claims,
 )

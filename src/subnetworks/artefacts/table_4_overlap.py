@@ -160,12 +160,10 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
         known = [r for r in rows if None not in (r[key] for key in needed)]
         if not known:
             continue
+        beyond = [r[f"{s}_pct"] - r[f"{chance}_{s}_pct"] for r in known for s in ("o1", "o2")]
         yield Claim(
             claim,
-            graded(
-                [r[f"{s}_pct"] - r[f"{chance}_{s}_pct"] for r in known for s in ("o1", "o2")],
-                clear=1,
-            ),
+            graded(beyond, clear=1),
             "o1: "
             + listed(
                 known,
@@ -175,6 +173,7 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
             + f" ({words})",
             "seed {seed} against {chance} %" if chance == "uniform" else "not tested",
             "" if chance == "uniform" and magnitude else _brief_overlap(known, magnitude),
+            margin=min(beyond),
         )
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from subnetworks.cli.table import Folder, Published, Results, Spec, write
+from subnetworks.cli.table import Folder, OverSeeds, Published, Results, Spec, write
 
 
 def figure(
@@ -14,6 +14,7 @@ def figure(
     results: Results,
     output_folder: Folder,
     published: Published = Path("workflow/published"),
+    seeds: OverSeeds = "{}",
 ) -> None:
     """Draw a figure as PDF, SVG and PNG, beside the CSV of what is drawn.
 
@@ -25,7 +26,7 @@ def figure(
     """
     from subnetworks.artefacts import Figure
 
-    write(Figure, name, spec, results, output_folder, published)
+    write(Figure, name, spec, results, output_folder, published, seeds)
 
 
 def add_to(app: typer.Typer) -> None:

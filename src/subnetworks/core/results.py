@@ -33,11 +33,15 @@ class Context:
         results: the experiment's folder, `results/<experiment>`.
         published: the folder with the paper's numbers, `workflow/published`.
         spec: what the experiment file asks this artefact to show.
+        turns: the same at further seeds.
+        in_pairs: whether it compares seeds with each other.
     """
 
     results: Path
     published: Path
     spec: Mapping[str, Any]
+    turns: Sequence[Mapping[str, Any]] = ()
+    in_pairs: bool = False
 
     def rows(self, section: str) -> list[dict[str, Any]]:
         """The entries of `spec[section]`; none where nothing is asked for."""

@@ -1,9 +1,11 @@
 """What an experiment says of a thing that a table or figure shows, so that their rows need not."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from subnetworks.core.files import canonical_json
 from subnetworks.experiment import Experiment
+from subnetworks.measuring import mask_sources
 from subnetworks.training.algorithms import ALGORITHMS
 
 PLACEBO = "Placebo"
@@ -65,3 +67,60 @@ def _agreement(experiment: Experiment, name: str) -> dict[str, Any]:
         },
         **({"algorithm": _called(experiment, full)} if full else {}),
     }
+
+
+def seeds_of(experiment: Experiment, things: Iterable[tuple[str, str]]) -> tuple[int | None, bool]:
+    """On how many seeds things rest, and whether any of them compares seeds with each other.
+
+    Runs that are the same but for their seed count as one training, however the experiment came by
+    them.
+
+    Args:
+        experiment: whose things they are.
+        things: section and name of each.
+
+    Returns:
+        The seeds of the training that has fewest, None where nothing was trained.
+    """
+    seeds: dict[str, set[int]] = {}
+    turned = experiment.replicates.turned.get("updates", {})
+    in_pairs = False
+    for section, name in things:
+        runs = set(_trainings(experiment, section, name))
+        in_pairs |= any(runs & {*turned.get(run, ())} - {run} for run in runs)
+        for run in runs:
+            entry = experiment.runs[run]
+            alike = seeds.setdefault(_alike(experiment, run), set())
+            same = turned.get(run, (run,))
+            alike |= {experiment.runs[one].get("seed", 0) for one in same} | {entry.get("seed", 0)}
+    return min(map(len, seeds.values()), default=None), in_pairs
+
+
+def _alike(experiment: Experiment, run: str) -> str:
+    """What a run and its replicates have in common."""
+    first = min(experiment.replicates.turned.get("updates", {}).get(run, (run,)))
+    return canonical_json({k: v for k, v in experiment.runs[first].items() if k != "seed"})
+
+
+def _trainings(experiment: Experiment, section: str, name: str) -> Iterator[str]:
+    """The runs that a thing tells of; what they start from is not among them."""
+    if section == "agreements":
+        return  # it is about the updates and the overlap that it implies
+    if section == "overlaps":
+        for mask in experiment.overlaps.get(name, {}).get("masks", ()):
+            yield from _trainings(experiment, "masks", mask)
+    elif section == "masks" and name in experiment.masks:
+        made = mask_sources.parse(experiment.masks[name])
+        yield from [made.run] if made.run else []
+        for source in made.masks:
+            yield from _trainings(experiment, "masks", source)
+    elif section in ("updates", "masks") and name in experiment.updates:
+        before, after = (experiment.updates[name][side] for side in ("before", "after"))
+        start = experiment.runs.get(after, {}).get("init")
+        yield from (end for end in (before, after) if end in experiment.runs and end != start)
+    elif name in experiment.runs and not _is_start(experiment, name):
+        yield name
+
+
+def _is_start(experiment: Experiment, run: str) -> bool:
+    return any(other["init"] == run for other in experiment.runs.values())

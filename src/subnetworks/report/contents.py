@@ -127,7 +127,7 @@ def judged(results: Path, paper: Published) -> tuple[list[Claim], list[Controlle
     for made in sorted(artefacts.every().values(), key=lambda made: made.place):
         ours = made.ours(results) if made.place else None
         if ours is not None:
-            claims += made.claimed(ours, paper)
+            claims += made.claimed(results, paper)
             controlled += made.controlled(ours)
     return claims, controlled
 
@@ -136,7 +136,7 @@ def _tables(results: Path, paper: Published) -> Iterator[Table]:
     for made in artefacts.of_kind(artefacts.Table):
         frame = made.read(results)
         if frame is not None:
-            printed = sheet.sheet(frame, made.title, made.columns, made.notes)
+            printed = made.sheet(frame, made.over(results), said=False)
             yield Table(*_shown(results, made, frame, paper), printed)
 
 

@@ -8,10 +8,12 @@ import pytest
 pytest.importorskip("yaml")
 pytest.importorskip("pydantic")
 
+from subnetworks.artefacts.asking import asked
 from subnetworks.core.errors import UserError
 from subnetworks.experiment import Experiment, load
 from subnetworks.experiment.replicates import Replicates
 
+ROOT = Path(__file__).parents[3]
 SMALL = """\
 checkpoints:
   base: { make: base }
@@ -229,6 +231,47 @@ def test_what_is_refused(tmp_path: Path, grpo: str, dpo: str, message: str) -> N
     text = refused(tmp_path, grpo=grpo, dpo=dpo)
     assert text.endswith(f": {message}") and text.startswith(f"{tmp_path / 'small.yaml'}:")
     assert abs(int(text.split(":")[1]) - line) <= 2
+
+
+def test_an_artefact_is_asked_for_at_every_turn() -> None:
+    wishes = asked(load(ROOT / "experiments" / "mini_seeds.yaml"))
+    overlap = wishes["table_4_overlap"]
+    shown = [[row.overlap for row in spec.overlaps] for spec in (overlap.spec, *overlap.turns)]  # type: ignore[union-attr]
+    assert shown == [
+        ["grpo_seeds", "dpo_seeds", "grpo_dpo"],
+        ["grpo_seeds_seed1", "dpo_seeds_seed1", "grpo_dpo_seed1"],
+        ["grpo_seeds_seed2", "dpo_seeds_seed2", "grpo_dpo_seed2"],
+    ]
+    assert (overlap.seeds, overlap.in_pairs) == (3, True)
+    assert "overlaps/dpo_seeds_seed2.json" in overlap.reads
+    assert overlap.files["seeds"] == "tables/table_4_overlap.seeds.csv"
+    sparsity = wishes["table_1_update_sparsity"]
+    assert (sparsity.seeds, sparsity.in_pairs, len(sparsity.turns)) == (3, False, 2)
+    assert "updates/sft_seed1.json" in sparsity.reads
+    # What all start from is the same at every turn; an agreement brings what it implies.
+    pair = wishes["table_3_subnetwork_accuracy"].turns[0].pairs[0]  # type: ignore[attr-defined]
+    assert (pair.full, pair.subnetwork, pair.init) == ("grpo_seed1", "grpo_subnetwork_seed1", "sft")
+    agreement = wishes["conjecture_1_agreement"].turns[0].agreements[0]  # type: ignore[attr-defined]
+    assert (agreement.update, agreement.within) == ("grpo_seed1_agreement", "grpo_seed1_within")
+    assert agreement.baselines["seed"] == "grpo_seed1_agreement_seed"
+    null = [spec.runs[1] for spec in wishes["control_null_model"].turns]  # type: ignore[attr-defined]
+    assert [(row.run, row.followed, row.overlap) for row in null] == [
+        ("grpo_seed1", "grpo_seed1", "grpo_seeds_seed1"),
+        ("grpo_seed2", "grpo_seed2", "grpo_seeds_seed2"),
+    ]
+    # Every claim of mini rests on three seeds here.
+    assert {wish.seeds for wish in wishes.values() if wish.spec} == {3}
+
+
+def test_seeds_are_counted_however_an_experiment_has_them() -> None:
+    wishes = asked(load(ROOT / "experiments" / "mini.yaml"))
+    assert not any(wish.turns for wish in wishes.values())
+    # GRPO and DPO with three seeds each, written out; elsewhere something has one only.
+    assert wishes["table_4_overlap"].seeds == 3
+    assert wishes["table_1_update_sparsity"].seeds == 1
+    assert wishes["conjecture_1_agreement"].seeds == 1
+    released = asked(load(ROOT / "experiments" / "paper.yaml"))["table_1_update_sparsity"]
+    assert released.spec and released.seeds is None
 
 
 def test_a_name_that_two_entries_would_have(tmp_path: Path) -> None:
