@@ -74,6 +74,7 @@ def test_an_online_run_is_told_to_verl_in_its_own_words(kind, tmp_path):
         "schedule": "constant",
         "warmup_steps": 4,
         "trajectory": None,
+        "gradients": None,
     }
     assert config.trainer.total_training_steps == 40
     assert config.trainer.resume_mode == "disable"
