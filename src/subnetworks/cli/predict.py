@@ -70,6 +70,13 @@ def predict(
     mask: Annotated[
         Path | None, typer.Option(help="The mask that the run trains within, if any.")
     ] = None,
+    gradients: Annotated[
+        Path | None,
+        typer.Option(
+            help="Gradients of the run's first batches at the init, as the verb gradients sums "
+            "them up: their signal is taken into account."
+        ),
+    ] = None,
     isclose: Annotated[
         str, typer.Option(help="Tolerances of isclose in bf16 (the paper's rule), with commas.")
     ] = "1e-8,1e-7,1e-6,1e-5,1e-4",
@@ -86,7 +93,8 @@ def predict(
 
     Nothing is read but the weights that training starts from and the optimiser's settings. The
     expected counts have the names that `measure` gives to the counted ones; besides, the overlap
-    of two independent runs. What a run changes beyond this, its gradients' signal changes.
+    of two independent runs. What a run changes beyond this, its gradients' signal changes; with
+    --gradients that is predicted, too, as far as it lasts.
 
     Examples:
 
@@ -98,11 +106,13 @@ def predict(
 
     python -m subnetworks predict results/mini/checkpoints/sft
     --settings '{"algorithm":"grpo","steps":60,"batch_size":16,"learning_rate":4e-6}'
+    --gradients gradients.safetensors
     """
     from subnetworks import checkpoints
     from subnetworks.core.outputs import claim
     from subnetworks.core.provenance import recorded
     from subnetworks.measuring import null_model
+    from subnetworks.measuring.gradients import Gradients
     from subnetworks.measuring.updates import Rules, write_table
 
     if settings is not None:
@@ -136,11 +146,25 @@ def predict(
     )
     outputs = claim(
         "predict",
-        reads=[*checkpoints.places(init), mask, data],
+        reads=[*checkpoints.places(init), mask, data, gradients],
         files={"--json": json_, "--table": table},
     )
     with recorded(*outputs, settings={"init": init, "at": question.steps}) as facts:
-        found = null_model.predict(init, question, mask=mask)
+        signals = None
+        if gradients is not None:
+            measured = Gradients(gradients)
+            signals = {
+                name: null_model.signal_of(
+                    measured.mean(name), measured.square(name), measured.batches
+                )
+                for name in measured.names
+            }
+        found = null_model.predict(init, question, mask=mask, signals=signals)
+        if gradients is not None and measured.before != found.digest:
+            raise UserError(
+                f"{gradients}: gradients at a checkpoint with digest {measured.before}, but {init} "
+                f"has {found.digest}; measure them at this one"
+            )
         facts["checkpoint_digests"] = {"init": found.digest}
         summary = null_model.summarise(found)
         if table is not None:

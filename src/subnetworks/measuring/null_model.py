@@ -61,6 +61,8 @@ _CHUNK = 1 << 20
 # distribution is tabulated.
 _RATIOS = 64
 _KNOTS = 1 << 14
+# A mean that is so many standard deviations is as good as no noise.
+_LARGEST = 100.0
 
 
 @dataclass(frozen=True)
@@ -266,6 +268,47 @@ def _beyond(sizes: Sizes, fall: Floats, rise: Floats, moved: Displacement, below
 
 
 @dataclass(frozen=True)
+class Signal:
+    """What a tensor's gradients on a few batches at the init say of those to come.
+
+    Attributes:
+        snr: see `probability_of_change`.
+        still: share of entries that had no gradient at all, such as embeddings of tokens that do
+            not occur; they are taken to stay.
+    """
+
+    snr: float = 0.0
+    still: float = 0.0
+
+
+def signal_of(mean: Sizes, square: Sizes, batches: int) -> Signal:
+    """Estimate a tensor's signal from gradients of independent batches.
+
+    An entry's (Σg)²/Σg² is 1 on average if its gradients are noise, and 1 + (n−1)·r²/(1+r²) if
+    their mean is r of their standard deviation. Its mean over the entries gives the root mean
+    square of r, taken as normal; 0 where it says less than noise.
+
+    Args:
+        mean, square: Σg/n and Σg²/n of every entry over the batches, one shape.
+        batches: n; of one there is no telling, so that it counts as noise.
+    """
+    moved = square > 0
+    if batches < 2 or not moved.any():
+        return Signal(0.0, float(1 - moved.mean()) if moved.size else 0.0)
+    each = batches * mean[moved].astype(np.float64) ** 2 / square[moved]
+    share = float((each.mean() - 1) / (batches - 1))
+    low, high = 0.0, _LARGEST
+    for _ in range(60):
+        middle = (low + high) / 2
+        ratios = np.square(_ratios(middle))
+        if float(np.mean(ratios / (1 + ratios))) < share:
+            low = middle
+        else:
+            high = middle
+    return Signal(low if share > 0 else 0.0, float(1 - moved.mean()))
+
+
+@dataclass(frozen=True)
 class Question:
     """What is asked of a null model.
 
@@ -302,7 +345,7 @@ class Expected:
         name: the parameter's.
         n: its entries.
         trained: those that may change (all but those outside a mask).
-        snr: see `probability_of_change`.
+        signal: its gradients'.
         changed: float64, steps by rules; the first rule is Δ ≠ 0.
         both: float64, by step: entries that two independent runs change (Δ ≠ 0).
     """
@@ -310,7 +353,7 @@ class Expected:
     name: str
     n: int
     trained: int
-    snr: float
+    signal: Signal
     changed: Floats
     both: Floats
 
@@ -331,7 +374,7 @@ def predict(
     question: Question,
     *,
     mask: str | os.PathLike[str] | None = None,
-    snr: Mapping[str, float] | None = None,
+    signals: Mapping[str, Signal] | None = None,
 ) -> Prediction:
     """Expect what a run changes, from its init and its optimiser's settings.
 
@@ -342,10 +385,10 @@ def predict(
         source: the init, as `checkpoints.open` takes it.
         question: what is asked.
         mask: the mask that the run trains within: what is outside stays.
-        snr: each parameter's, see `probability_of_change`; by default there is only noise.
+        signals: each parameter's; by default there is only noise.
 
     Raises:
-        UserError: a checkpoint that cannot be read; a mask of another; a parameter without a ratio.
+        UserError: a checkpoint that cannot be read; a mask of another; no signal of a parameter.
     """
     within = Mask.open(mask) if mask is not None else None
     with checkpoints.open(source) as checkpoint:
@@ -360,9 +403,9 @@ def predict(
         total, done = sum(p.n for p in pairs), 0
         with Progress("predicting", total) as progress:
             for p in pairs:
-                if snr is not None and p.name not in snr:
-                    raise UserError(f"no signal-to-noise ratio of {p.name!r}; measure this model's")
-                ratio = snr[p.name] if snr is not None else 0.0
+                if signals is not None and p.name not in signals:
+                    raise UserError(f"no gradients of {p.name!r}; give those of a run of this init")
+                signal = signals[p.name] if signals is not None else Signal()
                 if within is not None and (
                     p.name not in within.shapes or within.shape(p.name) != p.shape
                 ):
@@ -370,21 +413,21 @@ def predict(
                         f"{within.path}: no mask of shape {p.shape} for {p.name!r}; a mask of "
                         "the same model is needed"
                     )
-                result.tensors.append(_expect(p.name, p.before, question, within, ratio))
+                result.tensors.append(_expect(p.name, p.before, question, within, signal))
                 done += p.n
                 progress.update(done)
     return result
 
 
 def _expect(
-    name: str, tensor: Tensor, question: Question, mask: Mask | None, snr: float
+    name: str, tensor: Tensor, question: Question, mask: Mask | None, signal: Signal
 ) -> Expected:
     steps = len(question.steps)
     found = Expected(
         name,
         tensor.n,
         0,
-        snr,
+        signal,
         np.zeros((steps, len(question.selections))),
         np.zeros(steps),
     )
@@ -403,26 +446,30 @@ def _expect(
         sizes = np.abs(decode(bits, tensor.dtype))
         sizes = sizes[np.isfinite(sizes)]
         edges = [margins(sizes, question.dtype, one) for one in question.selections]
-        changed, both = _shares(sizes, edges, question, snr)
+        changed, both = _shares(sizes, edges, question, signal.snr)
         found.changed += changed.sum(-1)
         found.both += both.sum(-1)
-    if not narrow:
-        return found
-    sizes = _sizes(tensor.dtype)
+    if narrow:
+        _add(found, tensor.dtype, question, counts)
+    found.changed *= 1 - signal.still
+    found.both *= 1 - signal.still
+    return found
+
+
+def _add(found: Expected, dtype: str, question: Question, counts: NDArray[np.int64]) -> None:
+    """Add what is expected of so many entries of each magnitude of a 16-bit format."""
+    sizes = _sizes(dtype)
     counts = counts[: sizes.size]
-    if snr:
+    if found.signal.snr:
         # Of this tensor alone, so only for the numbers that it has.
         there = np.flatnonzero(counts)
         counts = counts[there]
-        edges = [
-            (fall[there], rise[there]) for fall, rise in _margins_of_all(tensor.dtype, question)
-        ]
-        changed, both = _shares(sizes[there], edges, question, snr)
+        edges = [(fall[there], rise[there]) for fall, rise in _margins_of_all(dtype, question)]
+        changed, both = _shares(sizes[there], edges, question, found.signal.snr)
     else:
-        changed, both = _shares_of_all(tensor.dtype, question)
+        changed, both = _shares_of_all(dtype, question)
     found.changed += changed @ counts.astype(np.float64)
     found.both += both @ counts.astype(np.float64)
-    return found
 
 
 def _sizes(dtype: str) -> Sizes:
@@ -514,7 +561,7 @@ def summarise(prediction: Prediction) -> Row:
         "mask": prediction.mask,
         "settings": asdict(question.optimiser),
         "compared_as": question.dtype,
-        "noise_alone": not any(t.snr for t in tensors),
+        "noise_alone": all(t.signal == Signal() for t in tensors),
         "trained": sum(t.trained for t in tensors),
         **_counts(tensors, question, last),
         "two_runs": rows[last]["two_runs"],
@@ -526,7 +573,7 @@ def summarise(prediction: Prediction) -> Row:
                 "layer": place(t.name).layer,
                 "matrix": place(t.name).matrix,
                 "trained": t.trained,
-                "snr": t.snr,
+                **asdict(t.signal),
                 **_counts([t], question, last),
             }
             for t in tensors
@@ -546,7 +593,7 @@ def table(prediction: Prediction) -> list[Row]:
             "step": step,
             "n": t.n,
             "trained": t.trained,
-            "snr": t.snr,
+            **asdict(t.signal),
             **dict(zip(names, (t.n - t.changed[row]).tolist(), strict=True)),
             "both": float(t.both[row]),
         }

@@ -20,7 +20,7 @@ from subnetworks.cli import load
 from subnetworks.core.errors import UserError
 from subnetworks.core.schedule import factor
 from subnetworks.measuring import masks, null_model, updates
-from subnetworks.measuring.null_model import Optimiser, Question
+from subnetworks.measuring.null_model import Optimiser, Question, Signal
 from subnetworks.measuring.updates import Rules, Selection
 
 N = 60_000
@@ -156,7 +156,7 @@ def test_two_runs_overlap_as_two_of_torch_do(tmp_path, snr):
     found = null_model.predict(
         tmp_path / "init.safetensors",
         Question(GRPO, (60,)),
-        snr={"model.layers.0.mlp.up_proj.weight": snr},
+        signals={"model.layers.0.mlp.up_proj.weight": Signal(snr)},
     )
     row = null_model.summarise(found)
     first, second = (
@@ -167,6 +167,46 @@ def test_two_runs_overlap_as_two_of_torch_do(tmp_path, snr):
     assert row["two_runs"]["o1"] == pytest.approx(both / first.sum(), abs=0.01)
     assert row["two_runs"]["jaccard"] == pytest.approx(both / (first | second).sum(), abs=0.01)
     assert row["two_runs"]["o1"] > 1.5 * first.mean()
+
+
+def batches_of(snr, batches=16, still=0.2, n=N):
+    """Mean and mean square of gradients, of which the first entries have none."""
+    rng = np.random.default_rng(8)
+    moving = rng.random(n) >= still
+    size = np.exp(rng.normal(-5, 2, n)) * moving
+    same = rng.standard_normal(n)
+    each = [size * (snr * same + rng.standard_normal(n)) for _ in range(batches)]
+    mean, square = np.mean(each, axis=0), np.mean(np.square(each), axis=0)
+    return mean.astype(np.float32), square.astype(np.float32), batches
+
+
+@pytest.mark.parametrize("snr", [0.0, 0.3, 2.0])
+def test_the_signal_of_gradients_is_found(snr):
+    found = null_model.signal_of(*batches_of(snr))
+    assert found.snr == pytest.approx(snr, abs=0.05, rel=0.05)
+    assert found.still == pytest.approx(0.2, abs=0.01)
+    nothing = np.zeros(10, np.float32)
+    assert null_model.signal_of(nothing, nothing, 16) == Signal(0.0, 1.0)
+    assert null_model.signal_of(*batches_of(snr, batches=1)).snr == 0
+
+
+def test_entries_without_gradients_stay(tmp_path):
+    name, start = "model.layers.0.mlp.up_proj.weight", weights()
+    save(tmp_path / "init.safetensors", {name: bf16(start)})
+    signals = [{name: Signal(0.3)}, {name: Signal(0.3, still=0.25)}]
+    moving, some = (
+        null_model.predict(tmp_path / "init.safetensors", Question(GRPO, (60,)), signals=one)
+        for one in signals
+    )
+    for key in ("changed", "both"):
+        assert getattr(some.tensors[0], key) == pytest.approx(
+            0.75 * getattr(moving.tensors[0], key)
+        )
+    # In sums as entry by entry.
+    expected = null_model.probability_of_change(start, GRPO, snr=0.3).sum()
+    assert moving.tensors[0].changed[0, 0] == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(UserError, match="no gradients of"):
+        null_model.predict(tmp_path / "init.safetensors", Question(GRPO, (60,)), signals={})
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16"])
