@@ -19,7 +19,7 @@ from subnetworks.checkpoints.numbers import decode, round_to
 from subnetworks.cli import load
 from subnetworks.core.errors import UserError
 from subnetworks.core.schedule import factor
-from subnetworks.measuring import masks, null_model, updates
+from subnetworks.measuring import gradients, masks, null_model, updates
 from subnetworks.measuring.null_model import Optimiser, Question, Signal
 from subnetworks.measuring.updates import Rules, Selection
 
@@ -390,3 +390,32 @@ def test_a_runs_settings_say_the_same(init, tmp_path):
         predicted(["--settings", json.dumps(run), "--steps", "3"])
     with pytest.raises(UserError, match="needs --learning-rate and --steps, or --settings"):
         predicted(["--steps", "3"])
+
+
+def test_gradients_at_the_init_are_taken_into_account(init, tmp_path):
+    file, tensors = init
+    digest = null_model.predict(file, Question(GRPO, (60,))).digest
+    found, sums, squares = {}, {}, {}
+    for name, (_, bits) in tensors.items():
+        mean, square, batches = batches_of(0.5, n=bits.size)
+        found[name] = null_model.signal_of(mean, square, batches)
+        sums[name] = mean.reshape(bits.shape) * batches
+        squares[name] = square.reshape(bits.shape) * batches
+
+    def predicted(before):
+        path = tmp_path / "gradients.safetensors"
+        gradients.write(path, sums, squares, 16, {"before": before, "settings": "{}"})
+        said = CliRunner().invoke(
+            load("predict"),
+            f"predict {file} --learning-rate 4e-6 --steps 60 --warmup-steps 6 --json - "
+            f"--gradients {path}".split(),
+            catch_exceptions=False,
+        )
+        return json.loads(said.stdout)
+
+    summary = predicted(digest)
+    expected = null_model.predict(file, Question(GRPO, (60,)), signals=found)
+    assert summary["changed"] == pytest.approx(null_model.summarise(expected)["changed"], rel=1e-4)
+    assert not summary["noise_alone"]
+    with pytest.raises(UserError, match="measure them at this one"):
+        predicted("another")
