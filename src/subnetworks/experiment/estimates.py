@@ -13,7 +13,6 @@ from subnetworks.checkpoints.hub.client import Entry
 from subnetworks.experiment import Experiment, sizes
 from subnetworks.experiment.models import Benchmark, Machine, Size
 from subnetworks.training.settings import (
-    OfflineSettings,
     OnlineSettings,
     PreferenceSettings,
     Settings,
@@ -115,11 +114,13 @@ def _trained(experiment: Experiment, name: str, machine: Machine) -> Estimate:
     if isinstance(run, OnlineSettings):
         online, beside = True, run.trains_another
         reference = run.keeps_another or run.kl != "none"
-    longest = _longest(run)
+    longest = run.longest_sequence
+    recomputed = machine.gradient_checkpointing
+    if recomputed is None:
+        recomputed = machine.kind == "cuda"
     hours = None
     if steps:
-        again = FORWARD if machine.kind == "cuda" else 0  # activations are computed again
-        passes = (FORWARD + BACKWARD + again) * (1 + beside)
+        passes = (FORWARD + BACKWARD + FORWARD * recomputed) * (1 + beside)
         passes += FORWARD * (online + beside + reference)
         tokens = float(steps * run.sequences_a_step * longest)
         operations = size.weights * tokens * passes
@@ -131,8 +132,12 @@ def _trained(experiment: Experiment, name: str, machine: Machine) -> Estimate:
             operations += size.weights * there * 2 * longest * FORWARD
         hours = _hours(machine, operations, size.weights * answers * FORWARD, unknown)
     each = TRAINED * (1 + beside) + FLOAT32 * reference
-    on_device = size.weights * each / machine.ranks + BFLOAT16 * size.weights * online
-    on_device += _activations(size, run.sequences_at_once * longest, machine.kind == "cuda")
+    on_device = size.weights * each / machine.ranks
+    on_device += BFLOAT16 * size.weights * online / machine.tensor_parallel
+    at_once = run.sequences_at_once * longest
+    if machine.tokens_at_once is not None and not isinstance(run, PreferenceSettings):
+        at_once = machine.tokens_at_once
+    on_device += _activations(size, at_once, recomputed)
     saved = FLOAT32 if run.save_dtype == "float32" else BFLOAT16
     snapshots = steps // run.trajectory_every if steps and run.trajectory_every else 0
     return Estimate(
@@ -144,14 +149,6 @@ def _trained(experiment: Experiment, name: str, machine: Machine) -> Estimate:
         _gb(size.weights * SAVED * KEPT_STATES * (1 + beside)),
         tuple(unknown),
     )
-
-
-def _longest(run: Settings) -> int:
-    """Tokens of the longest sequence."""
-    if isinstance(run, OnlineSettings):
-        return run.longest_sequence
-    assert isinstance(run, OfflineSettings)
-    return run.max_length
 
 
 def _activations(size: Size, tokens: int, again: bool) -> float:

@@ -113,6 +113,19 @@ def test_on_gpus_activations_are_computed_again_and_devices_share(experiment: Ex
     assert one.device_gb == pytest.approx((16e9 / 8 + kept) / 1e9)
 
 
+def test_what_the_machine_does_about_memory_counts(experiment: Experiment) -> None:
+    less = {"gradient_checkpointing": True, "tokens_at_once": 2000, "tensor_parallel": 2}
+    machine = MACHINE.model_copy(update={**less, "devices": 2})
+    by = found(experiment, machine)
+    assert seconds(by["train sft"]) == pytest.approx(36 + 1e9 * 8 * 100 * 8 * 1000 / 2e12 / 2)
+    kept = 2000 * 1000 * (10 * 2 + 34) + 2000 * 50_000 * 4
+    assert by["train sft"].device_gb == pytest.approx(16 / 2 + kept / 1e9)
+    assert by["train grpo"].device_gb == pytest.approx(16 / 2 + 2 / 2 + kept / 1e9)
+    pairs = 16 * 500  # which stay together
+    kept = pairs * 1000 * (10 * 2 + 34) + pairs * 50_000 * 4
+    assert by["train dpo"].device_gb == pytest.approx(16 / 2 + kept / 1e9)
+
+
 def test_memory_and_disk(experiment: Experiment) -> None:
     by = found(experiment)
     tokens = 8 * 1000
