@@ -317,3 +317,23 @@ def test_a_value_models_head_is_trained_whole_within_a_language_models_mask(tmp_
 
 def _manifest(folder):
     return json.loads((folder / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_sampler_gets_a_tied_tensor_by_one_name(tied):
+    """vLLM refuses a tied tensor's further name in another part than its first."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from subnetworks.training.engine import masked
+
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=16,
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            tie_word_embeddings=tied,
+        )
+    )
+    assert masked._further_names(model) == ({"lm_head.weight"} if tied else set())

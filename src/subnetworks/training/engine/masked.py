@@ -129,10 +129,14 @@ class MaskedEngineMixin:
         return getattr(torch, (self.engine_config.mixed_precision or {}).get("weights", "bfloat16"))
 
     def get_per_tensor_param(self, **kwargs: Any) -> Any:
-        """The weights for the sampler: whole tensors by name, rounded as the trainer sees them."""
+        """The weights for the sampler: whole tensors by name, rounded as the trainer sees them.
+
+        A tied tensor goes by its first name alone. vLLM takes it for all of them, and refuses
+        another name of it that arrives apart from the first, in a later part of a large model.
+        """
         weights, adapter = super().get_per_tensor_param(**kwargs)
-        dtype = self._weights_dtype
-        return ((name, tensor.to(dtype)) for name, tensor in weights), adapter
+        dtype, tied = self._weights_dtype, _further_names(self.module)
+        return ((name, tensor.to(dtype)) for name, tensor in weights if name not in tied), adapter
 
     def prepare_model_outputs(
         self, output: Any, output_args: Any, micro_batch: Any, *args: Any, **kwargs: Any
@@ -199,9 +203,17 @@ def _own(config: Any) -> dict[str, Any]:
     return dict(((config and config.override_optimizer_config) or {}).get("subnetworks") or {})
 
 
-def _named(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """Each parameter by its name in checkpoints."""
-    for name, parameter in module.named_parameters():
+def _further_names(module: torch.nn.Module) -> set[str]:
+    """All names of tied parameters but the first of each."""
+    every = {name for name, _ in _named(module, remove_duplicate=False)}
+    return every - {name for name, _ in _named(module)}
+
+
+def _named(
+    module: torch.nn.Module, remove_duplicate: bool = True
+) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """Each parameter by its name in checkpoints; a tied one once, or by all its names."""
+    for name, parameter in module.named_parameters(remove_duplicate=remove_duplicate):
         for wrapper in _WRAPPERS:
             name = name.replace(wrapper, "")
         yield name, parameter
