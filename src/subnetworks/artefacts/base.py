@@ -298,7 +298,8 @@ class Artefact:
             if over and len(same) == len(single):
                 claim = of_all_seeds(claim, same, over)
             if seeds.n == 1:
-                claim = replace(claim, here=f"{claim.here} ({turns.ONE_SEED})")
+                words = turns.ONE_SEED if not over else f"something in it has {turns.ONE_SEED} only"
+                claim = replace(claim, here=f"{claim.here} ({words})")
             printed, brief = (text.format(**quotes) for text in (claim.paper, claim.brief))
             yield replace(claim, paper=printed, brief=brief)
 

@@ -65,8 +65,11 @@ class Column:
         if value is None:
             return BLANK
         shown = self._number(value)
-        if (low := row.get(f"{self.key}:low")) is not None:
-            return f"{shown} [{self._number(low)}, {self._number(row[f'{self.key}:high'])}]"
+        if row.get(f"{self.key}:low") is not None:
+            ends = [float(row[f"{self.key}:{end}"]) for end in ("low", "high")]
+            whole = isinstance(value, int)
+            low, high = (self._number(round(end) if whole else end) for end in ends)
+            return f"{shown} [{low}, {high}]"
         if self.error is not None and row.get(self.error) is not None:
             shown += f" ± {row[self.error]:.{self.digits}f}"
         if self.upper is not None and row.get(self.upper) not in (None, value):

@@ -56,6 +56,12 @@ def written(kind: Any, name: str, context: Context) -> Path:
     return path
 
 
+def over_interval(made: Any, folder: Path, key: str) -> tuple[float, float]:
+    """Of the second row of a finished table."""
+    ends: tuple[float, float] = made.over(folder).interval(1, key)
+    return ends
+
+
 def updates(seed: int) -> dict[str, Any]:
     rows = [
         {"update": at(name, seed), "algorithm": name.upper(), "label": name.upper()}
@@ -79,6 +85,9 @@ def test_a_table_has_means_and_intervals_over_seeds(folder: Path) -> None:
     assert means.filter(source="paper").equals(single[0].filter(source="paper"))
     low, high = stats.ttest_1samp(values, 0).confidence_interval()
     assert f"{np.mean(values):.2f} [{low:.2f}, {high:.2f}]" in path.with_suffix(".md").read_text()
+    least, most = over_interval(made, folder, "changed")
+    counts = f"{means['changed'][1]:,} [{round(least):,}, {round(most):,}]"
+    assert counts in path.with_suffix(".md").read_text()
     assert "Means over 3 seeds" in path.with_suffix(".md").read_text()
     over = made.over(folder)
     assert over is not None
