@@ -190,6 +190,9 @@ class MeanContext(Context):
     def overlap(self, name: str) -> dict[str, Any]:  # noqa: D102
         return dict(self._read(super().overlap, name, "overlaps"))
 
+    def ranking(self, overlap: str) -> dict[str, Any]:  # noqa: D102
+        return dict(self._read(super().ranking, overlap, "overlaps"))
+
     def trajectory(self, run: str) -> dict[str, Any]:  # noqa: D102
         return dict(self._read(super().trajectory, run, *_RUNS))
 

@@ -297,7 +297,7 @@ def _shared(masks: Sequence[Mask], key: str) -> str:
     return values.pop() if len(values) == 1 else ""
 
 
-def generator(seed: int, name: str) -> np.random.Generator:
+def generator(seed: int, name: str) -> "np.random.Generator":
     """What draws for a parameter: depends on a seed and the parameter's name only."""
     key = hashlib.sha256(name.encode()).digest()[:8]
     return np.random.default_rng([seed, int.from_bytes(key, "little")])

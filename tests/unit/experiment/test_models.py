@@ -51,7 +51,7 @@ def test_settings_come_back_from_yaml_and_json_as_they_were(
 ) -> None:
     parsed = parse_settings({"algorithm": algorithm, **values})
     file = tmp_path_factory.mktemp("yaml") / "settings.yaml"
-    file.write_text(yaml.safe_dump(parsed.as_json(), allow_unicode=True), encoding="utf-8")
+    file.write_text(yaml.safe_dump(parsed.as_json()), encoding="utf-8")
     assert parse_settings(reading.read(file).value) == parsed
     assert parse_settings(json.loads(json.dumps(parsed.as_json()))) == parsed
 

@@ -150,7 +150,7 @@ def write(job: Job, options: Options) -> Path:
     Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, None)
     file = job.state / FILE
     whole = with_further(_literal(options), job.settings.verl)
-    text = yaml.dump(whole, Dumper=Dumper, sort_keys=False, allow_unicode=True)
+    text = yaml.dump(whole, Dumper=Dumper, sort_keys=False)
     write_text(file, text)
     return file
 
