@@ -92,7 +92,7 @@ def _of_experiment() -> Iterator[tuple[str, type[SettingsModel], frozenset[str]]
         yield f"masks: {name}", source, frozenset()
         value = source.model_fields[name].annotation
         if isinstance(value, type) and issubclass(value, SettingsModel):
-            yield f"masks: {name}: {name}", value, frozenset()
+            yield f"masks: {name}, its keys", value, frozenset()
     yield "overlaps", models.Overlap, frozenset()
     yield "agreements", models.Agreement, frozenset()
     yield "benchmarks", models.Benchmark, frozenset()
