@@ -285,11 +285,8 @@ class Artefact:
         """The caption with the paper's numbers in it."""
         return self.caption.format(**self.quoted(paper))
 
-    def claimed(self, results: Path, paper: Published) -> Iterator[Claim]:
-        """The claims with the paper's numbers in them, and over how many seeds they are."""
-        ours = self.ours(results)
-        if ours is None:
-            return
+    def claimed(self, ours: polars.DataFrame, results: Path, paper: Published) -> Iterator[Claim]:
+        """The claims of our rows, with the paper's numbers, and over how many seeds they are."""
         quotes, over = self.quoted(paper), self.over(results)
         seeds = turns.seeds_of(self._csv(results))
         single = [list(self.claims(_ours(frame))) for frame in over.frames] if over else []

@@ -105,12 +105,9 @@ def build(context: Context) -> polars.DataFrame:
                 "run": entry["full"],
                 "benchmark": benchmark,
                 "n": score["n"],
-                "accuracy_pct": percent(score["score"]),
-                "accuracy_stderr_pct": percent(score["stderr"]),
                 "cut": score.get("cut"),
+                **accuracy(context, entry["full"], full),
             }
-            if entry["full"] != full:
-                row |= against(context, entry["full"], full, benchmark)
             if "start" in ends and ends["full"] != ends["start"]:
                 gain = score["score"] - ends["start"]
                 row["gain_kept_pct"] = percent(gain, ends["full"] - ends["start"])
@@ -124,15 +121,24 @@ def build(context: Context) -> polars.DataFrame:
     return frame(rows, SCHEMA)
 
 
-def against(context: Context, run: str, full: str, benchmark: str) -> dict[str, float | None]:
-    """A run's accuracy less that of full training, paired by question, and its standard error."""
+def accuracy(context: Context, run: str, full: str) -> dict[str, float | None]:
+    """A run's accuracy on `spec["benchmark"]` in per cent and, unless it is `full` itself, that
+    less full training's in points, paired by question; each with its standard error."""
+    benchmark = context.spec["benchmark"]
+    score = context.score(run, benchmark)
+    row = {
+        "accuracy_pct": percent(score["score"]),
+        "accuracy_stderr_pct": percent(score["stderr"]),
+    }
+    if run == full:
+        return row
     found = difference_of(
-        context.score(run, benchmark),
+        score,
         context.score(full, benchmark),
         context.samples(run, benchmark),
         context.samples(full, benchmark),
     )
-    return {
+    return row | {
         "difference_pct": percent(found.value),
         "difference_stderr_pct": percent(found.stderr),
     }
@@ -146,13 +152,13 @@ def said(frame: polars.DataFrame) -> list[str]:
         within = [row for row in rows if row["kind"] != "start"]
         if not within:
             continue
-        as_well = [row for row in within if not _worse(row)]
-        worse = [row for row in within if _worse(row)]
+        as_well = [row for row in within if not worse(row)]
+        below = [row for row in within if worse(row)]
         words = f"{algorithm}, accuracy against full training: "
         if as_well:
             words += f"not below it beyond the noise within {_listed(as_well)}"
-        if worse:
-            words += ("; " if as_well else "") + f"below it within {_listed(worse)}"
+        if below:
+            words += ("; " if as_well else "") + f"below it within {_listed(below)}"
         lines.append(words + ".")
         own = next((row for row in within if row["kind"] == "own"), None)
         others = [row for row in within if row["kind"] == "random"]
@@ -176,7 +182,7 @@ def said(frame: polars.DataFrame) -> list[str]:
     return lines
 
 
-def _worse(row: dict[str, Any]) -> bool:
+def worse(row: dict[str, Any]) -> bool:
     """Whether an accuracy lies below that of full training by more than the noise."""
     return bool(row["difference_pct"] < -TWO_SIDED_95 * (row["difference_stderr_pct"] or 0))
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
-
 from subnetworks.artefacts import style
-from subnetworks.artefacts.base import Figure, Followed, Overlap, Predicted, Specification
+from subnetworks.artefacts.base import Figure, Followed, Overlap, Predicted, Specification, rows_of
 from subnetworks.artefacts.lazy import polars
-from subnetworks.artefacts.shared import by_label, frame, percent, span
+from subnetworks.artefacts.shared import by_label, difference, frame, percent, span
 from subnetworks.core.results import Context
 
 if TYPE_CHECKING:
@@ -68,12 +66,6 @@ class Row(Specification):
     learning_rate: float | None = None
 
 
-class Shown(Specification):
-    """The runs."""
-
-    runs: list[Row] = Field(min_length=1)
-
-
 def rows(context: Context) -> polars.DataFrame:
     """Ends of all of `spec["runs"]`, and the steps of those that are followed."""
     found: list[dict[str, Any]] = []
@@ -108,9 +100,12 @@ def rows(context: Context) -> polars.DataFrame:
 
 
 def _compared(predicted: float | None, measured: float | None, suffix: str = "") -> dict[str, Any]:
-    shares = {f"predicted{suffix}_pct": predicted, f"measured{suffix}_pct": measured}
-    error = None if predicted is None or measured is None else 100 * (predicted - measured)
-    return {key: percent(share) for key, share in shares.items()} | {f"error{suffix}": error}
+    """Two shares of 1 in per cent, and the first minus the second in points."""
+    return {
+        f"predicted{suffix}_pct": percent(predicted),
+        f"measured{suffix}_pct": percent(measured),
+        f"error{suffix}": percent(difference(predicted, measured)),
+    }
 
 
 def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
@@ -182,13 +177,4 @@ def said(drawn: polars.DataFrame) -> list[str]:
     return lines
 
 
-ARTEFACT = Figure(
-    __name__,
-    title=TITLE,
-    caption=CAPTION,
-    specification=Shown,
-    schema=SCHEMA,
-    alt=ALT,
-    drawing=draw,
-    said=said,
-)
+ARTEFACT = Figure(__name__, specification=rows_of("runs", Row), drawing=draw, said=said)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from subnetworks.artefacts import control_null_model
-from subnetworks.artefacts.base import Table
+from subnetworks.artefacts.base import Table, rows_of
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.sheet import Column, text
 from subnetworks.core.results import Context
@@ -33,18 +33,14 @@ NOTES = (
 
 
 def build(context: Context) -> polars.DataFrame:
-    """One row a run of `spec["runs"]`, at its end."""
+    """One row per run of `spec["runs"]`, at its end."""
     return control_null_model.rows(context).filter(polars.col("is_end"))
 
 
 ARTEFACT = Table(
     __name__,
-    title=TITLE,
-    caption=CAPTION,
-    specification=control_null_model.Shown,
+    specification=rows_of("runs", control_null_model.Row),
     schema=control_null_model.SCHEMA,
-    columns=COLUMNS,
-    notes=NOTES,
     rows=build,
     said=control_null_model.said,
 )

@@ -19,8 +19,7 @@ from subnetworks.artefacts.base import (
     Table,
     Update,
 )
-from subnetworks.artefacts.claims import TWO_SIDED_95
-from subnetworks.artefacts.control_masks import against
+from subnetworks.artefacts.control_masks import accuracy, worse
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.shared import frame, percent
 from subnetworks.artefacts.sheet import Column, text
@@ -98,12 +97,12 @@ class Shown(Specification):
 
 
 def build(context: Context) -> polars.DataFrame:
-    """One row an entry of `spec["masks"]`."""
+    """One row per entry of `spec["masks"]`."""
     return frame([_row(context, entry) for entry in context.rows("masks")], SCHEMA)
 
 
 def _row(context: Context, entry: dict[str, Any]) -> dict[str, Any]:
-    benchmark, trained = context.spec["benchmark"], entry.get("trained")
+    trained = entry.get("trained")
     row: dict[str, Any] = {
         "source": "here",
         **{key: entry[key] for key in ("algorithm", "label", "kind")},
@@ -120,11 +119,7 @@ def _row(context: Context, entry: dict[str, Any]) -> dict[str, Any]:
         value = context.ranking(entry["ranking"])["average_precision"]
         row["average_precision_pct"] = percent(value)
     if trained:
-        score = context.score(trained, benchmark)
-        row["accuracy_pct"] = percent(score["score"])
-        row["accuracy_stderr_pct"] = percent(score["stderr"])
-        if trained != entry["of"]:
-            row |= against(context, trained, entry["of"], benchmark)
+        row |= accuracy(context, trained, entry["of"])
     if "update" in entry:
         row["agreement_pct"] = percent(context.update(entry["update"])["sparsity"])
     return row
@@ -143,7 +138,7 @@ def said(frame: polars.DataFrame) -> list[str]:
                 f"changed weights best ({area})."
             )
         if tried := [row for row in rows if row["difference_pct"] is not None]:
-            equal = ", ".join(row["label"] for row in tried if not _worse(row))
+            equal = ", ".join(row["label"] for row in tried if not worse(row))
             lines.append(
                 f"{algorithm}: not below full training beyond the noise within {equal}."
                 if equal
@@ -151,11 +146,6 @@ def said(frame: polars.DataFrame) -> list[str]:
                 "as all weights."
             )
     return lines
-
-
-def _worse(row: dict[str, Any]) -> bool:
-    """Whether an accuracy lies below that of full training by more than the noise."""
-    return bool(row["difference_pct"] < -TWO_SIDED_95 * (row["difference_stderr_pct"] or 0))
 
 
 ARTEFACT = Table(__name__, specification=Shown, rows=build, said=said)

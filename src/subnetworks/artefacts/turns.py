@@ -64,7 +64,11 @@ class Over:
 
     def spread(self, values: Sequence[Any]) -> Mean | None:
         """The mean of a number at all turns; None where it is none, or does not vary."""
-        numbers = [value for value in values if isinstance(value, float | int)]
+        numbers = [
+            value
+            for value in values
+            if isinstance(value, float | int) and not isinstance(value, bool)
+        ]
         least = 3 if self.in_pairs else 2
         if len(numbers) < max(least, len(values)) or len(set(numbers)) == 1:
             return None

@@ -127,7 +127,7 @@ def judged(results: Path, paper: Published) -> tuple[list[Claim], list[Controlle
     for made in sorted(artefacts.every().values(), key=lambda made: made.place):
         ours = made.ours(results) if made.place else None
         if ours is not None:
-            claims += made.claimed(results, paper)
+            claims += made.claimed(ours, results, paper)
             controlled += made.controlled(ours)
     return claims, controlled
 

@@ -102,7 +102,9 @@ def test_claims_are_of_all_seeds_or_marked(folder: Path) -> None:
 
     def claimed(*seeds: int) -> dict[str, Any]:
         written(Table, name, told(folder, name, *(updates(seed) for seed in seeds)))
-        return {claim.claim: claim for claim in made.claimed(folder, paper)}
+        ours = made.ours(folder)
+        assert ours is not None
+        return {claim.claim: claim for claim in made.claimed(ours, folder, paper)}
 
     sparse = "RL leaves most weights unchanged"
     dense = "SFT changes nearly all weights, RL far fewer"
@@ -241,7 +243,7 @@ def test_nothing_is_said_of_a_spread_that_is_not_there() -> None:
         "c": [True, None],
     }
     assert over.interval(0, "a") is None and over.interval(1, "b") is None
-    assert over.interval(0, "c") is None
+    assert over.interval(0, "c") is None and over.interval(1, "c") is None
     low, high = over.interval(0, "b")  # type: ignore[misc]
     assert (low, high) == pytest.approx((1.5 - 12.706 * 0.5, 1.5 + 12.706 * 0.5), rel=1e-3)
     assert Over(frames, in_pairs=True).interval(0, "b") is None
