@@ -157,11 +157,6 @@ class Settings(SettingsModel):
         """Sequences in one update of the weights."""
         return self.sequences_a_step // self.updates
 
-    def validates(self, step: int) -> bool:
-        """Whether the rows held out are measured after a step."""
-        every = self.validate_every
-        return bool(every) and (step % every == 0 or step == self.steps)
-
     @property
     def steps_between_saves(self) -> int:
         """The trainer's state is saved this often: five times a run unless set otherwise.
@@ -175,6 +170,11 @@ class Settings(SettingsModel):
     def as_json(self) -> dict[str, Any]:
         """All settings by name, as JSON has them."""
         return self.model_dump(mode="json")
+
+
+def due(step: int, every: int, steps: int) -> bool:
+    """Whether what is done every so many steps (0: never), and after the last, is due after one."""
+    return bool(every) and (step % every == 0 or step == steps)
 
 
 class OfflineSettings(Settings):
@@ -205,7 +205,8 @@ class OfflineSettings(Settings):
             raise wrong("lora_rank and trajectory_every exclude each other", "lora_rank")
 
 
-REWARDS = ("math", "boxed", "gsm8k", "random", "format", "length")
+_ALONE = ("math", "boxed", "gsm8k", "random")
+REWARDS = (*_ALONE, "format", "length")
 
 
 def _reward_name(name: Any, allowed: Sequence[str]) -> str:
@@ -233,7 +234,7 @@ def _reward(value: Any) -> Any:
 
 
 Reward = Annotated[str | dict[str, float], BeforeValidator(_reward)]
-OneReward = Annotated[str, BeforeValidator(lambda value: _reward_name(value, REWARDS[:4]))]
+OneReward = Annotated[str, BeforeValidator(lambda value: _reward_name(value, _ALONE))]
 """What says of one answer whether it is right."""
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -336,4 +337,14 @@ def test_the_sampler_gets_a_tied_tensor_by_one_name(tied):
             tie_word_embeddings=tied,
         )
     )
-    assert masked._further_names(model) == ({"lm_head.weight"} if tied else set())
+
+    class Base:
+        def get_per_tensor_param(self):
+            return iter(model.state_dict().items()), None
+
+    class Engine(masked.MaskedEngineMixin, Base):
+        module, engine_config = model, SimpleNamespace(mixed_precision=None)
+
+    names = [name for name, _ in Engine().get_per_tensor_param()[0]]
+    assert names.count("model.embed_tokens.weight") == 1
+    assert ("lm_head.weight" in names) is not tied

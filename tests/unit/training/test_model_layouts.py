@@ -45,7 +45,6 @@ def run(folder, settings, data, name="end"):
     )
     with open(folder / "runs" / name / "log.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    print(*rows, sha256(folder / name / "model.safetensors"), sep="\n")
     return rows
 
 

@@ -4,27 +4,19 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from subnetworks.core import outputs
 from subnetworks.core.errors import UserError
 from subnetworks.core.files import atomic_path, canonical_json
-from subnetworks.core.precision import of_training
 from subnetworks.core.progress import Progress
 from subnetworks.core.provenance import recorded
-from subnetworks.training.data import checks
 from subnetworks.training.engine import masking
-from subnetworks.training.runtime import process, run, state
+from subnetworks.training.runtime import process, run
 from subnetworks.training.runtime.job import Job
 from subnetworks.training.runtime.log import StepsLog
-from subnetworks.training.settings import (
-    IN_STEPS,
-    in_steps,
-    parse_accelerator,
-    parse_settings,
-)
+from subnetworks.training.settings import parse_accelerator
 
 
 def measure(
@@ -49,9 +41,7 @@ def measure(
     Raises:
         UserError: as `train` does; or the run is on-policy, or has fewer batches.
     """
-    if IN_STEPS.keys() & settings.keys():
-        settings = in_steps(settings, checks.examples(data, settings.get("algorithm")))
-    parsed, machine = parse_settings(settings), parse_accelerator(accelerator or {})
+    parsed, machine = run.in_steps_of(settings, data), parse_accelerator(accelerator or {})
     if parsed.kind == "online":
         raise UserError(
             f"settings: algorithm: gradients of {parsed.algorithm} need answers sampled at every "
@@ -64,14 +54,7 @@ def measure(
     run.check(parsed, machine, init, data, None)
     changed = {"steps": batches, "save_every": batches}
     changed |= dict.fromkeys(("warmup_steps", "trajectory_every", "validate_every"), 0)
-    facts = {
-        "settings": parsed.as_json(),
-        "batches": batches,
-        "devices": machine.ranks,
-        "init": state.digest(init),
-        "data": state.digest(data),
-        "arithmetic": asdict(of_training(parsed.compute_dtype, machine.kind, machine.bfloat16)),
-    }
+    facts = run.facts(parsed, machine, init, data) | {"batches": batches}
     working = Path(tempfile.mkdtemp(prefix="subnetworks-gradients-"))
     # What is in here is removed as soon as the trainer ends.
     scratch = Path(tempfile.mkdtemp(prefix="subnetworks-", dir=run.short_temporary_folder()))

@@ -13,12 +13,6 @@ from subnetworks.core.errors import UserError
 from subnetworks.training.runtime.log import Row
 
 PROJECT = "subnetworks"
-# What each needs installed, and what is imported of it.
-MODULES = {
-    "tensorboard": ("tensorboard", "torch.utils.tensorboard"),
-    "wandb": ("wandb", "wandb"),
-    "trackio": ("trackio", "trackio"),
-}
 Send = Callable[[int, dict[str, float]], None]
 
 
@@ -29,10 +23,9 @@ def check(names: Sequence[str]) -> None:
         UserError: names the logger and its package.
     """
     for name in names:
-        package, _ = MODULES[name]
-        if importlib.util.find_spec(package) is None:
+        if importlib.util.find_spec(name) is None:
             raise UserError(
-                f"settings: logger {name!r} needs the package {package}, which the training "
+                f"settings: logger {name!r} needs the package {name}, which the training "
                 f"environment has not; install it there, or leave {name} out"
             )
 
@@ -47,7 +40,7 @@ def opened(
     TensorBoard and under the same name of Weights & Biases.
 
     Args:
-        names: of `MODULES`.
+        names: as in `Accelerator.logger`; each is that of its package, too.
         folder: the run's folder, in which they write.
         run: the run's name.
         settings: the run's.
@@ -69,7 +62,7 @@ def opened(
 
 
 def _tensorboard(stack: ExitStack, folder: Path, run: str, settings: Mapping[str, Any]) -> Send:
-    module = importlib.import_module(MODULES["tensorboard"][1])
+    module = importlib.import_module("torch.utils.tensorboard")
     writer = stack.enter_context(module.SummaryWriter(str(folder / "tensorboard")))
 
     def send(step: int, values: dict[str, float]) -> None:

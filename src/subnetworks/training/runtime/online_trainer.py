@@ -42,6 +42,7 @@ from subnetworks.training.data.conversations import (
 from subnetworks.training.rollout.online_workers import CriticWorker
 from subnetworks.training.rollout.sampling import Request, endings, requests
 from subnetworks.training.runtime.stopping import Stop
+from subnetworks.training.settings import due
 
 Metrics = dict[str, Any]
 
@@ -136,11 +137,10 @@ class Trainer(PPOTrainerSync):
                     batch = self.sample(metrics)
                 self.update(batch, metrics, timing)
                 stopping = stop.agreed()
-                if stopping or step % config.save_freq == 0 or step == self.steps:
+                if stopping or due(step, config.save_freq, self.steps):
                     with marked_timer("save_checkpoint", timing):
                         self._save_checkpoint()
-                every = config_own.validate_every
-                if every and (step % every == 0 or step == self.steps):
+                if due(step, config_own.validate_every, self.steps):
                     with marked_timer("validate", timing):
                         metrics["validation/accuracy"] = self.validated()
                 if step < self.steps and not stopping:

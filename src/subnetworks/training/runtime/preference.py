@@ -21,7 +21,7 @@ from subnetworks.training.runtime.log import flat
 from subnetworks.training.runtime.scoring import Scorer
 from subnetworks.training.runtime.stopping import Stop
 from subnetworks.training.runtime.verl_options import engine, lora, model, optimiser, with_further
-from subnetworks.training.settings import PreferenceSettings, parse_settings
+from subnetworks.training.settings import PreferenceSettings, due, parse_settings
 
 if TYPE_CHECKING:
     import numpy
@@ -162,14 +162,14 @@ class Trainer:
                 "margin": sum(flat(metrics["margin"])),
                 "seconds": time.perf_counter() - begin,
             }
-            if held_out and settings.validates(step):
+            if held_out and due(step, settings.validate_every, settings.steps):
                 record |= self.validated(held_out)
             # Before it is saved: a saved step is resumed from only if it was logged.
             if not self.rank:
                 with open(self.job["steps_log"], "a", encoding="utf-8") as log:
                     log.write(json.dumps({"step": step, "data": record}) + "\n")
             stopping = stop.agreed()
-            if stopping or step % settings.steps_between_saves == 0 or step == settings.steps:
+            if stopping or due(step, settings.steps_between_saves, settings.steps):
                 folder = self.state / f"global_step_{step}"
                 self.worker.save_checkpoint(str(folder), global_step=step, max_ckpt_to_keep=2)
                 if not self.rank:

@@ -86,9 +86,7 @@ def train(
         UserError: wrong settings, init, data or mask, or something in the way (before training
             starts), or the trainer failed.
     """
-    if IN_STEPS.keys() & settings.keys():
-        settings = in_steps(settings, checks.examples(data, settings.get("algorithm")))
-    parsed, machine = parse_settings(settings), parse_accelerator(accelerator or {})
+    parsed, machine = in_steps_of(settings, data), parse_accelerator(accelerator or {})
     results = claim(init, data, mask, output, run_folder)
     init, data, output, run_folder = (p.resolve() for p in (init, data, output, run_folder))
     mask = mask.resolve() if mask else None
@@ -98,6 +96,24 @@ def train(
         _train(
             parsed, machine, init, data, mask, output, run_folder, shapes, lock, results, keep_state
         )
+
+
+def in_steps_of(settings: Mapping[str, Any], data: Path) -> Settings:
+    """A run's settings; those that count in epochs, in steps over `data`."""
+    if IN_STEPS.keys() & settings.keys():
+        settings = in_steps(settings, checks.examples(data, settings.get("algorithm")))
+    return parse_settings(settings)
+
+
+def facts(settings: Settings, machine: Accelerator, init: Path, data: Path) -> dict[str, Any]:
+    """What a run's numbers depend on, its mask apart."""
+    return {
+        "settings": settings.as_json(),
+        "devices": machine.ranks,
+        "init": state.digest(init),
+        "data": state.digest(data),
+        "arithmetic": asdict(of_training(settings.compute_dtype, machine.kind, machine.bfloat16)),
+    }
 
 
 def claim(
@@ -140,15 +156,8 @@ def _train(
 ) -> None:
     """The run itself, by the only process that works in its folder; the arguments were checked."""
     folder = run_folder / "state"
-    facts = {
-        "settings": parsed.as_json(),
-        "devices": machine.ranks,
-        "init": state.digest(init),
-        "data": state.digest(data),
-        "mask": sha256(mask) if mask else None,
-        "arithmetic": asdict(of_training(parsed.compute_dtype, machine.kind, machine.bfloat16)),
-    }
-    state.prepare(folder, facts)
+    known = facts(parsed, machine, init, data) | {"mask": sha256(mask) if mask else None}
+    state.prepare(folder, known)
     attempts = sorted(folder.glob("steps-*.jsonl"))
     steps_log = StepsLog(attempts)
     steps_log.read()
@@ -169,7 +178,7 @@ def _train(
         # The run was stopped between saving this step and writing its delta.
         trajectory.write(folder / f"global_step_{resume}", init, deltas, resume, base)
 
-    with recorded(*results, seed=parsed.seed, **facts) as meta:
+    with recorded(*results, seed=parsed.seed, **known) as meta:
         meta["accelerator"] = machine.model_dump(mode="json")
         meta["resumed_from_step"] = resume
         if resume < parsed.steps:

@@ -18,6 +18,7 @@ from subnetworks.training.objectives.losses import answer_log_probabilities
 from subnetworks.training.runtime.scoring import Scorer
 from subnetworks.training.runtime.stopping import Stop
 from subnetworks.training.runtime.verl_options import load
+from subnetworks.training.settings import due
 
 
 class ConversationDataset(Dataset):
@@ -89,12 +90,10 @@ class SeededTrainer(SFTTrainer):
             output = train_batch(data=data)
             seconds = time.perf_counter() - begin
             self.done += 1
-            step, every = (
-                self.resume_global_step + self.done,
-                self.config.subnetworks.validate_every,
-            )
-            due = self.held_out and (step % every == 0 or step == self.total_training_steps)
-            measured = self.validated() if due else {}
+            step = self.resume_global_step + self.done
+            every = self.config.subnetworks.validate_every
+            asked = self.held_out and due(step, every, self.total_training_steps)
+            measured = self.validated() if asked else {}
             stopping = stop.agreed()
             if stopping:
                 self.save_freq = 1

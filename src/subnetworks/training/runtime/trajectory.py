@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from subnetworks.core.errors import UserError
-from subnetworks.core.files import sha256, step_file, write_json
+from subnetworks.core.files import kept_steps, sha256, step_file, write_json
 from subnetworks.training.runtime.state import shards
 
 NAME = "trajectory"
@@ -64,7 +64,7 @@ def complete(folder: Path, every: int, steps: int, base: str | None) -> None:
     from subnetworks.checkpoints import deltas
 
     rows: list[Mapping[str, Any]] = []
-    for step in range(every, steps + 1, every) if every else ():
+    for step in kept_steps(every, steps):
         file = step_file(folder, step)
         if not file.exists():
             raise UserError(
