@@ -28,9 +28,7 @@ rule predict:
         init=subpath(input.init, parent=True),
         mask=lambda wildcards, input: f"--mask {input.mask}" if input.mask else "",
         data=lambda wildcards, input: f"--data {Path(input.data).parent}" if input.data else "",
-        settings=lambda wildcards: options.settings(
-            EXPERIMENT.runs[wildcards.run], "init", "data", "mask"
-        ),
+        settings=lambda wildcards: options.of_run(EXPERIMENT, wildcards.run),
     message:
         "Predicting the sparsity of {wildcards.run}"
     shell:

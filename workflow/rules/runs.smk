@@ -211,9 +211,7 @@ rule train:
         init=lambda wildcards, input: Path(input.init).parent,
         data=lambda wildcards, input: Path(input.data).parent,
         mask=lambda wildcards, input: f"--mask {input.mask}" if input.mask else "",
-        settings=lambda wildcards: options.settings(
-            EXPERIMENT.runs[wildcards.run], "init", "data", "mask"
-        ),
+        settings=lambda wildcards: options.of_run(EXPERIMENT, wildcards.run),
         accelerator=ACCELERATOR_JSON,
     message:
         f"Training {{wildcards.run}}{NEEDS_GPUS}"
@@ -247,9 +245,7 @@ rule measure_gradients:
     params:
         init=lambda wildcards, input: Path(input.init).parent,
         data=lambda wildcards, input: Path(input.data).parent,
-        settings=lambda wildcards: options.settings(
-            EXPERIMENT.runs[wildcards.run], "init", "data", "mask"
-        ),
+        settings=lambda wildcards: options.of_run(EXPERIMENT, wildcards.run),
         accelerator=ACCELERATOR_JSON,
     message:
         f"Gradients of {{wildcards.run}} before its first update{NEEDS_GPUS}"

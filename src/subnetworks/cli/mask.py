@@ -1,6 +1,5 @@
 """`mask OPERATION SOURCES…`: masks made of other masks, of weights, of a trajectory."""
 
-import pkgutil
 from pathlib import Path
 from typing import Annotated
 
@@ -8,14 +7,13 @@ import typer
 
 from subnetworks.cli.overlap import DIFFERENT_BASES, DIFFERENT_RULES
 from subnetworks.core.errors import UserError
-
-_SOURCES = Path(__file__).parents[1] / "measuring" / "mask_sources"
-# By their files, so that help is printed without loading any.
-_NAMES = sorted(found.name for found in pkgutil.iter_modules([str(_SOURCES)]))
+from subnetworks.measuring import mask_sources
 
 
 def mask(
-    operation: Annotated[str, typer.Argument(help=f"What to make: {', '.join(_NAMES)}.")],
+    operation: Annotated[
+        str, typer.Argument(help=f"What to make: {', '.join(mask_sources.names())}.")
+    ],
     sources: Annotated[
         list[str],
         typer.Argument(
@@ -78,7 +76,7 @@ def mask(
     from subnetworks import checkpoints
     from subnetworks.core.outputs import claim
     from subnetworks.core.provenance import recorded
-    from subnetworks.measuring import mask_making, mask_sources
+    from subnetworks.measuring import mask_making
     from subnetworks.measuring.masks import Mask
 
     module = mask_sources.load(operation)

@@ -31,6 +31,9 @@ def tolerances(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+ISCLOSE = typer.Option(help="Tolerances of isclose in bf16 (the paper's rule), with commas.")
+ABSOLUTE = typer.Option(help="Tolerances of |Δ| in fp32.")
+RELATIVE = typer.Option(help="Tolerances η of |Δ| ≤ η·max(|w|, |ŵ|).")
 COMMON_ROWS = typer.Option("--common-rows", help="Compare the common rows of resized vocabularies.")
 NAMES = typer.Option(
     help="YAML map of names, before: after; * is a layer, a second * an expert, 'q + k + v' a "
@@ -90,11 +93,9 @@ def measure(
     tolerance: Annotated[
         str | None, typer.Option(help="The mask's tolerance, for the rules that take one.")
     ] = None,
-    isclose: Annotated[
-        str, typer.Option(help="Tolerances of isclose in bf16 (the paper's rule), with commas.")
-    ] = "1e-8,1e-7,1e-6,1e-5,1e-4",
-    absolute: Annotated[str, typer.Option(help="Tolerances of |Δ| in fp32.")] = "1e-5,1e-4",
-    relative: Annotated[str, typer.Option(help="Tolerances η of |Δ| ≤ η·max(|w|, |ŵ|).")] = "1e-3",
+    isclose: Annotated[str, ISCLOSE] = "1e-8,1e-7,1e-6,1e-5,1e-4",
+    absolute: Annotated[str, ABSOLUTE] = "1e-5,1e-4",
+    relative: Annotated[str, RELATIVE] = "1e-3",
     common_rows: Annotated[bool, COMMON_ROWS] = False,
     names: Annotated[Path | None, NAMES] = None,
     allow_partial: Annotated[bool, ALLOW_PARTIAL] = False,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from subnetworks.cli.measure import emit, tolerances
+from subnetworks.cli.measure import ABSOLUTE, ISCLOSE, RELATIVE, emit, tolerances
 from subnetworks.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,11 +77,9 @@ def predict(
             "them up: their signal is taken into account."
         ),
     ] = None,
-    isclose: Annotated[
-        str, typer.Option(help="Tolerances of isclose in bf16 (the paper's rule), with commas.")
-    ] = "1e-8,1e-7,1e-6,1e-5,1e-4",
-    absolute: Annotated[str, typer.Option(help="Tolerances of |Δ| in fp32.")] = "1e-5,1e-4",
-    relative: Annotated[str, typer.Option(help="Tolerances η of |Δ| ≤ η·max(|w|, |ŵ|).")] = "1e-3",
+    isclose: Annotated[str, ISCLOSE] = "1e-8,1e-7,1e-6,1e-5,1e-4",
+    absolute: Annotated[str, ABSOLUTE] = "1e-5,1e-4",
+    relative: Annotated[str, RELATIVE] = "1e-3",
     json_: Annotated[
         Path | None, typer.Option("--json", help="Write the summary here (- for standard output).")
     ] = None,
@@ -177,6 +175,7 @@ def predict(
 
 def _of_run(text: str, data: Path | None) -> "tuple[Optimiser, str, list[int]]":
     """The optimiser of a run's settings, what its end is saved in, and the steps that it keeps."""
+    from subnetworks.core.files import kept_steps
     from subnetworks.core.options import json_object
     from subnetworks.measuring.null_model import Optimiser
     from subnetworks.training.data.checks import examples
@@ -203,8 +202,7 @@ def _of_run(text: str, data: Path | None) -> "tuple[Optimiser, str, list[int]]":
         weight_decay=run.weight_decay,
         updates_per_step=run.updates,
     )
-    every = run.trajectory_every
-    return optimiser, run.save_dtype, list(range(every, run.steps + 1, every)) if every else []
+    return optimiser, run.save_dtype, list(kept_steps(run.trajectory_every, run.steps))
 
 
 def _tell(summary: dict[str, Any]) -> None:

@@ -280,6 +280,11 @@ def step_file(folder: Path, step: int) -> Path:
     return folder / f"step_{step:06d}.safetensors"
 
 
+def kept_steps(every: int, steps: int) -> range:
+    """The steps of a run of `steps` whose weights are kept, every so many; none if `every` is 0."""
+    return range(every, steps + 1, every) if every else range(0)
+
+
 def sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's content, in hexadecimal; read in blocks of 1 MiB."""
     digest = hashlib.sha256()

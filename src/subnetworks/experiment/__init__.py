@@ -95,6 +95,12 @@ class Experiment:
         users += [entry.get("policy") for entry in self.datasets.values()]
         return name in (*users, *self.evaluation)
 
+    def start_of(self, name: str) -> str:
+        """The checkpoint, made by no run here, that a run descends from; or `name` itself."""
+        while name in self.runs:
+            name = self.runs[name]["init"]
+        return name
+
     def before_of_mask(self, mask: str) -> str:
         """The checkpoint that a mask's update starts from (the weights it is drawn on)."""
         if mask in self.updates:

@@ -239,9 +239,7 @@ def _surely_differ(experiment: Experiment, one: str, other: str) -> bool:
 
 def _context(experiment: Experiment, name: str) -> int | None:
     """Tokens of the longest text that a checkpoint reads, where its configuration is here."""
-    while name in experiment.runs:
-        name = experiment.runs[name]["init"]
-    path = experiment.checkpoints[name].get("path")
+    path = experiment.checkpoints[experiment.start_of(name)].get("path")
     if path is None:
         return None
     try:

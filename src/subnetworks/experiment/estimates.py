@@ -231,9 +231,7 @@ def _hours(
 
 
 def _no_size(experiment: Experiment, name: str) -> Reason:
-    while name in experiment.runs:
-        name = experiment.runs[name]["init"]
-    return "size of the checkpoints", name
+    return "size of the checkpoints", experiment.start_of(name)
 
 
 def _gb(number: float) -> float:

@@ -89,10 +89,8 @@ def seeds_of(experiment: Experiment, things: Iterable[tuple[str, str]]) -> tuple
         runs = set(_trainings(experiment, section, name))
         in_pairs |= any(runs & {*turned.get(run, ())} - {run} for run in runs)
         for run in runs:
-            entry = experiment.runs[run]
             alike = seeds.setdefault(_alike(experiment, run), set())
-            same = turned.get(run, (run,))
-            alike |= {experiment.runs[one].get("seed", 0) for one in same} | {entry.get("seed", 0)}
+            alike |= {experiment.runs[one].get("seed", 0) for one in turned.get(run, (run,))}
     return min(map(len, seeds.values()), default=None), in_pairs
 
 

@@ -12,7 +12,6 @@ from subnetworks.training.data.files import FORMATS
 from subnetworks.training.data.sources import HubSettings
 
 Entry = dict[str, Any]
-_SECTIONS = ("checkpoints", "datasets", "benchmarks")
 _OF_CHECKPOINT = ("hub", "revision", "folder", "size")
 _OF_DATA = ("hub", "revision", "files", "configuration", "split")
 
@@ -29,13 +28,13 @@ def placed(sections: Mapping[str, Any], folders: Mapping[str, str]) -> dict[str,
     """
     read = {"checkpoints": _checkpoint, "datasets": _dataset, "benchmarks": _benchmark}
     found = dict(sections)
-    for section in _SECTIONS:
+    for section in read.keys() & sections.keys():
         found[section] = {
-            name: read[section](entry, folders) for name, entry in sections.get(section, {}).items()
+            name: read[section](entry, folders) for name, entry in sections[section].items()
         }
     if "controls" in sections:
         found["controls"] = placed(sections["controls"], folders)
-    return {name: entries for name, entries in found.items() if name in sections}
+    return found
 
 
 def _checkpoint(entry: Entry, folders: Mapping[str, str]) -> Entry:

@@ -33,6 +33,11 @@ def of_checkpoint(experiment: Experiment, name: str, folder: str) -> str:
     return " ".join(found)
 
 
+def of_run(experiment: Experiment, name: str) -> str:
+    """A run's settings, without what its job reads as files."""
+    return settings(experiment.runs[name], "init", "data", "mask")
+
+
 def of_update(update: Mapping[str, Any], *keys: str) -> str:
     """How much of an update is measured, and in what and at which tolerances, for those `keys`."""
     options = [

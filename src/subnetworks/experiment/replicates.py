@@ -208,8 +208,6 @@ def turned(sections: Sections, groups: Mapping[str, tuple[str, ...]], error: Err
     Raises:
         UserError: an entry has a name that another's turn needs.
     """
-    if not groups:
-        return Turned({}, {})
     turns = _Turns(sections, groups)
     for name in groups:
         turns.within_own_mask(name)

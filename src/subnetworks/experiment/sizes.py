@@ -20,9 +20,7 @@ def of_checkpoint(experiment: Experiment, name: str) -> Size | None:
 
     A run's end has that of its init, an adapter that of its base.
     """
-    while name in experiment.runs:
-        name = experiment.runs[name]["init"]
-    entry = experiment.checkpoints[name]
+    entry = experiment.checkpoints[experiment.start_of(name)]
     if "size" in entry:
         return Size.model_validate(entry["size"])
     if "base" in entry:

@@ -244,7 +244,7 @@ def _ratios(snr: float) -> list[float]:
     return [float(x) for x in snr * ndtri((np.arange(_RATIOS) + 0.5) / _RATIOS)] if snr else [0.0]
 
 
-@cache
+@lru_cache(maxsize=16)
 def _mixture(moved: Displacement, snr: float) -> Below:
     """Over entries of all ratios."""
     if not snr:

@@ -76,7 +76,7 @@ def make(operation: str, request: Request, scores: Scores, **facts: str) -> int:
     wanted = {name: share.of(name, size) for name, size in sizes.items()}
     metadata = {
         "operation": operation,
-        "density": f"like {share.like.path.name}" if share.like else str(share.density),
+        "density": str(share),
         "over": "all" if request.in_all else "each tensor",
         "seed": str(request.seed),
         "before": scores.before,

@@ -37,6 +37,9 @@ class Share:
         if self.density is not None and not 0 <= self.density <= 1:
             raise UserError(f"the density must lie between 0 and 1, got {self.density}")
 
+    def __str__(self) -> str:
+        return f"like {self.like.path.name}" if self.like else str(self.density)
+
     @classmethod
     def of_request(cls, request: Request) -> Self:
         """The share that a request's options `like` and `density` say."""
@@ -104,10 +107,9 @@ def write(
             weights = checkpoint.source, before
             mask_origins.check([share.like], weights=weights, different_bases=different_bases)
         tensors = _parameters(checkpoint, share.like)
-        amount = f"like {share.like.path.name}" if share.like else str(share.density)
         metadata = {
             "operation": operation,
-            "density": amount,
+            "density": str(share),
             "before": before,
             **facts,
             "changed": str(sum(tensor.n for tensor in tensors)),

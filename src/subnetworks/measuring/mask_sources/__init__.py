@@ -10,6 +10,7 @@ while the update is measured.
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
     from subnetworks.measuring.mask_making import MaskSettings
 
 
-def names() -> list[str]:
+@cache
+def names() -> tuple[str, ...]:
     """All sources, by name."""
-    return sorted(found.name for found in pkgutil.iter_modules(__path__))
+    return tuple(sorted(found.name for found in pkgutil.iter_modules(__path__)))
 
 
 def load(name: str) -> ModuleType:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from subnetworks.core.files import step_file
+from subnetworks.core.files import kept_steps, step_file
 from subnetworks.core.validation import Name, Place, Positive, SettingsModel
 from subnetworks.measuring.mask_making import MaskSettings, Request
 
@@ -43,7 +43,7 @@ class Early(MaskSettings):
                     f"the run {name!r} keeps its weights every {every} steps, not at {step}",
                 )
             return
-        kept = list(range(every, run["steps"] + 1, every)) if every else []
+        kept = kept_steps(every, run["steps"])
         if step not in kept:
             there = ", ".join(map(str, kept)) or "none (trajectory_every)"
             yield place, f"the run {name!r} keeps no step {step}; there are: {there}"

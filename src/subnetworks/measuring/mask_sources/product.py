@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from subnetworks.core.errors import UserError
+from subnetworks.measuring import mask_sources
 from subnetworks.measuring.mask_making import OfGradients, Predicted, Request
 
 if TYPE_CHECKING:
     from subnetworks.measuring.scores import Scores
-
-_OF_GRADIENTS = {"fisher": "square", "gradient_signal": "signal"}
 
 
 class Factors(OfGradients):
@@ -44,7 +43,6 @@ def scores(request: Request) -> "Scores":
     """The scores by which it is made: of a file of gradients and the checkpoint they are at."""
     from subnetworks.measuring.gradients import Gradients
     from subnetworks.measuring.mask_sources import predicted
-    from subnetworks.measuring.scores import of_gradients
 
     if len(request.sources) != 2:
         raise UserError(
@@ -53,9 +51,9 @@ def scores(request: Request) -> "Scores":
     gradients, checkpoint = request.sources
     settings = json.loads(Gradients(gradients).metadata["settings"])
     factors = [
-        of_gradients(gradients, _OF_GRADIENTS[name])
-        if name in _OF_GRADIENTS
-        else predicted.of_checkpoint(checkpoint, settings)
+        predicted.of_checkpoint(checkpoint, settings)
+        if name == "predicted"
+        else mask_sources.load(name).scores(request)
         for name in request.options["of"]
     ]
     return reduce(lambda first, other: first.times(other), factors)

@@ -17,7 +17,7 @@ def apply(left: Side, right: Side, names: Mapping[str, str]) -> tuple[Side, Side
 
     - `model.norm.weight: norm.weight` renames one tensor, and `model.: model.language_model.`, with
       a dot at the end of both (or nothing), all that begin so and that the other side has.
-    - `*` matches a layer's number, a second `*` for an expert's.
+    - `*` matches a layer's number, a second `*` an expert's.
     - `q + k + v: qkv` are matrices that one side stores fused, stacked by rows.
     - Where one side has no second `*`, it stores the experts as one tensor, expert by expert along
       its first axis (experts × rows × columns). It is taken apart into the other side's matrices,
@@ -99,7 +99,7 @@ def _parts(pattern: str) -> list[str]:
 
 
 def _numbers(pattern: str, tensors: Side) -> Iterator[tuple[str, ...]]:
-    """What the `*` of a pattern's first part match in the names that there are."""
+    """What the `*` of a pattern's first part matches in the names that there are."""
     form = re.compile(r"(\d+)".join(map(re.escape, _parts(pattern)[0].split("*"))))
     for name in list(tensors):
         if found := form.fullmatch(name):
