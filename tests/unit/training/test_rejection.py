@@ -51,6 +51,16 @@ def test_each_right_answer_is_kept_once():
     assert (asked["content"], reply["role"]) == ("1+1=", "assistant")
 
 
+def test_prompts_are_in_the_order_of_their_first_right_answers():
+    rows, _ = verified(
+        PROBLEMS,
+        [*["\\boxed{3}"] * 3, *["\\boxed{4}"] * 3, *["\\boxed{2}"] * 3],
+        rewards.load("boxed"),
+        RejectionSettings(samples=3),
+    )
+    assert [row["messages"][0]["content"] for row in rows] == ["2+2=", "1+1="]
+
+
 def test_a_right_and_a_wrong_answer_to_one_problem_are_a_pair():
     rows, right = verified(
         PROBLEMS,

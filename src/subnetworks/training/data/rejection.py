@@ -16,6 +16,7 @@ from subnetworks.core.validation import parse
 from subnetworks.training.data import rewards
 from subnetworks.training.data.checks import check_problems, read_problems
 from subnetworks.training.data.conversations import check_ends, end_tokens, load_tokenizer
+from subnetworks.training.data.schemas import asked
 from subnetworks.training.data.sources import RejectionSettings
 from subnetworks.training.runtime import finish, state
 from subnetworks.training.settings import Accelerator, parse_accelerator
@@ -102,14 +103,16 @@ def verified(
     """The rows that are kept, and how many answers were right.
 
     Each answer to a prompt is taken once, in the order in which they were sampled: the right ones
-    as conversations, or the first right one with the first wrong one, and so on, as pairs.
+    as conversations, or the first right one with the first wrong one, and so on, as pairs. Prompts
+    come in the order of their first right answers.
 
     Args:
         problems: rows with `prompt` and `reward_model.ground_truth`.
         answers: `settings.samples` for each problem, one problem's side by side.
         cut: whether each was cut off; those are not asked about. By default none was.
     """
-    judged: dict[str, tuple[list[Row], dict[str, bool]]] = {}
+    judged: dict[str, dict[str, bool]] = {}
+    answered: dict[str, list[Row]] = {}
     right = 0
     for index, answer in enumerate(answers):
         if cut and cut[index]:
@@ -117,14 +120,16 @@ def verified(
         problem = problems[index // settings.samples]
         truth = str(problem["reward_model"]["ground_truth"])
         is_right = rewards.checked(reward, answer, truth) == 1
-        right += is_right
-        _, verdicts = judged.setdefault(repr(problem["prompt"]), (problem["prompt"], {}))
-        verdicts.setdefault(answer, is_right)
+        prompt = asked(problem)
+        judged.setdefault(prompt, {}).setdefault(answer, is_right)
+        if is_right:
+            right += 1
+            answered.setdefault(prompt, problem["prompt"])
     make = _pairs if settings.gives == "preferences" else _conversations
     return [
         row
-        for prompt, verdicts in judged.values()
-        for row in list(make(prompt, verdicts))[: settings.answers_per_problem]
+        for key, prompt in answered.items()
+        for row in list(make(prompt, judged[key]))[: settings.answers_per_problem]
     ], right
 
 
