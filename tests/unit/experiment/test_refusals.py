@@ -176,6 +176,11 @@ REFUSED = [
         "6: datasets.sums: make: 'problem' is not allowed (did you mean 'problems'?); allowed: demonstrations, problems, preferences, foreign_demonstrations, foreign_preferences",
     ),
     (
+        "  large: { magnitude: { checkpoint: sft, density: 0.5 } }",
+        "  large: { predicted: { run: own, density: 0.5 } }",
+        "24: masks.large.predicted.run: the run 'own' has epochs: give it steps instead",
+    ),
+    (
         "density: 0.5",
         "density: 1.5",
         "24: masks.large.magnitude.density: must lie in [0, 1], got 1.5",

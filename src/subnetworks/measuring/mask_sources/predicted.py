@@ -1,9 +1,10 @@
 """The entries that the null model of sparsity thinks likeliest to change."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from subnetworks.core.errors import UserError
+from subnetworks.core.validation import Place
 from subnetworks.measuring.mask_making import OfRun, Predicted, Request
 
 if TYPE_CHECKING:
@@ -32,6 +33,13 @@ class ByNullModel(Predicted):
     options: ClassVar[tuple[str, ...]] = ("like", "density", "settings")
 
     predicted: OfRun
+
+    def refused(self, run: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+        """See `MaskSettings.refused`: the null model takes lengths in steps only."""
+        for key, instead in (("epochs", "steps"), ("warmup_ratio", "warmup_steps")):
+            if run.get(key) is not None:
+                name = self.predicted.run
+                yield ("predicted", "run"), f"the run {name!r} has {key}: give it {instead} instead"
 
     def settings(self, run: Mapping[str, Any]) -> Mapping[str, Any]:
         """See `Predicted.settings`: those of the run that the null model knows."""
