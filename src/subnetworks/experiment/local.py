@@ -28,10 +28,11 @@ def placed(sections: Mapping[str, Any], folders: Mapping[str, str]) -> dict[str,
     """
     read = {"checkpoints": _checkpoint, "datasets": _dataset, "benchmarks": _benchmark}
     found = dict(sections)
-    for section in read.keys() & sections.keys():
-        found[section] = {
-            name: read[section](entry, folders) for name, entry in sections[section].items()
-        }
+    for section, place in read.items():
+        if section in sections:
+            found[section] = {
+                name: place(entry, folders) for name, entry in sections[section].items()
+            }
     if "controls" in sections:
         found["controls"] = placed(sections["controls"], folders)
     return found

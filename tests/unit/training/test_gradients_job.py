@@ -35,7 +35,6 @@ def measured(tmp_path, monkeypatch):
     for name in ("init", "data"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(run, "check", lambda *_: {})
-    monkeypatch.setattr(gradients.state, "digest", lambda folder: "files")
     monkeypatch.setattr(gradients.masking, "digest", lambda folder: "content")
 
     def measure(writes):
