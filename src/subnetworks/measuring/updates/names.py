@@ -43,7 +43,7 @@ def align(
     rights = _by_bare(name for name in right if name not in left)
     renamed: dict[str, str] = {}
     counts: dict[tuple[str, str], int] = {}
-    for key in lefts.keys() & rights.keys():
+    for key in sorted(lefts.keys() & rights.keys()):
         for one, other in ((lefts[key], rights[key]), (rights[key], lefts[key])):
             if len(one) > 1:
                 raise UserError(
