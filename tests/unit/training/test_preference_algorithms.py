@@ -1,5 +1,6 @@
 """Every preference algorithm, and supervised finetuning, through the real trainer within a mask."""
 
+import math
 import os
 import subprocess
 
@@ -121,8 +122,18 @@ def test_ranks_and_micro_batches_leave_losses_and_gradients_as_they_are(trained,
 @pytest.mark.parametrize("name", PREFERENCE)
 def test_only_an_algorithm_with_a_reference_computes_one(trained, name):
     stored = {path.name for path in (trained / name).glob("*.npy")}
-    kept = {"dpo": ["reference"], "kto": ["reference", "reference_mismatched"]}.get(name, [])
+    reference = "reference_of_steps"
+    kept = {"dpo": [reference], "kto": [reference, "reference_mismatched"]}.get(name, [])
     assert stored == {f"{file}{rows}.npy" for file in kept for rows in ("", "_validation")}
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto"])
+def test_before_the_first_step_the_policy_is_the_init_exactly(trained, shared, name):
+    """In bf16 that holds only of answers scored in the batches that they are trained in."""
+    loss = {"dpo": math.log(2), "kto": 0.5}[name]
+    for first, *_ in (log(trained, name), log(shared, f"{name}_shared")):
+        assert first["loss"] == pytest.approx(loss, abs=1e-7)
+        assert (first["margin"], first.get("kl", 0)) == (0, 0)
 
 
 @pytest.mark.parametrize("name", PREFERENCE)

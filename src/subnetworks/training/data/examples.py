@@ -21,8 +21,8 @@ class Examples:
     """A data set as tokens, and what the init makes of it.
 
     `rows` has each example's conversations, `desirable` for single answers whether each is. Of the
-    init, as the loss needs them: log-probabilities of the answers, shape (examples, answers), and
-    of each step's prompts with another's answer, shape (steps, examples).
+    init, as the loss needs them: log-probabilities of each step's answers, shape (steps, examples,
+    answers), and of each step's prompts with another's answer, shape (steps, examples).
     """
 
     rows: list[tuple[Conversation, ...]]

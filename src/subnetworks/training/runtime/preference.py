@@ -146,11 +146,11 @@ class Trainer:
         for step in range(resume + 1, settings.steps + 1):
             begin = time.perf_counter()
             rows = order[step - 1]
-            mine = rows[self.rank :: self.ranks]
-            batch = self.scorer.batch([sequence for row in mine for sequence in data.rows[row]])
+            places = range(self.rank, len(rows), self.ranks)
+            batch = self.scorer.batch([one for place in places for one in data.rows[rows[place]]])
             tu.assign_non_tensor(batch, update_lr_scheduler=True)
             shared = self.shared(data, rows, step - 1)
-            self.complete(batch, data, mine, shared)
+            self.complete(batch, data, rows, step - 1, places, shared)
             record = {name: value for name, value in shared.items() if name == "kl"}
             metrics = tu.get(self.worker.train_batch(batch), "metrics")
             record |= {
@@ -186,26 +186,25 @@ class Trainer:
         return Examples(examples.read_pairs(*read))
 
     def score_init(self, data: Examples, order: Sequence[Sequence[int]], suffix: str = "") -> None:
-        """Add what the loss needs of the init: log-probabilities of the examples that are in
-        `order`, and of each step's prompts with another's answer.
+        """Add what the loss needs of the init: log-probabilities of each step's examples, and of
+        its prompts with another's answer.
 
-        Both are kept in the run's state, in files whose names end with `suffix`.
+        Step by step, in the batches that are trained on: in bfloat16 an answer's log-probability
+        depends on what it is padded and multiplied with. So before the first step the policy's and
+        the init's are equal. Both are kept in the run's state, in files whose names end with
+        `suffix`.
         """
-        import torch
 
         def reference() -> "Tensor":
-            rows = sorted({row for step in order for row in step})
-            values = torch.zeros(len(data.rows), self.settings.answers)
-            sequences = [sequence for row in rows for sequence in data.rows[row]]
-            values[rows] = self.log_probabilities(sequences).reshape(len(rows), -1)
-            return values
+            taken = [data.rows[row] for rows in order for row in rows]
+            return self.log_probabilities(taken).reshape(len(order), -1, self.settings.answers)
 
         def mismatched() -> "Tensor":
-            steps = [sequence for rows in order for sequence in self.mismatched(data, rows)]
-            return self.log_probabilities(steps).reshape(len(order), -1)
+            taken = [(sequence,) for rows in order for sequence in self.mismatched(data, rows)]
+            return self.log_probabilities(taken).reshape(len(order), -1)
 
         if self.settings.needs_reference:
-            data.reference = self.stored(f"reference{suffix}.npy", reference)
+            data.reference = self.stored(f"reference_of_steps{suffix}.npy", reference)
         if data.desirable:
             data.mismatched = self.stored(f"reference_mismatched{suffix}.npy", mismatched)
 
@@ -221,22 +220,28 @@ class Trainer:
         if data.mismatched is None:
             found["chosen_tokens"] = sum(len(data.rows[row][0][0]) - 1 for row in rows)
         else:
-            policy = self.log_probabilities(self.mismatched(data, rows))
-            found["kl"] = losses.reference_point(policy, data.mismatched[step])
+            policy = self.log_probabilities([(one,) for one in self.mismatched(data, rows)])
+            found["kl"] = losses.reference_point(policy[:, 0], data.mismatched[step])
         return found
 
     def complete(
-        self, batch: Any, data: Examples, rows: Sequence[int], shared: Mapping[str, float]
+        self,
+        batch: Any,
+        data: Examples,
+        rows: Sequence[int],
+        step: int,
+        places: Sequence[int],
+        shared: Mapping[str, float],
     ) -> None:
-        """Add to a batch of the examples `rows` what the loss needs."""
+        """Add what the loss needs to a batch: the examples at `places` of a step's `rows`."""
         import torch
         from verl.utils import tensordict_utils as tu
 
         tu.assign_non_tensor(batch, **shared)
         if data.reference is not None:
-            batch["reference"] = data.reference[list(rows)].reshape(-1)
+            batch["reference"] = data.reference[step, list(places)].reshape(-1)
         if data.desirable:
-            batch["desirable"] = torch.tensor([data.desirable[row] for row in rows])
+            batch["desirable"] = torch.tensor([data.desirable[rows[place]] for place in places])
 
     def validated(self, data: Examples) -> dict[str, float]:
         """Loss and accuracy over all examples of a data set, as of one step."""
@@ -244,10 +249,11 @@ class Trainer:
 
         from subnetworks.training.algorithms import MODULES
 
-        shared = self.shared(data, range(len(data.rows)), 0)
+        rows = range(len(data.rows))
+        shared = self.shared(data, rows, 0)
 
-        def measure(log_probs: "Tensor", batch: Any, rows: list[int]) -> "Tensor":
-            self.complete(batch, data, rows, shared)
+        def measure(log_probs: "Tensor", batch: Any, places: list[int]) -> "Tensor":
+            self.complete(batch, data, rows, 0, places, shared)
             values, margins = MODULES[self.settings.algorithm].loss(log_probs, batch, self.settings)
             return torch.stack([values, (margins > 0).float()], 1)
 
@@ -270,17 +276,20 @@ class Trainer:
             torch.distributed.barrier()
         return torch.from_numpy(numpy.load(file))
 
-    def log_probabilities(self, sequences: Sequence[Conversation]) -> "Tensor":
-        """Log-probability of each conversation's answer under the weights as they are.
+    def log_probabilities(self, taken: Sequence[Sequence[Conversation]]) -> "Tensor":
+        """Log-probabilities of each example's answers under the weights as they are.
 
-        By the engine that trains; float32, shape (sequences,), the same on every rank.
+        By the engine that trains; float32, shape (examples, answers), the same on every rank.
         """
         from subnetworks.training.objectives import preferences
 
-        def measure(log_probs: "Tensor", batch: Any, rows: list[int]) -> "Tensor":
-            return preferences.answers(log_probs, batch, self.settings)[:, None]
+        answers = len(taken[0])
 
-        return self.scorer.each([(sequence,) for sequence in sequences], measure)[:, 0]
+        def measure(log_probs: "Tensor", batch: Any, places: list[int]) -> "Tensor":
+            found = preferences.answers(log_probs, batch, self.settings)
+            return found.reshape(len(places), answers)
+
+        return self.scorer.each(taken, measure, answers)
 
 
 def _save(file: Path, values: "numpy.ndarray") -> None:
