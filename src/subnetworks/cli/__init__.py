@@ -1,4 +1,4 @@
-"""The command line: one verb a stage, one module a verb.
+"""The command line: one verb a stage, one module a verb, with a function of its name.
 
 Only the verb that is asked for is loaded. Every module here keeps its imports light and loads its
 stage inside the function, because each stage runs in an environment that lacks the other stages'
@@ -40,7 +40,7 @@ def load(verb: str | None = None) -> typer.Typer:
     modules = [module.name for module in pkgutil.iter_modules(__path__)]
     named = (verb or "").replace("-", "_")
     for module in [named] if named in modules else modules:
-        importlib.import_module(f"{__name__}.{module}").add_to(app)
+        app.command()(getattr(importlib.import_module(f"{__name__}.{module}"), module))
     return app
 
 

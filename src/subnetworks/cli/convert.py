@@ -35,8 +35,3 @@ def convert(
     typer.echo(output)
     for note in notes:
         typer.echo(f"  {note}")
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    app.command(name="convert")(convert)

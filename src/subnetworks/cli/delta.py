@@ -1,4 +1,4 @@
-"""`delta BEFORE AFTER` and `apply BASE DELTA`: ship what changed instead of the whole."""
+"""`delta BEFORE AFTER`: ship what changed instead of the whole."""
 
 from pathlib import Path
 from typing import Annotated
@@ -66,32 +66,3 @@ def delta(
         typer.echo(f"  with {', '.join(written.carried)}, which the base has not")
     if written.left:
         typer.echo(f"  without {', '.join(written.left)}, which the base has not either")
-
-
-def apply(
-    base: Annotated[str, typer.Argument(help="The checkpoint that the delta was made for.")],
-    delta: Annotated[Path, typer.Argument(help="The delta (.safetensors).")],
-    output: Annotated[Path, typer.Option(help="Folder to write the checkpoint to.")],
-) -> None:
-    """Write the whole checkpoint that a delta makes of its base, to the bit.
-
-    Configuration, tokenizer and chat templates are those of the checkpoint that the delta was
-    written from (the base's if it was written from weights alone, or by an older version); how
-    tensors are spread over files is as in the base.
-
-    Examples:
-
-    python -m subnetworks apply base/ tuned.safetensors --output tuned/
-    """
-    from subnetworks.checkpoints.applying import apply as run
-    from subnetworks.core.provenance import recorded
-
-    with recorded(output / "manifest.json", settings={"base": base, "delta": str(delta)}):
-        tensors = run(base, delta, output)
-    typer.echo(f"{output}: {tensors} tensors")
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register both verbs."""
-    app.command(name="delta")(delta)
-    app.command(name="apply")(apply)

@@ -66,8 +66,3 @@ def _is_entry(name: str, entry: Any) -> bool:
     if not isinstance(entry, dict):
         raise UserError(f"--benchmarks: {name}: expected an object of settings")
     return True
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    app.command(name="evaluate")(evaluate)

@@ -72,8 +72,3 @@ def fetch(
             base=base,
         )
     typer.echo(path)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    app.command(name="fetch")(fetch)

@@ -44,8 +44,3 @@ def fetch_data(
             from subnetworks.training.data import local_data
 
             typer.echo(local_data.read(source, output, values))
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    app.command(name="fetch-data")(fetch_data)

@@ -27,8 +27,3 @@ def figure(
     from subnetworks.artefacts import Figure
 
     write(Figure, name, spec, results, output_folder, published, seeds)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    app.command(name="figure")(figure)

@@ -42,8 +42,3 @@ def gradients(
         batches=batches,
         accelerator=json_object(accelerator, "--accelerator"),
     )
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    app.command(name="gradients")(gradients)

@@ -32,8 +32,3 @@ def lock(
     report = locks.lock(path, loaded.hub_sources(), cache)
     for line in report:
         typer.echo(line)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    app.command(name="lock")(lock)

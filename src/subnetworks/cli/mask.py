@@ -117,8 +117,3 @@ def settings_of(given: list[str]) -> dict[str, object]:
         except ValueError:
             found[key] = value
     return found
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    app.command(name="mask")(mask)

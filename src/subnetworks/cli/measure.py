@@ -184,8 +184,3 @@ def _tell(summary: dict[str, Any], size: int, seconds: float) -> None:
     typer.echo(
         f"  {size / 1e9:.2f} GB in {seconds:.2f} s, {size / seconds / 1e9:.2f} GB/s", err=True
     )
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    app.command(name="measure")(measure)

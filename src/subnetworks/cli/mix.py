@@ -35,8 +35,3 @@ def mix(
     values = json_object(settings, "--settings")
     with recorded(output / "manifest.json", settings=values):
         typer.echo(mixture.mix(parts, output, values))
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    app.command(name="mix")(mix)

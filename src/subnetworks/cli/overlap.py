@@ -98,8 +98,3 @@ def _tell(row: dict[str, Any]) -> None:
         typer.echo(f"  {label:24}{shown}")
     if row["z"] is not None:
         typer.echo(f"  {row['z']:+.1f} standard deviations from chance per tensor")
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    app.command(name="overlap")(overlap)

@@ -45,8 +45,3 @@ def plan(
         or f"{loaded.name}: nothing to train, sample, evaluate or download",
         nl=not found,
     )
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    app.command(name="plan")(plan)

@@ -215,8 +215,3 @@ def _tell(summary: dict[str, Any]) -> None:
             f"{row['step']:>8}{row['sparsity']:>10.2%}{row['equal'] / summary['n']:>10.2%}"
             f"{shown:>10}{row['noise']:>11.2e}"
         )
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    app.command(name="predict")(predict)

@@ -110,8 +110,3 @@ def rank(
             f"({', '.join(names_[:3])}{', …' if len(names_) > 3 else ''}); measure says how many"
         )
     tell_coverage(summary["compared_share"], summary["names"], summary["notes"], "matrices")
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    app.command(name="rank")(rank)

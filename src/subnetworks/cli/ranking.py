@@ -67,8 +67,3 @@ def _tell(summary: dict[str, object]) -> None:
     for row in sweep:
         cells = percent(row["density"]), percent(row["precision"]), percent(row["recall"])
         typer.echo(f"{cells[0]:>10}{cells[1]:>11}{cells[2]:>9}")
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    app.command(name="ranking")(ranking)

@@ -53,8 +53,3 @@ def report(
         typer.echo(pages.to_terminal(gathered), nl=False)
     if text or not (output or brief):
         typer.echo(pages.to_text(gathered.found), nl=False)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    app.command(name="report")(report)

@@ -27,8 +27,3 @@ def schema(
         return
     for file in schemas.write(output):
         typer.echo(str(file))
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    app.command(name="schema")(schema)

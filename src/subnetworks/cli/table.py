@@ -72,8 +72,3 @@ def write(
     with recorded(*outputs, settings=dict(context.spec), seeds=known):
         for path in artefact.write(context, folder):
             typer.echo(path)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    app.command(name="table")(table)

@@ -25,8 +25,3 @@ def times(
     if not results.is_dir():
         raise UserError(f"{results}: no such folder; it is results/<experiment> once that has run")
     typer.echo(times_to_text(read_origins(results), read_times(results), brief), nl=False)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    app.command(name="times")(times)

@@ -52,8 +52,3 @@ def trajectory(
         for row in summary["steps"]:
             shares = ("sparsity", "changed_share", "moved_share", "outside_final_share")
             typer.echo(f"{row['step']:>8}" + "".join(f"{row[key]:>10.2%}" for key in shares))
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    app.command(name="trajectory")(trajectory)

@@ -62,8 +62,3 @@ def transfer(
             share, chance = row[kind]["share"], row[kind]["chance_by_magnitude"]
             if share is not None:
                 typer.echo(f"  {words:16}{share:>9.2%}   chance by magnitude {chance:.2%}")
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    app.command(name="transfer")(transfer)
