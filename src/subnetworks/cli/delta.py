@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
+from subnetworks.cli.measure import After
+
 
 def delta(
     before: Annotated[
         str, typer.Argument(help="The base: folder, .safetensors file, or hub:owner/name@revision.")
     ],
-    after: Annotated[str, typer.Argument(help="The same, after the update.")],
+    after: After,
     output: Annotated[Path, typer.Option(help="The delta to write (.safetensors).")],
     allow_partial: Annotated[
         bool,

@@ -5,20 +5,17 @@ from typing import Annotated
 
 import typer
 
+from subnetworks.cli.train import Accelerator, Data, RunSettings
 from subnetworks.core.options import json_object
 
 
 def gradients(
-    settings: Annotated[
-        str, typer.Option(help="The run's settings as JSON: algorithm, steps, learning_rate, …")
-    ],
+    settings: RunSettings,
     init: Annotated[Path, typer.Option(help="Folder of the checkpoint that the run starts from.")],
-    data: Annotated[Path, typer.Option(help="Folder of the data set (train.parquet).")],
+    data: Data,
     output: Annotated[Path, typer.Option(help="The file to write (.safetensors).")],
     batches: Annotated[int, typer.Option(help="How many of the run's first batches.")] = 16,
-    accelerator: Annotated[
-        str, typer.Option(help="The machine as JSON: kind, devices, threads, …")
-    ] = "{}",
+    accelerator: Accelerator = "{}",
 ) -> None:
     """Sum up the gradients of a run's own loss at its init, batch by batch, without training.
 

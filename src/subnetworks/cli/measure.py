@@ -31,6 +31,15 @@ def tolerances(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+Checkpoint = Annotated[
+    str, typer.Argument(help="Folder, .safetensors file, or hub:owner/name@revision.")
+]
+After = Annotated[str, typer.Argument(help="The same, after the update.")]
+Json = Annotated[
+    Path | None, typer.Option("--json", help="Write the summary here (- for standard output).")
+]
+TensorTable = Annotated[Path | None, typer.Option(help="Write one row per tensor here (.parquet).")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Cores to use (default: all).")]
 ISCLOSE = typer.Option(help="Tolerances of isclose in bf16 (the paper's rule), with commas.")
 ABSOLUTE = typer.Option(help="Tolerances of |Δ| in fp32.")
 RELATIVE = typer.Option(help="Tolerances η of |Δ| ≤ η·max(|w|, |ŵ|).")
@@ -59,28 +68,22 @@ def tell_coverage(
         typer.echo(f"  {note}")
 
 
-def emit(value: Any, path: Path) -> None:
-    """Write JSON to a file, or to standard output for `-`."""
+def emit(value: Any, path: Path | None) -> None:
+    """Write JSON to a file, to standard output for `-`, or nowhere."""
     from subnetworks.core.files import write_json
 
     if str(path) == "-":
         json.dump(value, sys.stdout, indent=2, allow_nan=False)
         sys.stdout.write("\n")
-    else:
+    elif path is not None:
         write_json(path, value)
 
 
 def measure(
-    before: Annotated[
-        str, typer.Argument(help="Folder, .safetensors file, or hub:owner/name@revision.")
-    ],
-    after: Annotated[str, typer.Argument(help="The same, after the update.")],
-    json_: Annotated[
-        Path | None, typer.Option("--json", help="Write the summary here (- for standard output).")
-    ] = None,
-    table: Annotated[
-        Path | None, typer.Option(help="Write one row per tensor here (.parquet).")
-    ] = None,
+    before: Checkpoint,
+    after: After,
+    json_: Json = None,
+    table: TensorTable = None,
     mask: Annotated[
         Path | None, typer.Option(help="Write the subnetwork's bit map here (.safetensors).")
     ] = None,
@@ -107,7 +110,7 @@ def measure(
         str,
         typer.Option(help="cpu (compiled kernels), torch (the same by torch), or cuda, cuda:1, …."),
     ] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Cores to use (default: all).")] = None,
+    threads: Threads = None,
 ) -> None:
     """Count what an update changed: in all, by layer, by matrix and by tensor, under every rule.
 
@@ -158,9 +161,8 @@ def measure(
         summary = summarise(result)
         if table is not None:
             write_table(rows_of(result), table)
-        if json_ is not None:
-            emit(summary, json_)
-    if json_ is None or str(json_) != "-":
+        emit(summary, json_)
+    if str(json_) != "-":
         _tell(summary, result.bytes_read, result.seconds)
 
 

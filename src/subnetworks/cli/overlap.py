@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from subnetworks.cli.measure import Json, TensorTable, Threads, emit
+
 DIFFERENT_BASES = typer.Option(
     "--different-bases", help="Allow masks of updates that start from different weights."
 )
@@ -28,13 +30,9 @@ def overlap(
     ] = False,
     different_bases: Annotated[bool, DIFFERENT_BASES] = False,
     different_rules: Annotated[bool, DIFFERENT_RULES] = False,
-    json_: Annotated[
-        Path | None, typer.Option("--json", help="Write the summary here (- for standard output).")
-    ] = None,
-    table: Annotated[
-        Path | None, typer.Option(help="Write one row per tensor here (.parquet).")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Cores to use (default: all).")] = None,
+    json_: Json = None,
+    table: TensorTable = None,
+    threads: Threads = None,
 ) -> None:
     """Compare subnetworks: o1, o2, Jaccard, and what chance gives.
 
@@ -49,7 +47,6 @@ def overlap(
     --table overlap.parquet
     """
     from subnetworks import checkpoints
-    from subnetworks.cli.measure import emit
     from subnetworks.core.outputs import claim
     from subnetworks.core.provenance import recorded
     from subnetworks.measuring import overlaps
@@ -73,9 +70,8 @@ def overlap(
         summary = overlaps.summarise(result)
         if table is not None:
             write_table(overlaps.table(result), table)
-        if json_ is not None:
-            emit(summary, json_)
-    if json_ is None or str(json_) != "-":
+        emit(summary, json_)
+    if str(json_) != "-":
         for row in summary.get("pairs", [summary]):
             _tell(row)
         typer.echo(f"compared share {summary['compared_share']:.2%} of the entries of all masks")

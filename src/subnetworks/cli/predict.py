@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from subnetworks.cli.measure import ABSOLUTE, ISCLOSE, RELATIVE, emit, tolerances
+from subnetworks.cli.measure import ABSOLUTE, ISCLOSE, RELATIVE, Checkpoint, Json, emit, tolerances
 from subnetworks.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,9 +38,7 @@ def _numbers(text: str, option: str, kind: type[int] | type[float]) -> list[Any]
 
 
 def predict(
-    init: Annotated[
-        str, typer.Argument(help="Folder, .safetensors file, or hub:owner/name@revision.")
-    ],
+    init: Checkpoint,
     learning_rate: Annotated[
         float | None, typer.Option(min=0, help="The peak of the schedule.")
     ] = None,
@@ -80,9 +78,7 @@ def predict(
     isclose: Annotated[str, ISCLOSE] = "1e-8,1e-7,1e-6,1e-5,1e-4",
     absolute: Annotated[str, ABSOLUTE] = "1e-5,1e-4",
     relative: Annotated[str, RELATIVE] = "1e-3",
-    json_: Annotated[
-        Path | None, typer.Option("--json", help="Write the summary here (- for standard output).")
-    ] = None,
+    json_: Json = None,
     table: Annotated[
         Path | None, typer.Option(help="Write one row per tensor and step here (.parquet).")
     ] = None,
@@ -167,9 +163,8 @@ def predict(
         summary = null_model.summarise(found)
         if table is not None:
             write_table(null_model.table(found), table)
-        if json_ is not None:
-            emit(summary, json_)
-    if json_ is None or str(json_) != "-":
+        emit(summary, json_)
+    if str(json_) != "-":
         _tell(summary)
 
 

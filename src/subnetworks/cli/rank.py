@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from subnetworks.cli.measure import ALLOW_PARTIAL, COMMON_ROWS, NAMES, tell_coverage
+from subnetworks.cli.measure import (
+    ALLOW_PARTIAL,
+    COMMON_ROWS,
+    NAMES,
+    After,
+    Checkpoint,
+    Json,
+    Threads,
+    emit,
+    read_names,
+    tell_coverage,
+)
 
 # Matrices at a time: each of an 8B model takes up to 0.7 GB.
 _WORKERS = 4
@@ -21,13 +32,9 @@ class Spectrum(StrEnum):
 
 
 def rank(
-    before: Annotated[
-        str, typer.Argument(help="Folder, .safetensors file, or hub:owner/name@revision.")
-    ],
-    after: Annotated[str, typer.Argument(help="The same, after the update.")],
-    json_: Annotated[
-        Path | None, typer.Option("--json", help="Write the summary here (- for standard output).")
-    ] = None,
+    before: Checkpoint,
+    after: After,
+    json_: Json = None,
     table: Annotated[
         Path | None, typer.Option(help="Write one row per matrix here (.parquet).")
     ] = None,
@@ -45,7 +52,7 @@ def rank(
     allow_partial: Annotated[bool, ALLOW_PARTIAL] = False,
     cast: Annotated[str | None, typer.Option(help="Compare in this dtype, as in measure.")] = None,
     device: Annotated[str, typer.Option(help="cpu, or a torch device such as cuda.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Cores to use (default: all).")] = None,
+    threads: Threads = None,
 ) -> None:
     """Ranks of an update: exact under torch's rule, stable, effective, and of 99 % of the energy.
 
@@ -66,7 +73,6 @@ def rank(
         # Read by the linear algebra libraries when they are loaded, which is only now.
         os.environ[f"{library}_NUM_THREADS"] = str(cores // workers)
     from subnetworks import checkpoints
-    from subnetworks.cli.measure import emit, read_names
     from subnetworks.core.outputs import claim
     from subnetworks.core.provenance import recorded
     from subnetworks.measuring import spectra
@@ -93,9 +99,8 @@ def rank(
         summary = spectra.summarise(before, after, found)
         if table is not None:
             write_table(spectra.table(found), table)
-        if json_ is not None:
-            emit(summary, json_)
-    if json_ is not None and str(json_) == "-":
+        emit(summary, json_)
+    if str(json_) == "-":
         return
     if not found:
         typer.echo("no matrices in common")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from subnetworks.cli.mask import settings_of
+from subnetworks.cli.measure import Json, emit
 from subnetworks.core.errors import UserError
 
 
@@ -17,9 +18,7 @@ def ranking(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A further key of the source."),
     ] = None,
-    json_: Annotated[
-        Path | None, typer.Option("--json", help="Write the summary here (- for standard output).")
-    ] = None,
+    json_: Json = None,
 ) -> None:
     """Judge the scores of a source of masks: do they rank high what training changes?
 
@@ -33,7 +32,6 @@ def ranking(
     python -m subnetworks ranking dpo.safetensors magnitude checkpoints/sft --json ranking.json
     """
     from subnetworks import checkpoints
-    from subnetworks.cli.measure import emit
     from subnetworks.core.outputs import claim
     from subnetworks.core.provenance import recorded
     from subnetworks.measuring import mask_making, mask_sources, rankings
@@ -51,9 +49,8 @@ def ranking(
     outputs = claim("ranking", reads=[mask, *read], files={"--json": json_})
     with recorded(*outputs, settings={"source": source, "files": files, **options}):
         summary = {"source": source, **rankings.rank(Mask.open(mask), module.scores(request))}
-        if json_ is not None:
-            emit(summary, json_)
-    if json_ is None or str(json_) != "-":
+        emit(summary, json_)
+    if str(json_) != "-":
         _tell(summary)
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from subnetworks.cli.train import Accelerator
 from subnetworks.core.options import json_object
 
 
@@ -15,9 +16,7 @@ def sample(
     settings: Annotated[
         str, typer.Option(help="Settings as JSON: samples, temperature, reward, …")
     ] = "{}",
-    accelerator: Annotated[
-        str, typer.Option(help="The machine as JSON: kind, devices, threads, …")
-    ] = "{}",
+    accelerator: Accelerator = "{}",
 ) -> None:
     """Sample a checkpoint's answers and keep the right ones, to finetune on them (RFT).
 

@@ -7,21 +7,23 @@ import typer
 
 from subnetworks.core.options import json_object
 
+RunSettings = Annotated[
+    str, typer.Option(help="The run's settings as JSON: algorithm, steps, learning_rate, …")
+]
+Data = Annotated[Path, typer.Option(help="Folder of the data set (train.parquet).")]
+Accelerator = Annotated[str, typer.Option(help="The machine as JSON: kind, devices, threads, …")]
+
 
 def train(
-    settings: Annotated[
-        str, typer.Option(help="The run's settings as JSON: algorithm, steps, learning_rate, …")
-    ],
+    settings: RunSettings,
     init: Annotated[Path, typer.Option(help="Folder of the checkpoint to start from.")],
-    data: Annotated[Path, typer.Option(help="Folder of the data set (train.parquet).")],
+    data: Data,
     output: Annotated[Path, typer.Option(help="Folder to write the final checkpoint to.")],
     run_folder: Annotated[Path, typer.Option(help="Folder for log.csv, train.log and state/.")],
     mask: Annotated[
         Path | None, typer.Option(help="Mask to train within; without it all is trained.")
     ] = None,
-    accelerator: Annotated[
-        str, typer.Option(help="The machine as JSON: kind, devices, threads, …")
-    ] = "{}",
+    accelerator: Accelerator = "{}",
     keep_state: Annotated[
         bool, typer.Option(help="Keep the trainer's own checkpoints after the end.")
     ] = False,

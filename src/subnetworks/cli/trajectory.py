@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
+from subnetworks.cli.measure import Json, emit
+
 
 def trajectory(
     folder: Annotated[Path, typer.Argument(help="A run's trajectory: its deltas and manifest.")],
-    json_: Annotated[
-        Path | None, typer.Option("--json", help="Write the summary here (- for standard output).")
-    ] = None,
+    json_: Json = None,
     table: Annotated[
         Path | None, typer.Option(help="Write one row per step here (.parquet).")
     ] = None,
@@ -25,7 +25,6 @@ def trajectory(
     python -m subnetworks trajectory results/mini/runs/grpo/trajectory --json trajectory.json
     """
     from subnetworks import checkpoints
-    from subnetworks.cli.measure import emit
     from subnetworks.core.outputs import claim
     from subnetworks.core.provenance import recorded
     from subnetworks.measuring import trajectories
@@ -42,9 +41,8 @@ def trajectory(
         summary = trajectories.summarise(found)
         if table is not None:
             write_table(summary["steps"], table)
-        if json_ is not None:
-            emit(summary, json_)
-    if json_ is None or str(json_) != "-":
+        emit(summary, json_)
+    if str(json_) != "-":
         typer.echo(f"compared share {summary['compared_share']:.2%} of the entries there are")
         for key in ("never", "cancelled", "final"):
             typer.echo(f"{key:10}{summary[f'{key}_share']:>9.2%}")

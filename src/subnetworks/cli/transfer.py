@@ -5,22 +5,26 @@ from typing import Annotated
 
 import typer
 
-from subnetworks.cli.measure import ALLOW_PARTIAL, COMMON_ROWS, tell_coverage
+from subnetworks.cli.measure import (
+    ALLOW_PARTIAL,
+    COMMON_ROWS,
+    After,
+    Checkpoint,
+    Json,
+    emit,
+    tell_coverage,
+)
 from subnetworks.cli.overlap import DIFFERENT_BASES
 
 
 def transfer(
-    before: Annotated[
-        str, typer.Argument(help="Folder, .safetensors file, or hub:owner/name@revision.")
-    ],
-    after: Annotated[str, typer.Argument(help="The same, after the update.")],
+    before: Checkpoint,
+    after: After,
     masks: Annotated[list[Path], typer.Argument(help="One mask or more, of the same model.")],
     common_rows: Annotated[bool, COMMON_ROWS] = False,
     allow_partial: Annotated[bool, ALLOW_PARTIAL] = False,
     different_bases: Annotated[bool, DIFFERENT_BASES] = False,
-    json_: Annotated[
-        Path | None, typer.Option("--json", help="Write the summary here (- for standard output).")
-    ] = None,
+    json_: Json = None,
 ) -> None:
     """Say which share of an update's changed entries, of Σ |Δ| and of Σ Δ² masks hold.
 
@@ -32,7 +36,6 @@ def transfer(
     python -m subnetworks transfer base/ grpo/ dpo.safetensors sft.safetensors
     """
     from subnetworks import checkpoints
-    from subnetworks.cli.measure import emit
     from subnetworks.core.outputs import claim
     from subnetworks.core.provenance import recorded
     from subnetworks.measuring import transfers
@@ -51,9 +54,8 @@ def transfer(
             different_bases=different_bases,
         )
         summary = transfers.summarise(before, after, [str(path) for path in masks], found)
-        if json_ is not None:
-            emit(summary, json_)
-    if json_ is not None and str(json_) == "-":
+        emit(summary, json_)
+    if str(json_) == "-":
         return
     tell_coverage(summary["compared_share"], summary["names"], summary["notes"])
     for row in summary["masks"]:
