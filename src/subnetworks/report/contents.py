@@ -11,6 +11,7 @@ from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.published import FOLDER, Published
 from subnetworks.core.errors import UserError
 from subnetworks.report.captions import Caption, to_html
+from subnetworks.report.held_out import HeldOut, read_held_out
 from subnetworks.report.origins import Origins, read_origins
 from subnetworks.report.settings import RunSettings, read_settings
 from subnetworks.report.times import Times, read_times
@@ -63,6 +64,7 @@ class Report:
         drawings: figures, then those of controls.
         tables: tables, then those of controls.
         runs: every training with its settings.
+        held_out: what trainings scored on rows held out.
         origins: by what code, with which packages, on which machine, how long.
         times: on what the time was spent.
     """
@@ -73,6 +75,7 @@ class Report:
     drawings: list[Drawing]
     tables: list[Table]
     runs: list[RunSettings]
+    held_out: list[HeldOut]
     origins: Origins
     times: Times
 
@@ -106,6 +109,7 @@ def gather(results: Path, published: Path = FOLDER) -> Report:
         list(_drawings(results, paper)),
         list(_tables(results, paper)),
         read_settings(results),
+        read_held_out(results),
         read_origins(results),
         read_times(results),
     )

@@ -8,10 +8,13 @@ from subnetworks.report.captions import to_plain
 from subnetworks.report.contents import Artefact, Drawing, Report
 from subnetworks.report.words import (
     CONTROLS_HEADING,
+    HELD_OUT,
+    HELD_OUT_HEADS,
     LEGEND,
     PART_HEADS,
     SOURCE,
     STAGE_HEADS,
+    held_out_table,
     missing,
     parts_table,
     settings_table,
@@ -50,6 +53,9 @@ def to_markdown(report: Report) -> str:
                 lines += [sheet.to_markdown(table.sheet), *_below(table)]
     if report.runs:
         lines += ["## Settings of the runs", "", *_table(*settings_table(report.runs)), ""]
+    if report.held_out:
+        lines += ["## Rows held out", "", HELD_OUT, ""]
+        lines += [*_table(HELD_OUT_HEADS, held_out_table(report.held_out)), ""]
     if report.origins.jobs:
         lines += ["## Where the time went", "", times_in_words(report.origins, report.times), ""]
         lines += [*_table(STAGE_HEADS, stages_table(report.origins)), ""]

@@ -16,6 +16,7 @@ PARTS = {
     "answer, with the imports of every other job",
     "sampling": "answers that on-policy steps and sampled data sets are made of",
     "steps": "all else of the steps: log-probabilities, losses, gradients, updates",
+    "validation": "rows held out, measured during training (validate_every)",
     "saving": "weights written during training and at its end",
     "answering": "a served checkpoint's answers to its benchmarks, and their grading",
     "data": "checkpoints, data sets and benchmarks made or fetched",
@@ -87,14 +88,16 @@ def _divided(job: Job, results: Path) -> Iterator[tuple[str, float]]:
     yield "start-up", before
     if job.verb == "train":
         spent = record.get("seconds") or _spent(record, results)
-        steps, sampling, saving = (
-            float(spent.get(part, 0)) for part in ("steps", "sampling", "saving")
+        # An earlier version counted saving among the steps of an on-policy run, and told it apart.
+        steps, sampling, validation, saving = (
+            float(spent.get(part, 0)) for part in ("steps", "sampling", "validation", "saving")
         )
-        rest = max(0.0, wall - steps)
+        rest = max(0.0, wall - steps - validation)
         # Of a run that an earlier version recorded, only what its log has is known.
         start = min(rest, float(spent.get("start", rest)))
         yield "start-up", start
         yield "sampling", sampling
+        yield "validation", validation
         yield "saving", saving + rest - start
         yield "steps", max(0.0, steps - sampling - saving)
     elif job.verb == "evaluate":

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from subnetworks.artefacts.claims import Claim
+from subnetworks.report.held_out import HeldOut
 from subnetworks.report.origins import Origins
 from subnetworks.report.settings import RunSettings
 from subnetworks.report.times import PARTS, Times
@@ -70,6 +71,32 @@ def settings_table(runs: Sequence[RunSettings]) -> tuple[list[str], list[list[st
         for run in runs
     ]
     return heads, rows
+
+
+HELD_OUT = (
+    "Measured during training (validate_every) on rows that it does not see. Accuracy is the share "
+    "of right answers, one sampled to each problem, or, of preferences, the share whose margin is "
+    "above 0; ± is its standard error over these rows. Best is the lowest loss or the highest "
+    "accuracy."
+)
+HELD_OUT_HEADS = ("run", "measure", "rows", "first", "best", "last")  # a page adds the curve
+
+
+def held_out_table(found: Sequence[HeldOut]) -> list[tuple[str, ...]]:
+    """Rows under `HELD_OUT_HEADS`: what runs scored on rows held out, and at which steps."""
+
+    def at(one: HeldOut, step: int) -> str:
+        return f"{one.shown(step)} (step {step})"
+
+    return [
+        (
+            one.run,
+            one.measure,
+            "–" if one.examples is None else str(one.examples),
+            *(at(one, step) for step in (min(one.values), one.best, max(one.values))),
+        )
+        for one in found
+    ]
 
 
 STAGE_HEADS = ("stage", "jobs", "time in all", "share", "longest job", "largest process")

@@ -275,7 +275,9 @@ def _content(path: Path) -> bytes:
             return raw
     if path.name == "log.csv":
         rows = list(csv.DictReader(io.StringIO(raw.decode())))
-        return json.dumps([{k: v for k, v in r.items() if k != "seconds"} for r in rows]).encode()
+        return json.dumps(
+            [{k: v for k, v in r.items() if "seconds" not in k} for r in rows]
+        ).encode()
     if path.stem == "report":
         return _SPENT.sub(b"", raw)
     return raw

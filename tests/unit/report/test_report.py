@@ -1,6 +1,7 @@
 """The report: one page that opens from disk, and what it says."""
 
 import base64
+import dataclasses
 import json
 import shutil
 from html.parser import HTMLParser
@@ -31,6 +32,14 @@ CHANCE = {
     "times_uniform": 1.5,
     "times_by_magnitude": 1.01,
     "of_rest_pct": 2.0,
+}
+# One run as logged now, one as an earlier version logged it, one that diverged, one without.
+LOGS = {
+    "held_dpo": "step,loss,validation_loss,validation_accuracy,validation_examples\n"
+    "1,0.7,0.69,0.5,100\n2,0.6,,,\n3,0.5,0.59,0.8,100\n4,0.4,0.61,0.75,100\n",
+    "held_grpo": "step,loss,validation_accuracy\n1,0,\n2,0,0.125\n",
+    "held_sft": "step,loss,validation_loss,validation_examples\n1,2,nan,5\n2,2,2.5,5\n3,2,inf,5\n",
+    "unmeasured": "step,loss\n1,0.5\n",
 }
 VOID = {"meta", "img"}
 
@@ -95,6 +104,9 @@ def finished(made_up, tmp_path_factory):
     trained = results / "checkpoints" / "dpo_subnetwork" / "manifest.json.meta.json"
     record(trained, train, 30.0, settings=settings)
     record(results / "runs" / "dpo_subnetwork" / "log.csv.meta.json", train, 30.0)
+    for name, log in LOGS.items():
+        (results / "runs" / name).mkdir(parents=True, exist_ok=True)
+        (results / "runs" / name / "log.csv").write_text(log)
     for name, seconds in (("math500.json", 4.0), ("scores.json", 50.0)):
         path = results / "evaluation" / "dpo" / f"{name}.meta.json"
         record(path, ["evaluate", "c/dpo"], seconds, packages={"vllm": "0.31.0"})
@@ -194,6 +206,30 @@ def test_settings_tell_where_a_run_started_and_kept_to(gathered, page):
     assert run.further == ("beta 0.1",)
     for words in ("dpo_subnetwork", "beta 0.1", "1.5e-6"):
         assert words in page.text
+
+
+def test_what_runs_scored_on_rows_held_out_is_shown(gathered, page):
+    written = report.to_markdown(gathered)
+    assert [line for line in written.splitlines() if line.startswith("| held_")] == [
+        "| held_dpo | loss | 100 | 0.6900 (step 1) | 0.5900 (step 3) | 0.6100 (step 4) |",
+        "| held_dpo | accuracy | 100 | 50.0 ± 5.0 % (step 1) | 80.0 ± 4.0 % (step 3) "
+        "| 75.0 ± 4.3 % (step 4) |",
+        "| held_grpo | accuracy | – | 12.5 % (step 2) | 12.5 % (step 2) | 12.5 % (step 2) |",
+        "| held_sft | loss | 5 | nan (step 1) | 2.5000 (step 2) | inf (step 3) |",
+    ]
+    assert "unmeasured" not in written
+    assert "80.0 ± 4.0\u00a0% (step 3)" in page.text
+    drawn = [points.split() for points in page.values("polyline", "points")]
+    # The lowest loss is at the bottom, the last step at the right; one value in the middle.
+    assert drawn[0] == ["0.0,0.0", "80.0,24.0", "120.0,19.2"]
+    assert drawn[2:] == [["0.0,12.0"], ["0.0,12.0"]]
+    assert "#held_out" in page.values("a", "href")
+
+
+def test_without_rows_held_out_there_is_no_section_of_them(gathered):
+    without = dataclasses.replace(gathered, held_out=[])
+    assert "held out" not in report.to_markdown(without).lower()
+    assert 'id="held_out"' not in report.to_html(without)
 
 
 def test_weights_are_said_to_be_trained_in_float32_and_saved_in_bf16(page):
@@ -340,6 +376,22 @@ def test_time_is_divided_by_what_it_was_spent_on(tmp_path):
     # From two seconds before three o'clock to 100 s after it, and 20 s from ten past three on.
     assert (found.working, found.elapsed) == (122.0, 622.0)
     assert found.waiting == 500.0
+
+
+def test_what_is_measured_on_rows_held_out_is_neither_a_step_nor_saving(tmp_path):
+    record(
+        tmp_path / "checkpoints" / "grpo" / "manifest.json.meta.json",
+        ["train"],
+        100.0,
+        seconds={"start": 40.0, "steps": 40.0, "sampling": 15.0, "validation": 12.0},
+    )
+    assert times.read_times(tmp_path).parts == {
+        "start-up": 40.0,
+        "sampling": 15.0,
+        "steps": 25.0,
+        "validation": 12.0,
+        "saving": 100.0 - 40 - 40 - 12,
+    }
 
 
 def test_the_verb_prints_the_times_in_full_and_in_brief(tmp_path, capsys):

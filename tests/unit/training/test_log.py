@@ -17,7 +17,8 @@ def online(step, score):
             "accuracy": score,
             "actor/lr": 1e-6,
             "actor/grad_norm": 2.0,
-            "timing_s/step": 1.5,
+            "timing_s/step": 3.0,
+            "seconds": 1.5,
             "timing_s/gen": 1.0,
         },
     )
@@ -53,6 +54,30 @@ def test_what_does_not_apply_is_empty(tmp_path):
     (row,) = table(log, tmp_path / "log.csv")
     assert row["loss"] == "0.7"
     assert row["reward"] == row["accuracy"] == row["seconds"] == ""
+
+
+def test_rows_held_out_have_columns_of_their_own(tmp_path):
+    file = tmp_path / "steps.jsonl"
+    held_out = {"validation/accuracy": 0.5, "validation/examples": 8, "timing_s/validate": 2.5}
+    file.write_text(
+        online(1, 0.25) + online(2, 0.25)[:-3] + ", " + json.dumps(held_out)[1:] + "}\n"
+    )
+    log = StepsLog([file])
+    log.read()
+    rows = table(log, tmp_path / "log.csv")
+    columns = ["validation_accuracy", "validation_examples", "validation_seconds"]
+    assert list(rows[0]) == [*COLUMNS, *columns]
+    assert [rows[0][name] for name in columns] == ["", "", ""]
+    assert [rows[1][name] for name in columns] == ["0.5", "8", "2.5"]
+    assert rows[1]["seconds"] == "1.5"
+
+
+def test_an_attempt_of_an_earlier_version_keeps_its_seconds(tmp_path):
+    file = tmp_path / "steps.jsonl"
+    file.write_text(line(1, **{"actor/pg_loss": -0.5, "timing_s/step": 3.0}) + online(2, 0.5))
+    log = StepsLog([file])
+    log.read()
+    assert [row["seconds"] for row in table(log, tmp_path / "log.csv")] == ["3.0", "1.5"]
 
 
 def test_validation_at_step_0_is_no_row(tmp_path):
@@ -122,9 +147,16 @@ def test_what_an_attempt_has_spent_is_told_apart(tmp_path):
     assert log.seconds == {}  # of an attempt that has ended nothing counts
     log.follow(now)
     saved = json.loads(online(3, 0.5))
-    saved["data"]["timing_s/save_checkpoint"] = 0.25
+    saved["data"]["timing_s/validate"] = 0.25
     now.write_text(online(2, 0.5) + json.dumps(saved) + "\n")
     log.read()
     spent = log.seconds
     assert 0 <= spent.pop("start") < 60
-    assert spent == {"steps": 3.0, "sampling": 2.0, "saving": 0.25}
+    assert spent == {"steps": 3.0, "sampling": 2.0, "validation": 0.25}
+    # Measured after the first step, it is no part of the start either.
+    first, held = tmp_path / "steps-002.jsonl", {"loss": 0.1, "seconds": 2.0}
+    first.write_text(line(1, **held, **{"validation/seconds": 3600.0}))
+    log = StepsLog([])
+    log.follow(first)
+    log.read()
+    assert log.seconds == {"start": 0.0, "steps": 2.0, "validation": 3600.0}

@@ -107,7 +107,7 @@ def weights(folder, name, model, step=STEPS):
 def log(folder, name):
     with (folder / name / "log.csv").open(newline="") as handle:
         return [
-            {key: value for key, value in row.items() if key != "seconds"}
+            {key: value for key, value in row.items() if "seconds" not in key}
             for row in csv.DictReader(handle)
         ]
 
@@ -144,6 +144,18 @@ def test_prime_trains_the_policy_within_the_mask_and_its_reward_model_whole(prim
     assert any(float(row["reward"]) > 0 for row in rows)
     assert all(float(row["accuracy"]) == 0 for row in rows)
     assert [row["validation_accuracy"] for row in rows] == ["", "0.0", "", "0.0"]
+    assert [row["validation_examples"] for row in rows] == ["", "3", "", "3"]
+
+
+def test_neither_measuring_nor_saving_is_in_a_steps_seconds(prime):
+    (file,) = (prime / "prime/state").glob("steps-*.jsonl")
+    for line in file.read_text().splitlines():
+        entry = json.loads(line)
+        timed = {name[9:]: entry["data"][name] for name in entry["data"] if name[:9] == "timing_s/"}
+        beside = timed.keys() & {"validate", "save_checkpoint"}
+        assert len(beside) == (0 if entry["step"] % 2 else 2)
+        rest = timed["step"] - sum(timed[name] for name in beside)
+        assert entry["data"]["seconds"] == pytest.approx(rest)
 
 
 def test_a_resumed_run_repeats_the_uninterrupted_one_to_the_bit(prime):

@@ -144,6 +144,8 @@ def test_rows_held_out_are_measured_as_the_step_that_trains_on_them(trained, sha
     if ALGORITHMS[name].answers == 2:
         assert first["validation/loss"] == pytest.approx(second["loss"], rel=1e-5)
         assert first["validation/accuracy"] == second["accuracy"]
+        assert first["validation/examples"] == COMMON["batch_size"]
+        assert first["validation/seconds"] > 0
     for one, two in zip(log(trained, name), log(shared, f"{name}_shared"), strict=True):
         assert two["validation/loss"] == pytest.approx(one["validation/loss"], rel=1e-2)
     assert not any("validation" in key for key in log(trained, f"{name}_resumed", 2)[0])

@@ -48,11 +48,15 @@ def train(folder, name, more=None, **how):
     )
 
 
+def rows_of(folder, name):
+    with open(folder / "runs" / name / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def log(folder, name):
     """A run's table, but for the seconds."""
-    with open(folder / "runs" / name / "log.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+    rows = rows_of(folder, name)
+    return [{key: row[key] for key in row if "seconds" not in key} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +99,23 @@ def test_it_ends_in_the_same_bits(trained, other):
     for name, value in ends[0].items():
         assert torch.equal(value.view(torch.int16), ends[1][name].view(torch.int16)), name
     first, again = log(trained, "first"), log(trained, other)
-    assert [int(row["step"]) for row in first if row.get("validation_loss")] == [2, 4]
+    measured = {int(row["step"]): row for row in first if row.get("validation_loss")}
+    assert list(measured) == [2, 4]
+    assert {row["validation_examples"] for row in measured.values()} == {"5"}
     if other == "second":  # which measures no rows held out, and trains as if it did
         assert "validation_loss" not in again[0]
         first = [{name: row[name] for name in again[0]} for row in first]
     assert first == again
+
+
+def test_what_is_measured_on_rows_held_out_has_its_own_seconds(trained):
+    rows = rows_of(trained, "first")
+    assert [float(row["validation_seconds"] or 0) > 0 for row in rows] == [False, True] * 2
+    record = trained / "checkpoints/first/manifest.json.meta.json"
+    spent = json.loads(record.read_text())["seconds"]
+    for part, column in (("steps", "seconds"), ("validation", "validation_seconds")):
+        logged = sum(float(row[column] or 0) for row in rows)
+        assert spent[part] == pytest.approx(logged, abs=0.01)
 
 
 def test_the_loss_of_rows_held_out_is_that_of_their_answers_tokens(trained):

@@ -16,6 +16,8 @@ COLUMNS = ("step", "loss", "reward", "accuracy", "learning_rate", "grad_norm", "
 MORE_COLUMNS = (
     "validation_loss",
     "validation_accuracy",
+    "validation_examples",
+    "validation_seconds",
     "cut",
     "kl",
     "critic_loss",
@@ -33,9 +35,13 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "cut": ("cut",),
     "validation_loss": ("validation/loss",),
     "validation_accuracy": ("validation/accuracy",),
+    "validation_examples": ("validation/examples",),
+    "validation_seconds": ("validation/seconds", "timing_s/validate"),
     "learning_rate": ("actor/lr", "train/lr", "lr"),
     "grad_norm": ("actor/grad_norm", "train/grad_norm", "grad_norm"),
-    "seconds": ("timing_s/step", "perf/time_per_step", "seconds"),
+    # A step's, with the answers that it samples; neither measuring rows held out nor saving. What
+    # an earlier version's on-policy attempts logged had both in it.
+    "seconds": ("seconds", "timing_s/step"),
     "kl": ("actor/kl_loss", "actor/reward_kl_penalty", "kl"),
     "critic_loss": ("critic/vf_loss",),
     # Loss and accuracy on a step's answers before the reward model learns from them; what always
@@ -45,8 +51,8 @@ _SOURCES: dict[str, tuple[str, ...]] = {
     "reward_model_majority": ("reward_model/majority",),
 }
 
-# Parts of a step's seconds that the on-policy trainer logs apart.
-_PARTS = {"sampling": "timing_s/gen", "saving": "timing_s/save_checkpoint"}
+# A part of a step's seconds that the on-policy trainer logs apart.
+_SAMPLING = "timing_s/gen"
 
 Row = dict[str, float | int | None]
 
@@ -56,7 +62,8 @@ def row(step: int, data: Mapping[str, Any]) -> Row:
     result: Row = {"step": step}
     for column, names in _SOURCES.items():
         value = next((data[name] for name in names if data.get(name) is not None), None)
-        result[column] = None if value is None else float(value)
+        kind = int if column == "validation_examples" else float
+        result[column] = None if value is None else kind(value)
     return result
 
 
@@ -126,18 +133,19 @@ class StepsLog:
     def _spend(self, made: Row, data: Mapping[str, Any]) -> None:
         """Add a step of the attempt that is followed to what it has spent."""
         assert self._followed is not None
-        seconds = made["seconds"] or 0.0
+        steps, validation = made["seconds"] or 0.0, made["validation_seconds"]
         if not self._seconds:
-            self._seconds["start"] = max(0.0, time.monotonic() - self._followed - seconds)
-        self._seconds["steps"] = self._seconds.get("steps", 0.0) + seconds
-        for part, name in _PARTS.items():
-            if data.get(name) is not None:
-                self._seconds[part] = self._seconds.get(part, 0.0) + float(data[name])
+            since = time.monotonic() - self._followed
+            self._seconds["start"] = max(0.0, since - steps - (validation or 0.0))
+        spent = {"steps": steps, "sampling": data.get(_SAMPLING), "validation": validation}
+        for part, seconds in spent.items():
+            if seconds is not None:
+                self._seconds[part] = self._seconds.get(part, 0.0) + float(seconds)
 
     @property
     def seconds(self) -> dict[str, float]:
         """What the attempt that is followed has spent: until its first step (`start`) and in all
-        `steps`; of these, where the trainer logs it, on `sampling` and `saving`."""
+        `steps`, of which, on-policy, on `sampling`; and beside them on `validation`."""
         return {part: round(seconds, 2) for part, seconds in self._seconds.items()}
 
     def forget_after(self, step: int) -> None:

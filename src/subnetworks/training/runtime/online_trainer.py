@@ -142,11 +142,13 @@ class Trainer(PPOTrainerSync):
                         self._save_checkpoint()
                 if due(step, config_own.validate_every, self.steps):
                     with marked_timer("validate", timing):
-                        metrics["validation/accuracy"] = self.validated()
+                        metrics |= self.validated()
                 if step < self.steps and not stopping:
                     self.timing_raw = timing
                     self.on_step_end()
             metrics |= {f"timing_s/{name}": seconds for name, seconds in timing.items()}
+            beside = (timing.get(name, 0.0) for name in ("validate", "save_checkpoint"))
+            metrics["seconds"] = timing["step"] - sum(beside)
             tracking.log(data=metrics, step=step)
             if stopping:
                 break
@@ -169,11 +171,11 @@ class Trainer(PPOTrainerSync):
         batch = as_batch([request.prompt for request in asked], answers, scores, self.samples)
         return self._balanced(batch)
 
-    def validated(self) -> float:
-        """The share of right answers to the problems held out, one each, sampled as in training.
+    def validated(self) -> Metrics:
+        """The share of right answers to the problems held out, and the number of these.
 
-        From the same seeds at every step. The sampler has the weights sent anew before it goes on,
-        so that nothing is left in its cache.
+        One answer each, sampled as in training, from the same seeds at every step. The sampler has
+        the weights sent anew before it goes on, so that nothing is left in its cache.
         """
         prompts = [ids for ids, _ in self.held_out]
         self.place.send_weights(self.global_steps)
@@ -182,7 +184,7 @@ class Trainer(PPOTrainerSync):
         truths = [truth for _, truth in self.held_out]
         reward = rewards.read(self.config.subnetworks.reward)
         _, right = rewards.score(reward, texts, truths, self.seed, 0, ends)
-        return float(numpy.mean(right))
+        return {"validation/accuracy": float(numpy.mean(right)), "validation/examples": len(right)}
 
     def answered(
         self, asked: Sequence[Request]

@@ -163,7 +163,9 @@ class Trainer:
                 "seconds": time.perf_counter() - begin,
             }
             if held_out and due(step, settings.validate_every, settings.steps):
+                begin = time.perf_counter()
                 record |= self.validated(held_out)
+                record["validation/seconds"] = time.perf_counter() - begin
             # Before it is saved: a saved step is resumed from only if it was logged.
             if not self.rank:
                 with open(self.job["steps_log"], "a", encoding="utf-8") as log:
@@ -244,7 +246,7 @@ class Trainer:
             batch["desirable"] = torch.tensor([data.desirable[rows[place]] for place in places])
 
     def validated(self, data: Examples) -> dict[str, float]:
-        """Loss and accuracy over all examples of a data set, as of one step."""
+        """Loss and accuracy over all examples of a data set, as of one step, and their number."""
         import torch
 
         from subnetworks.training.algorithms import MODULES
@@ -258,7 +260,11 @@ class Trainer:
             return torch.stack([values, (margins > 0).float()], 1)
 
         loss, accuracy = self.scorer.each(data.rows, measure, 2).double().mean(0).tolist()
-        return {"validation/loss": loss, "validation/accuracy": accuracy}
+        return {
+            "validation/loss": loss,
+            "validation/accuracy": accuracy,
+            "validation/examples": len(data.rows),
+        }
 
     def stored(self, name: str, compute: Callable[[], "Tensor"]) -> "Tensor":
         """What `compute` gives, kept in the run's state.

@@ -3,6 +3,7 @@ seed, tokenised once, and each step's seconds in the log."""
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from verl.utils.distributed import destroy_global_process_group, initialize_glob
 
 from subnetworks.checkpoints import chat
 from subnetworks.training.data.conversations import check_ends, cut, tokenise
+from subnetworks.training.data.examples import Conversation
 from subnetworks.training.objectives.losses import answer_log_probabilities
 from subnetworks.training.runtime.scoring import Scorer
 from subnetworks.training.runtime.stopping import Stop
@@ -92,8 +94,11 @@ class SeededTrainer(SFTTrainer):
             self.done += 1
             step = self.resume_global_step + self.done
             every = self.config.subnetworks.validate_every
-            asked = self.held_out and due(step, every, self.total_training_steps)
-            measured = self.validated() if asked else {}
+            measured: dict[str, float] = {}
+            if self.held_out and due(step, every, self.total_training_steps):
+                begin = time.perf_counter()
+                measured = self.validated(self.held_out)
+                measured["validation/seconds"] = time.perf_counter() - begin
             stopping = stop.agreed()
             if stopping:
                 self.save_freq = 1
@@ -104,8 +109,8 @@ class SeededTrainer(SFTTrainer):
         self.done = 0
         self.training_client.train_batch = timed
 
-    def validated(self) -> dict[str, float]:
-        """The loss over all tokens to be learnt of the rows held out."""
+    def validated(self, rows: Sequence[Conversation]) -> dict[str, float]:
+        """The loss over all tokens to be learnt of some rows, and their number."""
         config = self.config
         at_once = config.data.micro_batch_size_per_gpu
         meta = {
@@ -122,10 +127,10 @@ class SeededTrainer(SFTTrainer):
             packed = log_probs.values(), learnt, log_probs.offsets()
             return answer_log_probabilities(*packed, mean=False)[:, None]
 
-        rows = self.held_out or []
         values = Scorer(self.training_client, meta, at_once).each([(row,) for row in rows], measure)
         tokens = sum(bit for _, learnt in rows for bit in learnt)
-        return {"validation/loss": -values.double().sum().item() / tokens}
+        loss = -values.double().sum().item() / tokens
+        return {"validation/loss": loss, "validation/examples": len(rows)}
 
 
 def main() -> None:
