@@ -80,6 +80,29 @@ def _target_of(file: str) -> str:
     return next((name for name in artefacts.every() if name.startswith(key)), "")
 
 
+def synchronised() -> str:
+    """What others report of weight synchronisation, with their sources."""
+    with (PUBLISHED / "elsewhere" / "weight_synchronisation.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    lines = [_row(("system", "model", "changed", "patch of a whole copy", "as printed"))]
+    lines.append(_row(("---", "---", "---:", "---:", "---")))
+    for row in found:
+        links = ", ".join(f"[{k}]({link})" for k, link in enumerate(row["source"].split(), 1))
+        shares = [_range(row[f"{key}_low_pct"], row[f"{key}_high_pct"]) for key in _SHARES]
+        lines.append(_row((row["system"], row["model"], *shares, f"{row['printed']} ({links})")))
+    return "\n".join(lines)
+
+
+_SHARES = ("changed", "patch")
+
+
+def _range(low: str, high: str) -> str:
+    """Two bounds of a share in per cent, of which the lower one may be missing."""
+    if not high:
+        return ""
+    return f"< {high} %" if not low else f"{low} %" if low == high else f"{low}–{high} %"
+
+
 # From the paper's own size to the smallest; any other experiment stands behind them.
 _SIZES = ("paper", "paper_runs", "workstation", "smollm2", "mini", "quick")
 
@@ -139,6 +162,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "experiment": lambda: options("experiment"),
     "configuration": lambda: options("config"),
     "command line": command_line,
+    "weight synchronisation": synchronised,
 }
 
 

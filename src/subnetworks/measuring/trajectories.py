@@ -92,6 +92,16 @@ def saved(folder: str | os.PathLike[str]) -> tuple[str, list[tuple[int, str]]]:
     return base_of(steps[0][1]), steps
 
 
+def check_order(steps: Sequence[tuple[int, str | os.PathLike[str]]]) -> None:
+    """Raise `UserError` if a step comes after one that it does not follow."""
+    for (step, source), (later, other) in pairwise(steps):
+        if later <= step:
+            raise UserError(
+                f"{other}: step {later} comes after step {step} ({source}); give the steps of one "
+                "run in their order"
+            )
+
+
 def analyse(
     init: str | os.PathLike[str], steps: Sequence[tuple[int, str | os.PathLike[str]]]
 ) -> Trajectory:
@@ -108,12 +118,7 @@ def analyse(
         UserError: a checkpoint that cannot be read, or that lacks a parameter of the init; or steps
             that are out of order.
     """
-    for (step, source), (later, other) in pairwise(steps):
-        if later <= step:
-            raise UserError(
-                f"{other}: step {later} comes after step {step} ({source}); give the steps of one "
-                "run in their order"
-            )
+    check_order(steps)
     with ExitStack() as stack:
         first = stack.enter_context(checkpoints.open(init))
         others = [stack.enter_context(checkpoints.open(source)) for _, source in steps]

@@ -10,7 +10,7 @@ from checkpoints_made import bf16, save
 
 VERBS = (
     "apply convert delta evaluate fetch fetch-data figure gradients lock make mask measure "
-    "mix overlap plan predict rank ranking report sample schema table times train trajectory "
+    "mix overlap plan predict rank ranking report sample schema sync table times train trajectory "
     "transfer"
 ).split()
 

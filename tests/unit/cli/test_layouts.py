@@ -165,6 +165,13 @@ def _trajectory(place):
     return line, {j: "trajectory --json", t: "trajectory --table"}, reads
 
 
+def _sync(place):
+    j, t = place("own/sync.json"), place("own/sync.parquet")
+    reads = [place("steps")]
+    line = ["sync", *reads, "--json", j, "--table", t]
+    return line, {j: "sync --json", t: "sync --table"}, reads
+
+
 def _delta(place):
     out, reads = place("own/d.safetensors"), [place("base"), place("tuned")]
     return ["delta", *reads, "--output", out], {out: "delta --output"}, reads
@@ -272,6 +279,7 @@ VERBS = {
     "transfer": _transfer,
     "ranking": _ranking,
     "trajectory": _trajectory,
+    "sync": _sync,
     "delta": _delta,
     "apply": _apply,
     "convert": _convert,
