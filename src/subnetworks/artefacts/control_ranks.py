@@ -7,7 +7,7 @@ the rank at thresholds from 1e-6 to 1e-3 of the largest singular value.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from subnetworks.artefacts.base import Names, Table, UpdateShown, rows_of
 from subnetworks.artefacts.lazy import polars
@@ -70,22 +70,39 @@ def build(context: Context) -> polars.DataFrame:
     rows = []
     for entry in context.rows("updates"):
         measured = context.update(entry["update"])
-        matrices = context.rank_matrices(entry["update"])
-        if matrices is None:
-            raise UserError(f"{entry['update']}: its ranks were not written; rule 'rank' does that")
-        matrices = matrices.filter(~polars.col("matrix").is_in(["embedding", "head"]))
-        row: dict[str, Any] = {
-            **opening(entry),
-            "matrices": len(matrices),
-            "changed_pct": percent(measured["n"] - measured["equal"], measured["n"]),
-        }
-        for key in KEYS:
-            # An unchanged matrix has no effective rank; it counts as 0 like its exact one.
-            shares = matrices.select(polars.col(key).fill_null(0) / polars.col("full_rank"))
-            known = matrices[key].null_count() < len(matrices)
-            row[f"{key}_pct"] = percent(shares.to_series().mean()) if known else None  # type: ignore[arg-type]
-        rows.append(row)
+        matrices = inner_matrices(context, entry["update"])
+        rows.append(
+            {
+                **opening(entry),
+                "matrices": len(matrices),
+                "changed_pct": percent(measured["n"] - measured["equal"], measured["n"]),
+                **{f"{key}_pct": share_of_full(matrices, key) for key in KEYS},
+            }
+        )
     return frame(rows, SCHEMA)
+
+
+def inner_matrices(context: Context, update: str) -> polars.DataFrame:
+    """The ranks of an update's weight matrices but embedding and output head, one row each.
+
+    Raises:
+        UserError: they were not written.
+    """
+    matrices = context.rank_matrices(update)
+    if matrices is None:
+        raise UserError(f"{update}: its ranks were not written; rule 'rank' does that")
+    return matrices.filter(~polars.col("matrix").is_in(["embedding", "head"]))
+
+
+def share_of_full(matrices: polars.DataFrame, key: str) -> float | None:
+    """A kind of rank as a share of full rank, mean over the matrices, in per cent.
+
+    An unchanged matrix has no effective rank; it counts as 0 like its exact one.
+    """
+    if matrices[key].null_count() == len(matrices):
+        return None
+    shares = matrices.select(polars.col(key).fill_null(0) / polars.col("full_rank"))
+    return percent(shares.to_series().mean())  # type: ignore[arg-type]
 
 
 def said(frame: polars.DataFrame) -> list[str]:

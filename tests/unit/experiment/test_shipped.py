@@ -122,3 +122,21 @@ def test_a_run_within_a_subnetwork_differs_from_the_full_one_by_its_mask_alone(n
         assert {k: v for k, v in within.items() if k not in unlike} == {
             k: v for k, v in full.items() if k not in unlike
         }
+
+
+def test_adapters_are_compared_with_the_full_run_that_they_differ_from_by_rank_and_rate() -> None:
+    experiment = SHIPPED["mini_seeds"]
+    unlike = {"lora_rank", "learning_rate", "trajectory_every"}
+    rows = told(experiment, "control_lora").runs
+    for row in rows:
+        run, full = (experiment.runs[name] for name in (row.update, row.of))
+        assert {k: v for k, v in run.items() if k not in unlike} == {
+            k: v for k, v in full.items() if k not in unlike
+        }
+        assert (row.lora_rank, row.learning_rate) == (run.get("lora_rank"), run["learning_rate"])
+        if row.update != row.of:
+            assert experiment.overlaps[row.overlap]["masks"] == [row.of, row.update]
+            apart = experiment.updates[row.apart]
+            assert (apart["before"], apart["after"]) == (row.of, row.update)
+    trained = {(row.algorithm, row.lora_rank) for row in rows}
+    assert trained == {(name, rank) for name in ("DPO", "RFT") for rank in (None, 4, 16, 64)}
