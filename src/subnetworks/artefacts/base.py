@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
@@ -174,15 +174,28 @@ def _no_quotes(paper: Published) -> Quotes:
     return {}
 
 
-def _constant() -> Any:
-    """A field that is, unless given, the constant of its name in the artefact's module."""
-    return field(default=None)
+def _means(contexts: Sequence[Context], means: polars.DataFrame) -> polars.DataFrame:
+    return means
+
+
+# A field that is, unless given, what the artefact's module has: the constant of its name, or the
+# function that is named here, if there must be one.
+_ITS_OWN: Any = None
+_FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "rows": ("build",),
+    "drawing": ("draw",),
+    "combined": ("over_seeds", _means),
+    "quoted": ("quoted", _no_quotes),
+    "said": ("said", _nothing),
+    "claims": ("claims", _nothing),
+    "controlled": ("controlled", _nothing),
+}
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """One table or figure. Title, caption and the like that are not given are the constants of its
-    module: `TITLE`, `CAPTION`, ….
+    """One table or figure. What is not given is what its module has under that name: the constants
+    `TITLE`, `CAPTION`, … and functions such as `claims`.
 
     Attributes:
         module: the module that it is, `__name__`.
@@ -201,15 +214,15 @@ class Artefact:
     module: str
     _: KW_ONLY
     specification: type[Specification]
-    title: str = _constant()
-    caption: str = _constant()
-    quoted: Callable[[Published], Quotes] = _no_quotes
-    schema: Mapping[str, type] = _constant()
+    title: str = _ITS_OWN
+    caption: str = _ITS_OWN
+    quoted: Callable[[Published], Quotes] = _ITS_OWN
+    schema: Mapping[str, type] = _ITS_OWN
     label: str = ""
-    said: Callable[[polars.DataFrame], Iterable[str]] = _nothing
+    said: Callable[[polars.DataFrame], Iterable[str]] = _ITS_OWN
     place: int = 0
-    claims: Callable[[polars.DataFrame], Iterable[Claim]] = _nothing
-    controlled: Callable[[polars.DataFrame], Iterable[Controlled]] = _nothing
+    claims: Callable[[polars.DataFrame], Iterable[Claim]] = _ITS_OWN
+    controlled: Callable[[polars.DataFrame], Iterable[Controlled]] = _ITS_OWN
     kind: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]]
     reported: ClassVar[str]
@@ -217,7 +230,9 @@ class Artefact:
     def __post_init__(self) -> None:
         for one in fields(self):
             if getattr(self, one.name) is None:
-                value = getattr(sys.modules[self.module], one.name.upper())
+                value = getattr(
+                    sys.modules[self.module], *_FUNCTIONS.get(one.name, (one.name.upper(),))
+                )
                 object.__setattr__(self, one.name, value)
 
     @property
@@ -317,27 +332,24 @@ class Artefact:
         return replace(context, spec=spec.model_dump(exclude_none=True))
 
 
-def _means(contexts: Sequence[Context], means: polars.DataFrame) -> polars.DataFrame:
-    return means
-
-
 def _ours(frame: polars.DataFrame) -> polars.DataFrame:
     return frame.filter(polars.col("source") == "here") if "source" in frame.columns else frame
 
 
 @dataclass(frozen=True)
 class Table(Artefact):
-    """A table: `rows` gives its full numbers; `columns` and `notes` are how they are shown.
+    """A table: `rows`, its module's `build`, gives its full numbers; `columns` and `notes` are how
+    they are shown.
 
-    `combined` says what is to be known over several seeds, from the contexts of all of them and the
-    means, where it is more than these.
+    `combined`, its module's `over_seeds`, says what is to be known over several seeds, from the
+    contexts of all of them and the means, where it is more than these.
     """
 
     _: KW_ONLY
-    rows: Callable[[Context], polars.DataFrame]
-    columns: tuple[sheets.Column, ...] = _constant()
-    notes: tuple[str, ...] = _constant()
-    combined: Callable[[Sequence[Context], polars.DataFrame], polars.DataFrame] = _means
+    rows: Callable[[Context], polars.DataFrame] = _ITS_OWN
+    columns: tuple[sheets.Column, ...] = _ITS_OWN
+    notes: tuple[str, ...] = _ITS_OWN
+    combined: Callable[[Sequence[Context], polars.DataFrame], polars.DataFrame] = _ITS_OWN
     kind: ClassVar[str] = "tables"
     suffixes: ClassVar[tuple[str, ...]] = sheets.SUFFIXES
     reported: ClassVar[str] = ".csv"
@@ -370,11 +382,12 @@ class Table(Artefact):
 
 @dataclass(frozen=True)
 class Figure(Artefact):
-    """A figure: `drawing` gives it and exactly what is drawn; `alt` says what it shows in words."""
+    """A figure: `drawing`, its module's `draw`, gives it and exactly what is drawn; `alt` says what
+    it shows in words."""
 
     _: KW_ONLY
-    alt: str = _constant()
-    drawing: Callable[[Context], tuple[Drawing, polars.DataFrame]]
+    alt: str = _ITS_OWN
+    drawing: Callable[[Context], tuple[Drawing, polars.DataFrame]] = _ITS_OWN
     kind: ClassVar[str] = "figures"
     suffixes: ClassVar[tuple[str, ...]] = style.SUFFIXES
     reported: ClassVar[str] = ".png"

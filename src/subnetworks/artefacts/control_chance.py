@@ -135,4 +135,4 @@ def _against_chance(overlap: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-ARTEFACT = Table(__name__, specification=rows_of("overlaps", Row), rows=build, said=said)
+ARTEFACT = Table(__name__, specification=rows_of("overlaps", Row))

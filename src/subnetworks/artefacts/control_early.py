@@ -145,4 +145,4 @@ def said(frame: polars.DataFrame) -> list[str]:
     return lines
 
 
-ARTEFACT = Figure(__name__, specification=rows_of("runs", Row), drawing=draw, said=said)
+ARTEFACT = Figure(__name__, specification=rows_of("runs", Row))

@@ -115,4 +115,4 @@ def _order(lower: polars.Series, upper: polars.Series, all_above: str, some_abov
     return f"{above} of {len(upper)} are {some_above}."
 
 
-ARTEFACT = Table(__name__, specification=rows_of("updates", Row), rows=build, said=said)
+ARTEFACT = Table(__name__, specification=rows_of("updates", Row))

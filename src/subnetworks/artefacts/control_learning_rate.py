@@ -173,4 +173,4 @@ def said(frame: polars.DataFrame) -> list[str]:
     return lines
 
 
-ARTEFACT = Figure(__name__, specification=Shown, drawing=draw, said=said)
+ARTEFACT = Figure(__name__, specification=Shown)

@@ -195,4 +195,4 @@ def _listed(rows: list[dict[str, Any]]) -> str:
     )
 
 
-ARTEFACT = Table(__name__, specification=Shown, rows=build, said=said)
+ARTEFACT = Table(__name__, specification=Shown)

@@ -177,4 +177,4 @@ def said(drawn: polars.DataFrame) -> list[str]:
     return lines
 
 
-ARTEFACT = Figure(__name__, specification=rows_of("runs", Row), drawing=draw, said=said)
+ARTEFACT = Figure(__name__, specification=rows_of("runs", Row))

@@ -41,6 +41,5 @@ ARTEFACT = Table(
     __name__,
     specification=rows_of("runs", control_null_model.Row),
     schema=control_null_model.SCHEMA,
-    rows=build,
     said=control_null_model.said,
 )

@@ -127,4 +127,4 @@ def _compared(points: float) -> str:
     )
 
 
-ARTEFACT = Table(__name__, specification=rows_of("updates", Row), rows=build, said=said)
+ARTEFACT = Table(__name__, specification=rows_of("updates", Row))

@@ -148,4 +148,4 @@ def said(frame: polars.DataFrame) -> list[str]:
     return lines
 
 
-ARTEFACT = Table(__name__, specification=Shown, rows=build, said=said)
+ARTEFACT = Table(__name__, specification=Shown)

@@ -132,4 +132,4 @@ def said(frame: polars.DataFrame) -> list[str]:
     return sentences
 
 
-ARTEFACT = Table(__name__, specification=rows_of("updates", Row), rows=build, said=said)
+ARTEFACT = Table(__name__, specification=rows_of("updates", Row))

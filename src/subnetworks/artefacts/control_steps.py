@@ -184,4 +184,4 @@ def _quarter(bins: polars.DataFrame) -> float:
     return 100 * float(first["changed"].sum()) / float(first["n"].sum())
 
 
-ARTEFACT = Figure(__name__, specification=rows_of("updates", UpdateShown), drawing=draw, said=said)
+ARTEFACT = Figure(__name__, specification=rows_of("updates", UpdateShown))

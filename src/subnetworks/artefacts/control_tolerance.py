@@ -91,4 +91,4 @@ def said(frame: polars.DataFrame) -> list[str]:
     ]
 
 
-ARTEFACT = Table(__name__, specification=rows_of("updates", UpdateShown), rows=build, said=said)
+ARTEFACT = Table(__name__, specification=rows_of("updates", UpdateShown))

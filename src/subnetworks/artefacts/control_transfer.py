@@ -147,4 +147,4 @@ def said(frame: polars.DataFrame) -> list[str]:
     return lines
 
 
-ARTEFACT = Figure(__name__, specification=rows_of("updates", Row), drawing=draw, said=said)
+ARTEFACT = Figure(__name__, specification=rows_of("updates", Row))

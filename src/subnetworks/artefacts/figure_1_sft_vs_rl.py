@@ -200,6 +200,4 @@ def quoted(paper: Published) -> Quotes:
     }
 
 
-ARTEFACT = Figure(
-    __name__, label="Figure 1", quoted=quoted, specification=rows_of("families", Row), drawing=draw
-)
+ARTEFACT = Figure(__name__, label="Figure 1", specification=rows_of("families", Row))

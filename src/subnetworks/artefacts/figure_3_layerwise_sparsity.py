@@ -195,4 +195,4 @@ def _line(matrix: str) -> matplotlib.lines.Line2D:
     )
 
 
-ARTEFACT = Figure(__name__, label="Figure 3", specification=rows_of("updates", Row), drawing=draw)
+ARTEFACT = Figure(__name__, label="Figure 3", specification=rows_of("updates", Row))

@@ -221,13 +221,4 @@ def controlled(ours: polars.DataFrame) -> Iterator[Controlled]:
         )
 
 
-ARTEFACT = Table(
-    __name__,
-    label="Table 1",
-    quoted=quoted,
-    specification=rows_of("updates", Row),
-    rows=build,
-    place=1,
-    claims=claims,
-    controlled=controlled,
-)
+ARTEFACT = Table(__name__, label="Table 1", specification=rows_of("updates", Row), place=1)
