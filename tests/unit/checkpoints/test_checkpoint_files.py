@@ -3,7 +3,6 @@
 import json
 import os
 import struct
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,19 +11,12 @@ import pytest
 
 pytest.importorskip("numba")
 
+from calling import status
 from checkpoints_made import bf16, llama, save, save_sharded, updated
 
-from subnetworks import checkpoints, cli
+from subnetworks import checkpoints
 from subnetworks.checkpoints import storage
 from subnetworks.core.errors import UserError
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """The command line in this process; its exit status."""
-    monkeypatch.setattr(sys, "argv", ["subnetworks", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    return int(stopped.value.code or 0)
 
 
 def header(path: Path, value: object, data: bytes = b"") -> None:
@@ -245,7 +237,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     bad: Callable[[Path], None],
     side: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     good, broken, out = tmp_path / "good", tmp_path / "broken", tmp_path / "out"
@@ -262,7 +253,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         "--mask",
         out / "m.safetensors",
     ]
-    assert run(monkeypatch, "measure", *pair, *outputs) == 2
+    assert status("measure", *pair, *outputs) == 2
     error = capsys.readouterr().err
     assert error.startswith("subnetworks: error: ")
     assert error.count("\n") == 1
@@ -346,7 +337,7 @@ def test_names_of_the_hub_and_odd_paths(tmp_path: Path, monkeypatch: pytest.Monk
     save(base / "model.safetensors", before)
     save(tuned, updated(before, rng))
     delta = Path("a@b:c/d@e:f.safetensors")
-    assert run(monkeypatch, "delta", base, tuned, "--output", delta) == 0
+    assert status("delta", base, tuned, "--output", delta) == 0
     for source in (f"{delta}", f"delta:{delta}", f"delta:{delta}@{base}"):
         with checkpoints.open(source) as found, checkpoints.open(tuned) as wanted:
             assert {n: t.raw().tobytes() for n, t in found.tensors.items()} == {
@@ -381,10 +372,7 @@ def test_a_file_cut_while_it_is_measured_leaves_nothing(
         handle.truncate(file.stat().st_size // 2)
     out = tmp_path / "out"
     out.mkdir()
-    assert (
-        run(monkeypatch, "measure", tmp_path / "a", tmp_path / "b", "--mask", out / "m.safetensors")
-        == 2
-    )
+    assert status("measure", tmp_path / "a", tmp_path / "b", "--mask", out / "m.safetensors") == 2
     assert list(out.iterdir()) == []
 
 

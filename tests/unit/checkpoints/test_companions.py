@@ -10,13 +10,12 @@ import pytest
 
 pytest.importorskip("numba")
 
+from calling import run as call
 from checkpoints_made import bf16, llama, save
-from typer.testing import CliRunner
 
 from subnetworks import checkpoints
 from subnetworks.checkpoints import companions, deltas
 from subnetworks.checkpoints.identity import digest
-from subnetworks.cli import load
 from subnetworks.core.errors import UserError
 
 BASE = {
@@ -51,10 +50,7 @@ def folder(path, tensors, files):
 def run(*arguments):
     if arguments[0] == "delta":  # of a resized vocabulary: much is stored whole
         arguments = (*arguments, "--allow-partial")
-    done = CliRunner().invoke(load(str(arguments[0])), list(map(str, arguments)))
-    if done.exception:
-        raise done.exception
-    return done.output
+    return call(*arguments)
 
 
 @pytest.fixture

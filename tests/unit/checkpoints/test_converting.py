@@ -8,23 +8,15 @@ import pytest
 pytest.importorskip("numba")
 torch = pytest.importorskip("torch")
 
+from calling import run  # noqa: E402
 from checkpoints_made import save  # noqa: E402
-from typer.testing import CliRunner  # noqa: E402
 
 from subnetworks import checkpoints  # noqa: E402
 from subnetworks.checkpoints import converting  # noqa: E402
-from subnetworks.cli import load  # noqa: E402
 from subnetworks.core.errors import UserError  # noqa: E402
 from subnetworks.training.runtime.finish import shapes  # noqa: E402
 
 CONFIG = {"model_type": "llama", "vocab_size": 11, "tie_word_embeddings": False}
-
-
-def run(*arguments):
-    done = CliRunner().invoke(load(str(arguments[0])), list(map(str, arguments)))
-    if done.exception:
-        raise done.exception
-    return done.output
 
 
 def model(seed=0):

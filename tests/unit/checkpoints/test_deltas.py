@@ -9,17 +9,16 @@ import pytest
 pytest.importorskip("numba")
 
 import torch
+from calling import run
 from checkpoints_made import bf16, llama, save, save_sharded, updated
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 from subnetworks import checkpoints
 from subnetworks.checkpoints import deltas
 from subnetworks.checkpoints.identity import digest
 from subnetworks.checkpoints.storage import Tensor
-from subnetworks.cli import load
 from subnetworks.core.errors import UserError
 from subnetworks.measuring import updates
 
@@ -257,21 +256,11 @@ def test_applying_gives_the_checkpoint_back(tmp_path, files):
     (tmp_path / "base" / "config.json").write_text('{"tie_word_embeddings": false}')
     (tmp_path / "base" / "tokenizer.json").write_text("{}")
     save(tmp_path / "after.safetensors", after)
-    line = CliRunner().invoke(
-        load(),
-        [
-            *("delta", str(tmp_path / "base"), str(tmp_path / "after.safetensors")),
-            *("--output", str(tmp_path / "d.safetensors")),
-        ],
-    )
-    assert line.exit_code == 0, line.output
-    assert "of a whole copy" in line.output
+    delta = tmp_path / "d.safetensors"
+    line = run("delta", tmp_path / "base", tmp_path / "after.safetensors", "--output", delta)
+    assert "of a whole copy" in line
     output = tmp_path / "whole"
-    line = CliRunner().invoke(
-        load(),
-        ["apply", str(tmp_path / "base"), str(tmp_path / "d.safetensors"), "--output", str(output)],
-    )
-    assert line.exit_code == 0, line.output
+    run("apply", tmp_path / "base", delta, "--output", output)
     measured = updates.measure(tmp_path / "after.safetensors", output)
     assert len(set(measured.digests.values())) == 1
     assert (output / "tokenizer.json").exists()
@@ -289,8 +278,8 @@ def test_applying_gives_the_checkpoint_back(tmp_path, files):
 def test_a_delta_under_a_name_that_no_reader_takes_is_refused(tmp_path):
     save(tmp_path / "a.safetensors", llama(np.random.default_rng(0)))
     both = [str(tmp_path / "a.safetensors")] * 2
-    done = CliRunner().invoke(load(), ["delta", *both, "--output", str(tmp_path / "d.bin")])
-    assert isinstance(done.exception, UserError)
+    with pytest.raises(UserError):
+        run("delta", *both, "--output", tmp_path / "d.bin")
     assert list(tmp_path.iterdir()) == [tmp_path / "a.safetensors"]
 
 
@@ -302,10 +291,8 @@ def test_a_delta_of_little_in_common_is_refused(tmp_path):
     save(tmp_path / "after.safetensors", after)
     both = ["delta", str(tmp_path / "base.safetensors"), str(tmp_path / "after.safetensors")]
     output = tmp_path / "d.safetensors"
-    line = CliRunner().invoke(load(), [*both, "--output", str(output)])
-    assert line.exit_code and not output.exists()
-    assert "only 0.00% of the entries" in str(line.exception)
-    line = CliRunner().invoke(load(), [*both, "--output", str(output), "--allow-partial"])
-    assert line.exit_code == 0, line.output
-    assert "compared share 0.00%" in line.output
+    with pytest.raises(UserError, match=r"only 0\.00% of the entries"):
+        run(*both, "--output", output)
+    assert not output.exists()
+    assert "compared share 0.00%" in run(*both, "--output", output, "--allow-partial")
     assert json.loads((tmp_path / "d.safetensors.meta.json").read_text())["compared_share"] == 0

@@ -7,21 +7,14 @@ import pytest
 
 pytest.importorskip("numba")
 
-from typer.testing import CliRunner
+from calling import run
 
-from subnetworks.cli import load
 from subnetworks.core.errors import UserError
 from subnetworks.core.files import remove_own
 from subnetworks.evaluation import definitions
 from subnetworks.training.runtime import state
 
 NAME = "model.layers.0.self_attn.q_proj.weight"
-
-
-def run(*arguments):
-    done = CliRunner().invoke(load(str(arguments[0])), list(map(str, arguments)))
-    if done.exception:
-        raise done.exception
 
 
 @pytest.fixture

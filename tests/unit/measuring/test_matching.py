@@ -1,7 +1,6 @@
 """Names of one parameter under many wrappers, and comparisons of a part, refused or said."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +10,9 @@ import pytest
 pytest.importorskip("numba")
 pytest.importorskip("scipy")
 
+from calling import status
 from checkpoints_made import Stored, bf16, llama, save, updated
 
-from subnetworks import cli
 from subnetworks.core.errors import UserError
 from subnetworks.measuring import spectra, transfers
 from subnetworks.measuring.masks import Mask
@@ -21,16 +20,6 @@ from subnetworks.measuring.updates import measure, summarise, table
 
 Tensors = dict[str, Stored]
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> tuple[Path, Path, Tensors, Tensors]:
-    rng = np.random.default_rng(0)
-    before = llama(rng)
-    after = updated(before, rng)
-    for name, tensors in (("before", before), ("after", after)):
-        save(tmp_path / name / "model.safetensors", tensors)
-    return tmp_path / "before", tmp_path / "after", before, after
 
 
 def equal(x: Tensors, y: Tensors) -> int:
@@ -291,7 +280,6 @@ def test_a_resized_vocabulary(pair: tuple[Path, Path, Tensors, Tensors], tmp_pat
 def test_the_share_is_reported(
     pair: tuple[Path, Path, Tensors, Tensors],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -304,27 +292,21 @@ def test_the_share_is_reported(
         row["compared_share"] == share for row in table(measure(before, part, allow_partial=True))
     )
 
-    def run(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["subnetworks", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return int(stopped.value.code or 0)
-
     mask = tmp_path / "o.safetensors"
     for verb, whole in (("measure", share), ("rank", 15 / 16)):
         json_, table_ = (tmp_path / f"{verb}.{end}" for end in ("json", "parquet"))
-        assert run(verb, before, part) == 2
+        assert status(verb, before, part) == 2
         assert capsys.readouterr().err.count("\n") == 1
         outputs = ["--json", json_, "--table", table_]
         outputs += ["--mask", mask] if verb == "measure" else []
-        assert run(verb, before, part, "--allow-partial", *outputs) == 0
+        assert status(verb, before, part, "--allow-partial", *outputs) == 0
         assert f"{whole:.2%} of the" in capsys.readouterr().out
         assert json.loads(json_.read_text())["compared_share"] == whole
         assert set(parquet.read_table(table_)["compared_share"].to_pylist()) == {whole}
     assert float(Mask.open(mask).metadata["compared_share"]) == share
-    assert run("transfer", before, part, mask) == 2
+    assert status("transfer", before, part, mask) == 2
     capsys.readouterr()
     json_ = tmp_path / "transfer.json"
-    assert run("transfer", before, part, mask, "--allow-partial", "--json", json_) == 0
+    assert status("transfer", before, part, mask, "--allow-partial", "--json", json_) == 0
     assert f"{share:.2%} of the" in capsys.readouterr().out
     assert json.loads(json_.read_text())["compared_share"] == share

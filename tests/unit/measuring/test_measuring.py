@@ -14,10 +14,10 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("numba")
 parquet = pytest.importorskip("pyarrow.parquet")
 
-from checkpoints_made import Stored, bf16, llama, save, save_sharded, updated  # noqa: E402
+from calling import status  # noqa: E402
+from checkpoints_made import Stored, bf16, save, save_sharded  # noqa: E402
 
 import subnetworks  # noqa: E402
-from subnetworks import cli  # noqa: E402
 from subnetworks.checkpoints.numbers import decode, encode  # noqa: E402
 from subnetworks.core import kernels  # noqa: E402
 from subnetworks.core.errors import UserError  # noqa: E402
@@ -25,23 +25,6 @@ from subnetworks.measuring.masks import Mask  # noqa: E402
 from subnetworks.measuring.updates import Rules, Selection, measure, summarise, table  # noqa: E402
 
 Tensors = dict[str, Stored]
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> tuple[Path, Path, Tensors, Tensors]:
-    rng = np.random.default_rng(0)
-    before = llama(rng)
-    after = updated(before, rng)
-    for name, tensors in (("before", before), ("after", after)):
-        save(tmp_path / name / "model.safetensors", tensors)
-    return tmp_path / "before", tmp_path / "after", before, after
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["subnetworks", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    return int(stopped.value.code or 0)
 
 
 def test_sums_are_those_of_the_tensors(pair: tuple[Path, Path, Tensors, Tensors]) -> None:
@@ -327,11 +310,10 @@ def test_torch_counts_what_the_kernels_count(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_not_there_is_named(
     pair: tuple[Path, Path, Tensors, Tensors],
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for device in ("cuda", "gpu"):
-        assert run(monkeypatch, "measure", *pair[:2], "--device", device) == 2
+        assert status("measure", *pair[:2], "--device", device) == 2
         assert f"--device {device}: not to be used here" in capsys.readouterr().err
 
 
@@ -382,40 +364,23 @@ def test_the_command_line_writes_what_it_is_asked_for(
 def test_other_verbs_from_the_command_line(
     pair: tuple[Path, Path, Tensors, Tensors],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before, after, _, _ = pair
     mask, control = tmp_path / "m.safetensors", tmp_path / "r.safetensors"
-    assert (
-        run(
-            monkeypatch,
-            "measure",
-            before,
-            after,
-            "--mask",
-            mask,
-            "--rule",
-            "absolute",
-            "--tolerance",
-            "1e-4",
-        )
-        == 0
-    )
-    assert run(monkeypatch, "mask", "random", mask, "--seed", "3", "--output", control) == 0
+    outputs = ["--mask", mask, "--rule", "absolute", "--tolerance", "1e-4"]
+    assert status("measure", before, after, *outputs) == 0
+    assert status("mask", "random", mask, "--seed", "3", "--output", control) == 0
     assert json.loads((tmp_path / "r.safetensors.meta.json").read_text())["seed"] == 3
     json_, table_ = tmp_path / "o.json", tmp_path / "o.parquet"
     outputs = ("--json", json_, "--table", table_, "--magnitude", before)
-    assert run(monkeypatch, "overlap", mask, control, *outputs) == 0
+    assert status("overlap", mask, control, *outputs) == 0
     overlap = json.loads(json_.read_text())
     assert overlap["changed"][0] == overlap["changed"][1]
     assert {"o1", "o2"} <= overlap["chance_by_magnitude"].keys()
     assert parquet.read_table(table_).num_rows == len(pair[2])
     ranked = tmp_path / "r.json"
-    assert (
-        run(monkeypatch, "rank", before, after, "--json", ranked, "--table", tmp_path / "r.parquet")
-        == 0
-    )
+    assert status("rank", before, after, "--json", ranked, "--table", tmp_path / "r.parquet") == 0
     assert json.loads(ranked.read_text())["matrices"] == 16
     capsys.readouterr()
     for arguments in (
@@ -427,7 +392,7 @@ def test_other_verbs_from_the_command_line(
         ("overlap", mask, tmp_path / "absent.safetensors"),
         ("rank", before, tmp_path / "absent"),
     ):
-        assert run(monkeypatch, *arguments) == 2, arguments
+        assert status(*arguments) == 2, arguments
         assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "x.safetensors").exists()
 

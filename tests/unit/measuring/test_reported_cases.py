@@ -12,23 +12,14 @@ import pytest
 
 pytest.importorskip("numba")
 
+from calling import run
 from checkpoints_made import bf16, llama, save, save_sharded, updated
-from typer.testing import CliRunner
 
-from subnetworks.cli import load
 from subnetworks.core.errors import UserError
 
 UNTIED = {"tie_word_embeddings": False}
 TIED = {"tie_word_embeddings": True}
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-
-
-def run(*arguments):
-    """What a call prints; what it refuses is raised."""
-    done = CliRunner().invoke(load(str(arguments[0])), list(map(str, arguments)))
-    if done.exception:
-        raise done.exception
-    return done.output
 
 
 def refused(*arguments):

@@ -1,18 +1,19 @@
 """Masks by weights against plain numpy sorts of the whole tensors."""
 
+import re
+
 import numpy as np
 import pytest
 
 pytest.importorskip("numba")
 
+from calling import run
 from checkpoints_made import bf16, llama, save, updated
-from typer.testing import CliRunner
 
 from subnetworks import checkpoints
 from subnetworks.checkpoints import deltas
 from subnetworks.checkpoints.identity import digest
 from subnetworks.checkpoints.numbers import decode
-from subnetworks.cli import load
 from subnetworks.core.errors import UserError
 from subnetworks.measuring import masks, updates
 from subnetworks.measuring.mask_sources import magnitude, principal
@@ -150,24 +151,16 @@ def test_early_is_what_measuring_says(model, tmp_path):
     ):
         deltas.write(delta, first, second.tensors, base=digest(first))
     updates.measure(file, tmp_path / "after.safetensors", mask=tmp_path / "wanted")
-    line = CliRunner().invoke(
-        load(), ["mask", "early", str(delta), "--output", str(tmp_path / "e")]
-    )
-    assert line.exit_code == 0, line.output
+    run("mask", "early", delta, "--output", tmp_path / "e")
     assert (tmp_path / "e").read_bytes() == (tmp_path / "wanted").read_bytes()
 
 
 def test_the_command_line_makes_them(model, tmp_path):
     file, _, like = model
-    line = CliRunner().invoke(
-        load(),
-        [
-            *("mask", "principal", str(file), "--like", str(like.path), "--rank", "2"),
-            *("--output", str(tmp_path / "p")),
-        ],
+    made = run(
+        "mask", "principal", file, "--like", like.path, "--rank", 2, "--output", tmp_path / "p"
     )
-    assert line.exit_code == 0, line.output
-    assert f"{sum(map(like.count, like.names))} of {like.n} entries set" in line.output
+    assert f"{sum(map(like.count, like.names))} of {like.n} entries set" in made
 
 
 @pytest.mark.parametrize(
@@ -192,7 +185,6 @@ def test_what_makes_no_sense_is_refused(model, tmp_path, arguments, words):
     save(other, dict(list(tensors.items())[1:]))
     places = {"MODEL": str(file), "LIKE": str(like.path), "OTHER": str(other)}
     line = [places.get(word, word) for word in arguments]
-    done = CliRunner().invoke(load(), ["mask", *line, "--output", str(tmp_path / "out")])
-    assert isinstance(done.exception, UserError)
-    assert words in str(done.exception)
+    with pytest.raises(UserError, match=re.escape(words)):
+        run("mask", *line, "--output", tmp_path / "out")
     assert not (tmp_path / "out").exists()
