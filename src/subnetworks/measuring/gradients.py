@@ -5,8 +5,9 @@ A safetensors file that any reader opens: for every parameter two float32 arrays
 `before` (the init's digest), and `settings` (the run's, as JSON).
 """
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,8 @@ Values = NDArray[np.float32]
 
 def write(
     path: str | os.PathLike[str],
-    sums: Mapping[str, Values],
-    squares: Mapping[str, Values],
+    shapes: Mapping[str, tuple[int, ...]],
+    values: Iterable[Values],
     batches: int,
     metadata: Mapping[str, str],
 ) -> None:
@@ -34,17 +35,21 @@ def write(
 
     Args:
         path: the file.
-        sums, squares: by parameter, float32.
+        shapes: of all parameters.
+        values: float32, in the order of `shapes`: all sums, then all sums of squares. Taken one at
+            a time, so that they need not be held together.
         batches: how many gradients were summed.
         metadata: `before` and `settings`.
     """
-    arrays = {f"{_SUM}{name}": value for name, value in sums.items()}
-    arrays |= {f"{_SQUARE}{name}": value for name, value in squares.items()}
-    entries = {name: ("F32", value.shape, value.nbytes) for name, value in arrays.items()}
+    entries = {
+        f"{kind}{name}": ("F32", shape, 4 * math.prod(shape))
+        for kind in (_SUM, _SQUARE)
+        for name, shape in shapes.items()
+    }
     facts = {"format": FORMAT, "batches": str(batches), **metadata}
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(header(entries, facts))
-        for value in arrays.values():
+        for value in values:
             file.write(np.ascontiguousarray(value, dtype="<f4").data)
 
 

@@ -395,16 +395,18 @@ def test_a_runs_settings_say_the_same(init, tmp_path):
 def test_gradients_at_the_init_are_taken_into_account(init, tmp_path):
     file, tensors = init
     digest = null_model.predict(file, Question(GRPO, (60,))).digest
-    found, sums, squares = {}, {}, {}
+    found, sums, squares = {}, [], []
     for name, (_, bits) in tensors.items():
         mean, square, batches = batches_of(0.5, n=bits.size)
         found[name] = null_model.signal_of(mean, square, batches)
-        sums[name] = mean.reshape(bits.shape) * batches
-        squares[name] = square.reshape(bits.shape) * batches
+        sums.append(mean * batches)
+        squares.append(square * batches)
+    shapes = {name: bits.shape for name, (_, bits) in tensors.items()}
 
     def predicted(before):
         path = tmp_path / "gradients.safetensors"
-        gradients.write(path, sums, squares, 16, {"before": before, "settings": "{}"})
+        facts = {"before": before, "settings": "{}"}
+        gradients.write(path, shapes, [*sums, *squares], 16, facts)
         said = CliRunner().invoke(
             load("predict"),
             f"predict {file} --learning-rate 4e-6 --steps 60 --warmup-steps 6 --json - "

@@ -39,8 +39,8 @@ def made(tmp_path):
         facts = {"before": digest(opened), "settings": json.dumps(RUN)}
     gradients.write(
         tmp_path / "gradients.safetensors",
-        {name: value.sum(0) for name, value in each.items()},
-        {name: (value**2).sum(0) for name, value in each.items()},
+        shapes,
+        [value.sum(0) for value in each.values()] + [(value**2).sum(0) for value in each.values()],
         BATCHES,
         facts,
     )
@@ -63,9 +63,9 @@ def test_a_signal_without_noise_is_infinite_and_none_is_zero(tmp_path):
     same = np.array([0.0, 0.5, 2.0], np.float32)
     file = tmp_path / "same.safetensors"
     facts = {"before": "", "settings": "{}"}
-    gradients.write(file, {"w": same * 4}, {"w": same**2 * 4}, 4, facts)
+    gradients.write(file, {"w": same.shape}, [same * 4, same**2 * 4], 4, facts)
     assert Gradients(file).signal("w").tolist() == [0, np.inf, np.inf]
-    gradients.write(file, {"w": same}, {"w": same**2}, 1, facts)
+    gradients.write(file, {"w": same.shape}, [same, same**2], 1, facts)
     with pytest.raises(UserError, match="of one batch, which has no deviation"):
         Gradients(file).signal("w")
 

@@ -17,7 +17,7 @@ class Moments:
 
     Takes the place of an optimiser's step: the weights stay, so every batch's gradient is that at
     the init. After the last of the batches asked for, the first rank writes the file
-    (`subnetworks.measuring.gradients`).
+    (`subnetworks.measuring.gradients`); those after it are left out.
     """
 
     def __init__(self, parameters: Iterable[tuple[str, Tensor]], asked: dict[str, Any]) -> None:
@@ -32,13 +32,15 @@ class Moments:
     def add(self) -> float:
         """Add the gradients that there are; returns their norm over all entries and ranks."""
         squared = torch.zeros((), dtype=torch.float64)
+        wanted = self.done < self.batches
         for name, parameter in self.parameters.items():
             if parameter.grad is None:
                 continue
             gradient = local(parameter.grad).float()
             square = gradient.square()
-            self.sums[name] += gradient
-            self.squares[name] += square
+            if wanted:
+                self.sums[name] += gradient
+                self.squares[name] += square
             squared += square.sum(dtype=torch.float64).cpu()
         self.done += 1
         if self.done == self.batches:
@@ -55,12 +57,21 @@ class Moments:
     def _write(self) -> None:
         from subnetworks.measuring import gradients
 
-        sums = {name: self._whole(name, value) for name, value in self.sums.items()}
-        squares = {name: self._whole(name, value) for name, value in self.squares.items()}
-        if not torch.distributed.get_rank():
-            gradients.write(self.file, sums, squares, self.batches, self.metadata)
+        # Joined on all ranks, one at a time; copied to main memory on the first alone.
+        values = (
+            self._whole(name, part)
+            for parts in (self.sums, self.squares)
+            for name, part in parts.items()
+        )
+        if torch.distributed.get_rank():
+            for _ in values:
+                pass
+            return
+        shapes = {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}
+        copied = (value.cpu().numpy() for value in values)
+        gradients.write(self.file, shapes, copied, self.batches, self.metadata)
 
-    def _whole(self, name: str, part: Tensor) -> Any:
+    def _whole(self, name: str, part: Tensor) -> Tensor:
         """All of a parameter, of which this rank has a part."""
         parameter = self.parameters[name]
         if isinstance(parameter, DTensor):
@@ -68,4 +79,4 @@ class Moments:
             part = DTensor.from_local(
                 part, mesh, placements, shape=parameter.shape, stride=parameter.stride()
             ).full_tensor()
-        return part.cpu().numpy()
+        return part
