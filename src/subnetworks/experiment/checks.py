@@ -14,7 +14,6 @@ from subnetworks.evaluation import rows
 from subnetworks.experiment import Experiment, sizes
 from subnetworks.experiment.models import Benchmark, LocalData, Machine, Mixture
 from subnetworks.measuring import mask_sources
-from subnetworks.training.algorithms import ALGORITHMS
 from subnetworks.training.data import files
 from subnetworks.training.data.sources import RejectionSettings
 from subnetworks.training.settings import (
@@ -92,21 +91,22 @@ def check(experiment: Experiment, machine: Machine, modules: Modules) -> None:
 
 
 def _check_mask(experiment: Experiment, name: str) -> None:
-    """The run whose gradients a mask is made of has them without answers of its own."""
+    """The run whose gradients a mask is made of has as many, and of its weights."""
     made = mask_sources.parse(experiment.masks[name])
     if not made.run or made.batches is None:
         return
     place, run = ("masks", name, made.source), experiment.runs[made.run]
-    if ALGORITHMS[run["algorithm"]].kind == "online":
+    if run.get("lora_rank"):
         raise experiment.error(
             (*place, "run"),
-            f"{made.run!r} is on-policy ({run['algorithm']}): gradients at its init need sampled "
-            "answers, which is not supported; use a run of sft or one that learns from preferences",
+            f"{made.run!r} trains adapters (lora_rank {run['lora_rank']}): gradients are measured "
+            "of the weights; use a run without",
         )
-    if made.batches > run.get("steps", made.batches):
+    most = run.get("steps", made.batches) * run.get("updates_per_step", 1)
+    if made.batches > most:
         raise experiment.error(
             (*place, "batches"),
-            f"must be at most the steps of {made.run!r} ({run['steps']}), got {made.batches}",
+            f"must be at most the updates of {made.run!r} ({most}), got {made.batches}",
         )
 
 
@@ -175,7 +175,7 @@ def _check_verl(
 
     here = Path()
     settings = run.model_copy(update={"steps": run.steps or 1})
-    job = Job(settings, machine, here, here, None, here, here, here, 0, 1)
+    job = Job(settings, machine, here, here, None, here, here, here, 0, {})
     trainers = {"sft": sft, "online": online, "preference": preference}
     try:
         verl_options.with_further(trainers[run.kind].options(job), run.verl)

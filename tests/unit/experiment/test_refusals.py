@@ -238,14 +238,13 @@ REFUSED = [
     ),
     (
         "{ early: { run: grpo, steps: 2 } }",
-        "{ fisher: { run: grpo, density: 0.1, batches: 2 } }",
-        "23: masks.early.fisher.run: 'grpo' is on-policy (grpo): gradients at its init need sampled "
-        "answers, which is not supported; use a run of sft or one that learns from preferences",
+        "{ fisher: { run: grpo, density: 0.1, batches: 5 } }",
+        "23: masks.early.fisher.batches: must be at most the updates of 'grpo' (4), got 5",
     ),
     (
         "{ early: { run: grpo, steps: 2 } }",
         "{ gradient_signal: { run: kto, density: 0.1 } }",
-        "23: masks.early.gradient_signal.batches: must be at most the steps of 'kto' (4), got 16",
+        "23: masks.early.gradient_signal.batches: must be at most the updates of 'kto' (4), got 16",
     ),
     (
         "{ early: { run: grpo, steps: 2 } }",

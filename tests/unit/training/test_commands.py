@@ -32,7 +32,7 @@ def job(
         scratch=Path("/tmp/scratch"),
         steps_log=Path("/run/state/steps.jsonl"),
         resume=resume,
-        largest_tensor=100 << 20,
+        shapes={"embed_tokens.weight": (100 << 20,)},
     )
 
 

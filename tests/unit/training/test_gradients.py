@@ -125,9 +125,8 @@ def test_those_of_sft_are_of_its_mean_loss_a_token(folder):
 
 
 def test_what_cannot_be_measured_is_refused_before_anything_starts(folder):
-    online = {"algorithm": "grpo", "steps": 5, "learning_rate": 1e-6}
     for settings, batches, words in (
-        (online, 2, "gradients of grpo need answers sampled"),
+        ({**DPO, "lora_rank": 2}, 2, r"settings: lora_rank \(2\): .*; leave lora_rank out"),
         (DPO, 1, r"--batches 1: must lie in \[2, 50\]"),
         (DPO, 51, r"--batches 51"),
     ):

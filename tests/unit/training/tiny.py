@@ -82,7 +82,7 @@ def make_job(folder, name, settings, ranks=1, mask=None, resume=0, data=None, **
         scratch=folder,
         steps_log=place / f"steps-{resume}.jsonl",
         resume=resume,
-        largest_tensor=1,
+        shapes={},
         trajectory=place / "trajectory" if kept else None,
         base=masking.digest(folder / "init") if kept else "",
     )

@@ -16,7 +16,7 @@ from subnetworks.training.engine import masking
 from subnetworks.training.runtime import process, run
 from subnetworks.training.runtime.job import Job
 from subnetworks.training.runtime.log import StepsLog
-from subnetworks.training.settings import parse_accelerator
+from subnetworks.training.settings import OfflineSettings, parse_accelerator
 
 
 def measure(
@@ -31,66 +31,63 @@ def measure(
     """Write the moments of a run's gradients at its init (`subnetworks.measuring.gradients`).
 
     The run's own trainer goes through its first batches, in its order and its arithmetic, and takes
-    no step. Takes two float32 numbers an entry beside the weights and the gradients.
+    no step. On-policy, the init answers the run's first prompts, from the run's seeds, and a model
+    beside the policy (a critic, a reward model) learns from the answers as in the run. Takes two
+    float32 numbers an entry beside the weights and the gradients.
 
     Args:
         settings, init, data, accelerator: as for `subnetworks.training.runtime.run.train`.
         output: the file to write.
-        batches: how many; at least 2.
+        batches: how many, each of one update of the weights; at least 2.
 
     Raises:
-        UserError: as `train` does; or the run is on-policy, or has fewer batches.
+        UserError: as `train` does; or the run trains adapters, or has fewer batches.
     """
     parsed, machine = run.in_steps_of(settings, data), parse_accelerator(accelerator or {})
-    if parsed.kind == "online":
+    if rank := getattr(parsed, "lora_rank", 0):
         raise UserError(
-            f"settings: algorithm: gradients of {parsed.algorithm} need answers sampled at every "
-            "batch, which is not supported; allowed: sft and what learns from preferences"
+            f"settings: lora_rank ({rank}): gradients are measured of the weights, which adapters "
+            "leave as they are; leave lora_rank out"
         )
-    if not 2 <= batches <= parsed.steps:
-        raise UserError(f"--batches {batches}: must lie in [2, {parsed.steps}], the run's steps")
+    most = parsed.steps * parsed.updates
+    if not 2 <= batches <= most:
+        raise UserError(f"--batches {batches}: must lie in [2, {most}], the run's updates")
     results = outputs.claim("gradients", reads=[init, data], files={"--output": output})
     init, data, output = (path.resolve() for path in (init, data, output))
-    run.check(parsed, machine, init, data, None)
-    changed = {"steps": batches, "save_every": batches}
-    changed |= dict.fromkeys(("warmup_steps", "trajectory_every", "validate_every"), 0)
+    shapes = run.check(parsed, machine, init, data, None)
+    steps = -(-batches // parsed.updates)
+    changed = dict.fromkeys(("trajectory_every", "validate_every"), 0)
+    if isinstance(parsed, OfflineSettings):  # nothing is trained beside: rates do not matter
+        changed |= {"steps": steps, "save_every": steps, "warmup_steps": 0}
     facts = run.facts(parsed, machine, init, data) | {"batches": batches}
+    metadata = {"before": masking.digest(init), "settings": canonical_json(parsed.as_json())}
     working = Path(tempfile.mkdtemp(prefix="subnetworks-gradients-"))
     # What is in here is removed as soon as the trainer ends.
     scratch = Path(tempfile.mkdtemp(prefix="subnetworks-", dir=run.short_temporary_folder()))
-    found = working / output.name
-    job = Job(
-        settings=parsed.model_copy(update=changed),
-        machine=machine,
-        init=init,
-        data=data,
-        mask=None,
-        state=working,
-        scratch=scratch,
-        steps_log=working / "steps.jsonl",
-        resume=0,
-        largest_tensor=0,
-        gradients={
-            "file": str(found),
-            "batches": batches,
-            "metadata": {
-                "before": masking.digest(init),
-                "settings": canonical_json(parsed.as_json()),
-            },
-        },
-    )
     log = working / "train.log"
     try:
-        with recorded(*results, seed=parsed.seed, **facts):
+        with recorded(*results, seed=parsed.seed, **facts), atomic_path(output) as found:
+            job = Job(
+                settings=parsed.model_copy(update=changed),
+                machine=machine,
+                init=init,
+                data=data,
+                mask=None,
+                state=working,
+                scratch=scratch,
+                steps_log=working / "steps.jsonl",
+                resume=0,
+                shapes=shapes,
+                gradients={"file": str(found), "batches": batches, "metadata": metadata},
+                only_steps=steps,
+            )
             command = run.TRAINERS[parsed.kind](job)
-            with Progress(f"gradients of {parsed.algorithm}", batches, "batch") as bar:
-                steps = StepsLog([job.steps_log])
-                process.run(command, scratch, log, steps, bar, machine.stall_seconds)
+            with Progress(f"gradients of {parsed.algorithm}", steps, "step") as bar:
+                rows = StepsLog([job.steps_log])
+                process.run(command, scratch, log, rows, bar, machine.stall_seconds)
             if not found.exists():
                 print(process.tail(log), file=sys.stderr)
                 raise UserError(f"{output}: the trainer ended without writing it; run again")
-            with atomic_path(output) as temporary:
-                shutil.move(found, temporary)
     finally:
         for folder in (scratch, working):
             shutil.rmtree(folder, ignore_errors=True)

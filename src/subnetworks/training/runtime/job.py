@@ -1,5 +1,6 @@
 """One run made concrete: where everything lies, and the command that trains it."""
 
+import math
 import os
 import secrets
 import sys
@@ -20,10 +21,10 @@ class Job:
 
     `state` holds the trainer's own checkpoints, `scratch` is a folder with a short path for
     sockets that is gone after the run, `steps_log` the file of one JSON object a step that the
-    trainer writes, `resume` the saved step to go on from (0: from the start), `largest_tensor` the
-    number of entries of the init's largest tensor, `trajectory` the folder of the trajectory and
-    `base` the init's digest where one is kept. `gradients` is what
-    `subnetworks.training.engine.gradients` is asked for, where a job only measures them.
+    trainer writes, `resume` the saved step to go on from (0: from the start), `shapes` those of
+    the init's tensors, `trajectory` the folder of the trajectory and `base` the init's digest where
+    one is kept. `gradients` is what `subnetworks.training.engine.gradients` is asked for, where a
+    job only measures them, in the run's first `only_steps`.
     """
 
     settings: Settings
@@ -35,11 +36,25 @@ class Job:
     scratch: Path
     steps_log: Path
     resume: int
-    largest_tensor: int
-    cached_entries: int = 0
+    shapes: Mapping[str, tuple[int, ...]]
     trajectory: Path | None = None
     base: str = ""
     gradients: Mapping[str, object] | None = None
+    only_steps: int | None = None
+
+    @property
+    def largest_tensor(self) -> int:
+        """Entries of the init's largest tensor."""
+        return max(map(math.prod, self.shapes.values()), default=1)
+
+    @property
+    def cached_entries(self) -> int:
+        """Numbers that a token's keys and values take; 0 if their tensors have other names."""
+        return sum(
+            shape[0]
+            for name, shape in self.shapes.items()
+            if name.endswith(("k_proj.weight", "v_proj.weight"))
+        )
 
     @property
     def train_file(self) -> Path:

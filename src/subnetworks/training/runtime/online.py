@@ -88,6 +88,7 @@ def options(job: Job) -> dict[str, object]:
             else "subnetworks.training.rollout.weights.WorkerExtension"
         ),
         "+subnetworks.reward": written(settings.reward),
+        "+subnetworks.steps": job.only_steps or settings.steps,
         "+subnetworks.validate_every": settings.validate_every,
         "+subnetworks.chat_template": settings.chat_template,
         "+subnetworks.updates_per_step": settings.updates_per_step,
@@ -100,7 +101,7 @@ def options(job: Job) -> dict[str, object]:
         "trainer.default_local_dir": str(job.state),
         "trainer.total_epochs": settings.steps,
         "trainer.total_training_steps": settings.steps,
-        "trainer.save_freq": settings.steps_between_saves,
+        "trainer.save_freq": 0 if job.gradients else settings.steps_between_saves,
         "trainer.max_actor_ckpt_to_keep": 2,
         **resume("trainer", job),
         "+ray_kwargs.ray_init.include_dashboard": False,

@@ -76,7 +76,7 @@ class Trainer(PPOTrainerSync):
             if config.subnetworks.validate_every
             else []
         )
-        self.steps = config.trainer.total_training_steps
+        self.steps = config.subnetworks.steps
         self.order = epochs(len(self.problems), config.data.train_batch_size, self.steps, self.seed)
         self._init_resource_pool_mgr()
         self.place = place(config)(config, self.resource_pool_manager)
@@ -137,7 +137,7 @@ class Trainer(PPOTrainerSync):
                     batch = self.sample(metrics)
                 self.update(batch, metrics, timing)
                 stopping = stop.agreed()
-                if stopping or due(step, config.save_freq, self.steps):
+                if config.save_freq and (stopping or due(step, config.save_freq, self.steps)):
                     with marked_timer("save_checkpoint", timing):
                         self._save_checkpoint()
                 if due(step, config_own.validate_every, self.steps):

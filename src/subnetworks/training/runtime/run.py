@@ -1,7 +1,6 @@
 """One run from its settings to its checkpoint."""
 
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -193,12 +192,7 @@ def _train(
                 scratch=scratch,
                 steps_log=folder / f"steps-{len(attempts):03d}-{time.time_ns()}.jsonl",
                 resume=resume,
-                largest_tensor=max(math.prod(shape) for shape in shapes.values()),
-                cached_entries=sum(
-                    shape[0]
-                    for name, shape in shapes.items()
-                    if name.endswith(("k_proj.weight", "v_proj.weight"))
-                ),
+                shapes=shapes,
                 trajectory=deltas if base else None,
                 base=base or "",
             )
