@@ -26,8 +26,12 @@ def of_checkpoint(experiment: Experiment, name: str) -> Size | None:
     if "base" in entry:
         return of_checkpoint(experiment, entry["base"])
     if "make" in entry:
+        made: Any = experiment.models["checkpoints"][experiment.start_of(name)]
         return Size(
-            weights=mini.WEIGHTS, layers=mini.LAYERS, width=mini.WIDTH, vocabulary=mini.VOCABULARY
+            weights=made.weights,
+            layers=made.layers,
+            width=made.width,
+            vocabulary=mini.VOCABULARY,
         )
     return _of_folder(Path(entry["path"])) if "path" in entry else None
 

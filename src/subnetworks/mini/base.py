@@ -7,7 +7,7 @@ from typing import Any
 
 from subnetworks.core.progress import Progress
 from subnetworks.mini import arithmetic, choices, tokenizer
-from subnetworks.mini.settings import LAYERS, WIDTH, BaseSettings
+from subnetworks.mini.settings import BaseSettings
 
 LINES = 4  # a text
 # So many lines go on from the answer to a letter, as multiple choice asks: a map that a few
@@ -35,18 +35,18 @@ def texts(number: int, seed: int) -> list[str]:
     return ["".join(line() for _ in range(LINES)) for _ in range(number)]
 
 
-def architecture(tokens: Any) -> Any:
+def architecture(tokens: Any, settings: BaseSettings) -> Any:
     """An untrained Qwen2 for this tokenizer, fp32, initialised from torch's seed."""
     import transformers
 
     made: Any = transformers
     config = made.Qwen2Config(
         vocab_size=-(-len(tokens) // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE,
-        hidden_size=WIDTH,
-        intermediate_size=384,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        hidden_size=settings.width,
+        intermediate_size=settings.intermediate,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        num_key_value_heads=settings.heads // 2,
         max_position_embeddings=tokens.model_max_length,
         tie_word_embeddings=False,
         initializer_range=0.02,
@@ -140,7 +140,7 @@ def make(settings: BaseSettings, folder: Path, name: str) -> dict[str, Any]:
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     tokens = tokenizer.build()
-    model = architecture(tokens)
+    model = architecture(tokens, settings)
     loss = pretrain(model, tokens, settings)
     save(model, tokens, folder)
     write_manifest(folder, name=name, kind="make", content=identity.of_folder(folder))

@@ -1,22 +1,27 @@
 """What each thing made here may be set to; checked before anything is made."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from subnetworks.core.validation import Above, Count, Positive, SettingsModel, Share
+from subnetworks.core.validation import Above, Count, Positive, SettingsModel, Share, wrong
 from subnetworks.mini.arithmetic import Operation
 
 OPERATIONS: dict[str, Operation] = {"addition": "+", "subtraction": "-"}
 """What a task is called in settings: the first is task A, the second task B."""
 Task = Literal["addition", "subtraction"]
-# The base model's size: a Qwen2 whose weights are those of `mini.base.architecture`.
-LAYERS = 4
-WIDTH = 128
 VOCABULARY = 320
-WEIGHTS = 870_528
+HEAD_WIDTH = 32  # the narrowest that vLLM serves on a CPU
 _THREADS = "Part of the recipe: another number of threads rounds differently."
 _TASK = "What is asked; benchmarks ask additions."
+_WIDTH = f"hidden_size, a multiple of {2 * HEAD_WIDTH}; the MLP is three times as wide."
+
+
+def _in_heads(width: int) -> int:
+    # Two heads of queries share one of keys and values.
+    if width % (2 * HEAD_WIDTH):
+        raise wrong(f"must be a multiple of {2 * HEAD_WIDTH}, got {width}")
+    return width
 
 
 class Settings(SettingsModel):
@@ -32,6 +37,27 @@ class BaseSettings(Settings):
     batch_size: Positive = Field(64, description="Texts of one step.")
     learning_rate: Above = Field(2e-3, description="The peak of its schedule.")
     threads: Positive = Field(1, description=_THREADS)
+    width: Annotated[Positive, AfterValidator(_in_heads)] = Field(128, description=_WIDTH)
+    layers: Positive = Field(4, description="num_hidden_layers.")
+
+    @property
+    def heads(self) -> int:
+        """Heads of queries; half as many of keys and values."""
+        return self.width // HEAD_WIDTH
+
+    @property
+    def intermediate(self) -> int:
+        """Width of the MLP within."""
+        return 3 * self.width
+
+    @property
+    def weights(self) -> int:
+        """All numbers of `mini.base.architecture`."""
+        attention = 3 * self.width**2 + 2 * self.width  # Q, K, V, O; biases of the first three
+        mlp = 3 * self.width * self.intermediate
+        norms = 2 * self.width
+        layers = self.layers * (attention + mlp + norms)
+        return layers + 2 * VOCABULARY * self.width + self.width
 
 
 class DemonstrationSettings(Settings):

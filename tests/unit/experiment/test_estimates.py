@@ -184,6 +184,7 @@ def test_a_checkpoint_here_has_the_size_of_its_files(tmp_path: Path) -> None:
             "tuned": {"path": str(tmp_path / "adapter"), "base": "start"},
             "absent": {"path": str(tmp_path / "none")},
             "made": {"make": "base"},
+            "larger": {"make": "base", "width": 256, "layers": 5},
         },
     }
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(content))
@@ -195,6 +196,8 @@ def test_a_checkpoint_here_has_the_size_of_its_files(tmp_path: Path) -> None:
     made = sizes.of_checkpoint(experiment, "made")
     assert made is not None
     assert made.weights == 870_528
+    larger = Size(weights=4_101_376, layers=5, width=256, vocabulary=320)
+    assert sizes.of_checkpoint(experiment, "larger") == larger
 
 
 def test_a_download_is_as_large_as_the_lock_says(experiment: Experiment) -> None:

@@ -27,7 +27,7 @@ from subnetworks.core.files import sha256
 from subnetworks.mini import base, foreign, preferences
 from subnetworks.mini.arithmetic import Problem, problems
 from subnetworks.mini.make import KINDS, make
-from subnetworks.mini.settings import VOCABULARY, WEIGHTS, PreferenceSettings
+from subnetworks.mini.settings import VOCABULARY, BaseSettings, PreferenceSettings
 
 SUM = re.compile(r"(\d{2})([+-])(\d{2})")
 WRITTEN = re.compile(
@@ -175,10 +175,33 @@ def test_base_is_a_checkpoint_that_transformers_loads(made: Path) -> None:
     assert not model.config.tie_word_embeddings
     assert model.config.max_position_embeddings == 2048
     assert len(tokens) <= model.config.vocab_size == VOCABULARY
-    assert sum(tensor.numel() for tensor in weights.values()) == WEIGHTS
+    assert sum(tensor.numel() for tensor in weights.values()) == BaseSettings().weights
     ends = GenerationConfig.from_pretrained(made / "base").eos_token_id
     assert ends == tokens.convert_tokens_to_ids("<|im_end|>")
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("width", "layers", "weights"), [(64, 4, 238_656), (128, 4, 870_528), (256, 5, 4_101_376)]
+)
+def test_a_base_is_as_large_as_its_settings_say(
+    tmp_path: Path, width: int, layers: int, weights: int
+) -> None:
+    size = {"width": width, "layers": layers}
+    make("base", tmp_path / "base", {"steps": 1, "batch_size": 2, **size})
+    stored = load_file(tmp_path / "base" / "model.safetensors")
+    assert sum(tensor.numel() for tensor in stored.values()) == weights
+    assert BaseSettings.model_validate(size).weights == weights
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    # vLLM serves no narrower heads on a CPU.
+    assert config["hidden_size"] == 32 * config["num_attention_heads"] == width
+    assert config["num_hidden_layers"] == layers
+
+
+def test_a_base_without_whole_heads_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"width: must be a multiple of 64, got 96"):
+        make("base", tmp_path / "base", {"width": 96})
+    assert not (tmp_path / "base").exists()
 
 
 def test_pretraining_lowers_the_loss(tmp_path: Path) -> None:
