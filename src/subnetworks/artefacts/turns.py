@@ -242,7 +242,12 @@ def _averaged(values: Sequence[Any], name: str) -> Any:
     if isinstance(first, polars.DataFrame):
         if len({value.height for value in values}) > 1:
             raise UserError(f"{name}: its replicates do not have as many rows as it has")
-        numbers = [key for key, kind in first.schema.items() if kind.is_float()]
+        # Counts, too: of what is alike in all (a step, a layer) the type stays.
+        numbers = [
+            key
+            for key, kind in first.schema.items()
+            if kind.is_numeric() and not all(value[key].equals(first[key]) for value in values)
+        ]
         return first.with_columns(
             sum(value[key] for value in values) / len(values) for key in numbers
         )

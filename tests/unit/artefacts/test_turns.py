@@ -225,6 +225,16 @@ def test_means_of_logs_and_of_containment(folder: Path, made_up: ModuleType) -> 
     assert rows["grpo"] == rows["dpo"] == 2
 
 
+def test_counts_of_tensors_are_averaged_and_layers_stay(folder: Path) -> None:
+    names = [at("grpo", seed) for seed in range(3)]
+    context = MeanContext(folder, PUBLISHED, {}, others={("updates", "grpo"): names})
+    plain = [Context(folder, PUBLISHED, {}).update_tensors(name) for name in names]
+    mean = context.update_tensors("grpo")
+    equal = np.mean([one["equal"].to_numpy() for one in plain], axis=0)
+    assert mean["equal"].to_numpy() == pytest.approx(equal)
+    assert mean["layer"].equals(plain[0]["layer"]) and mean["layer"].dtype.is_integer()
+
+
 def test_a_figure_reads_no_result_of_one_seed_alone() -> None:
     readers = {name for name in vars(Context) if not name.startswith("_")}
     readers -= {"rows", "paper", "remarks", "skipped", "turns", "in_pairs"}
