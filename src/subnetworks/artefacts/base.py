@@ -402,16 +402,19 @@ class Figure(Artefact):
         return self.drawing(self.told(context))
 
     def write(self, context: Context, folder: Path) -> list[Path]:
-        """Draw it, over several seeds the means, and write its files; returns them."""
+        """Draw it, over several seeds means with intervals, and write its files; returns them."""
         with style.house_style():
             if not context.turns:
-                drawing, frame = self.draw(context)
-                return style.write(drawing, frame, self.name, folder)
-            contexts = self.at_turns(context)
-            over = turns.over([self.drawing(one)[1] for one in contexts], context.in_pairs)
-            drawing, frame = self.drawing(self._mean(contexts))
+                return style.write(*self.draw(context), self.name, folder)
+            drawing, frame, over = self.draw_over(context)
             beside = over.write(folder / f"{self.name}{SUFFIX}")
             return [*style.write(drawing, frame, self.name, folder), beside]
+
+    def draw_over(self, context: Context) -> tuple[Drawing, polars.DataFrame, Over]:
+        """The figure over several seeds, the means that it shows, and what these are of."""
+        contexts = self.at_turns(context)
+        over = turns.over([self.drawing(one)[1] for one in contexts], context.in_pairs)
+        return *self.drawing(replace(self._mean(contexts), over=over)), over
 
     def _mean(self, contexts: Sequence[Context]) -> MeanContext:
         """What the figure reads, as means over all turns."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from subnetworks.artefacts import shared, style
+from subnetworks.artefacts import shared, style, turns
 from subnetworks.artefacts.base import Figure, Specification, Update, rows_of
 from subnetworks.artefacts.lazy import matplotlib, polars
 from subnetworks.artefacts.published import Published, Quotes, ends
@@ -65,6 +65,8 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
         row for entry in context.paper("figure1_sft_vs_rl").to_dicts() for row in _published(entry)
     ]
     frame = shared.frame([*ours, *theirs], SCHEMA)
+    (shown,) = turns.with_intervals(context, [frame], "sparsity_exact_pct")
+    ours, theirs = (shown.filter(source=one).to_dicts() for one in ("here", "paper"))
     groups = [len(rows) // 2 for rows in (ours, theirs)]
     figure = style.canvas(style.DOUBLE, 2.9)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[groups[0] + 0.5, groups[1]])
@@ -85,7 +87,8 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
         }.items()
     ]
     (tick,) = left.plot([], [], color=style.INK, linewidth=1.6, label="at |Δ| ≤ 1e-5 (bars: Δ = 0)")
-    figure.legend(handles=[*handles, tick], loc="outside lower center", ncols=4)
+    handles += [tick, *style.whisker(turns.spread_of(context))]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure, frame
 
 
@@ -138,8 +141,9 @@ def _named(family: str) -> str:
 
 
 def _top(row: dict[str, Any]) -> float:
-    """How high a bar and its tick reach, in per cent."""
-    return max(row["sparsity_exact_pct"], row["sparsity_1e-5_pct"] or 0)
+    """How high a bar, its tick and its interval reach, in per cent."""
+    reached = ("sparsity_exact_pct", "sparsity_exact_pct:high", "sparsity_1e-5_pct")
+    return max(row[key] or 0 for key in reached)
 
 
 def _bars(axes: Axes, rows: list[dict[str, Any]], title: str) -> None:
@@ -160,6 +164,7 @@ def _bars(axes: Axes, rows: list[dict[str, Any]], title: str) -> None:
         )
         if (tick := row["sparsity_1e-5_pct"]) is not None:
             axes.hlines(tick, x - _WIDTH / 2, x + _WIDTH / 2, color=style.INK, linewidth=1.6)
+        style.whiskers(axes, [x], polars.DataFrame([row]), "sparsity_exact_pct")
         axes.annotate(
             f"{height:.1f}",
             (x, _top(row)),

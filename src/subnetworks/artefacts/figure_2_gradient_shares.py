@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from subnetworks.artefacts import over_training, shared, style
+from subnetworks.artefacts import over_training, shared, style, turns
 from subnetworks.artefacts.base import Figure, rows_of
 from subnetworks.artefacts.claims import Claim, all_hold, listed
 from subnetworks.artefacts.lazy import matplotlib, polars
@@ -35,6 +35,7 @@ _PARTS = {
     "cancelled": ("updated, then cancelled out", "#b3b3b3", "////"),
     "final": ("final subnetwork", "#4d5b6a", ""),
 }
+_ROOM = 20  # per cent, of a part in which an interval can be read
 SCHEMA = {
     **over_training.RUN_SCHEMA,
     "saved_steps": int,
@@ -54,6 +55,8 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
     ours = [row for entry in entries for row in _measured(context, entry)]
     theirs = _published(context.paper("figure2_prime_gradients"))
     frame = shared.frame([*ours, *theirs], SCHEMA)
+    (shown,) = turns.with_intervals(context, [frame], "pct")
+    ours, theirs = (shown.filter(source=one).to_dicts() for one in ("here", "paper"))
     bars = len(entries)
     figure = style.canvas(style.DOUBLE, 1.35 + 0.42 * (bars + 1))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[bars + 0.1, 1.1])
@@ -61,7 +64,8 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
     _bars(below, theirs, "The paper")
     style.on_paper_ground(below)
     above.tick_params(axis="x", length=0)
-    below.set_xlabel("share of all weights (%)")
+    over = turns.spread_of(context)
+    below.set_xlabel(f"share of all weights (%{f'; in brackets: {over.brief}' if over else ''})")
     handles = [
         matplotlib.patches.Patch(
             facecolor=colour, hatch=hatch, edgecolor=style.INK, linewidth=0.6, label=words
@@ -118,7 +122,7 @@ def _bars(axes: Axes, rows: list[dict[str, Any]], title: str) -> None:
             )
             dark = row["part"] == "final"
             axes.annotate(
-                f"{row['pct']:.1f}" if row["source"] == "here" else f"{row['pct']:g}",
+                _number(row),
                 (left + row["pct"] / 2, place),
                 ha="center",
                 va="center",
@@ -139,6 +143,15 @@ def _bars(axes: Axes, rows: list[dict[str, Any]], title: str) -> None:
     axes.grid(visible=False)
     axes.set_xlim(0, 100)
     axes.set_title(title)
+
+
+def _number(row: dict[str, Any]) -> str:
+    """A part's share, with its interval over seeds if there is one and room for it."""
+    if row["source"] == "paper":
+        return f"{row['pct']:g}"
+    low, high = row["pct:low"], row["pct:high"]
+    interval = f" [{low:.1f}, {high:.1f}]" if low is not None and row["pct"] > _ROOM else ""
+    return f"{row['pct']:.1f}{interval}"
 
 
 def quoted(paper: Published) -> Quotes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated, Any
 
-from subnetworks.artefacts import style
+from subnetworks.artefacts import style, turns
 from subnetworks.artefacts.base import Figure, Names, UpdateShown, rows_of
 from subnetworks.artefacts.lazy import matplotlib, polars
 from subnetworks.core.errors import UserError
@@ -75,8 +75,8 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
     paper = context.paper("figure3_layerwise_digitised")
     theirs = [_published(paper, name) for name in paper["algorithm"].unique(maintain_order=True)]
 
-    panels = [*ours, *theirs]
-    frame = polars.concat(panels)
+    frame = polars.concat([*ours, *theirs])
+    panels = turns.with_intervals(context, [*ours, *theirs], "sparsity_pct")
     rows = math.ceil(len(panels) / _COLUMNS)
     figure = style.canvas(style.DOUBLE, 0.75 + 1.85 * rows)
     grid = figure.subplots(rows, _COLUMNS, sharey=True, squeeze=False)
@@ -91,7 +91,7 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
     for axes in cells[len(panels) :]:
         axes.set_axis_off()
     shown = [matrix for matrix in style.MATRICES if matrix in set(frame["matrix"])]
-    handles = [_line(matrix) for matrix in shown]
+    handles = [_line(matrix) for matrix in shown] + style.whisker(turns.spread_of(context))
     if len(panels) < len(cells):
         cells[-1].legend(handles=handles, loc="upper left", borderaxespad=0, labelspacing=0.3)
     else:
@@ -162,6 +162,9 @@ def _panel(axes: Axes, panel: polars.DataFrame) -> None:
         if line.is_empty():
             continue
         look = style.MATRICES[matrix]
+        style.whiskers(
+            axes, line["layer"].to_list(), line, "sparsity_pct", ecolor=look.colour, capsize=0
+        )
         axes.plot(
             line["layer"].to_numpy(),
             line["sparsity_pct"].cast(float).fill_null(math.nan).to_numpy(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from subnetworks.artefacts import style
+from subnetworks.artefacts import style, turns
 from subnetworks.artefacts.base import Figure, Logged, Specification, rows_of
 from subnetworks.artefacts.claims import Claim
 from subnetworks.artefacts.lazy import polars
@@ -31,15 +31,12 @@ ALT = (
 )
 _ONLINE = {"GRPO", "PPO", "PRIME", "RLOO", "RAFT++"}
 _MEASURES = {"loss": "loss", "reward": "mean reward", "accuracy": "accuracy"}
+_KINDS = ("full", "subnetwork", "difference")
 SCHEMA = {
     "algorithm": str,
     "measure": str,
     "step": int,
-    **{
-        f"{kind}{suffix}": float
-        for kind in ("full", "subnetwork", "difference")
-        for suffix in ("", "_smoothed", "_stderr")
-    },
+    **{f"{kind}{suffix}": float for kind in _KINDS for suffix in ("", "_smoothed", "_stderr")},
     "window": int,
 }
 
@@ -62,12 +59,14 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
     """
     pairs = context.rows("pairs")
     panels = [_joined(context, pair) for pair in pairs]
+    frame = polars.concat(panels)
+    panels = turns.with_intervals(context, panels, *(f"{kind}_smoothed" for kind in _KINDS))
     figure = style.canvas(style.DOUBLE if len(panels) > 1 else style.SINGLE, 3.7)
     grid = figure.subplots(2, len(panels), sharex="col", squeeze=False, height_ratios=[2.2, 1])
     for column, panel in enumerate(panels):
         _curves(grid[0][column], panel)
-        _difference(grid[1][column], panel)
-    return figure, polars.concat(panels)
+        _difference(grid[1][column], panel, turns.spread_of(context))
+    return figure, frame
 
 
 def smooth(values: polars.Expr, window: int) -> polars.Expr:
@@ -99,7 +98,7 @@ def _joined(context: Context, pair: dict[str, Any]) -> polars.DataFrame:
         measure=polars.lit(measure),
         window=polars.lit(window),
     )
-    for kind in ("full", "subnetwork", "difference"):
+    for kind in _KINDS:
         values = polars.col(kind)
         spread = values.rolling_std(window, min_samples=2, center=True)
         held = values.is_not_null().cast(float).rolling_sum(window, min_samples=1, center=True)
@@ -122,6 +121,7 @@ def _curves(axes: Axes, panel: polars.DataFrame) -> None:
     ):
         axes.plot(steps, panel[kind].to_numpy(), color=look.colour, linewidth=0.5, alpha=0.35)
         smoothed = panel[f"{kind}_smoothed"].to_numpy()
+        style.band(axes, steps, panel, f"{kind}_smoothed", look.colour)
         axes.plot(steps, smoothed, color=look.colour, linestyle=dash, label=label)
     name = _MEASURES.get(measure, measure)
     axes.set_title(f"{algorithm}: {name}", pad=16)
@@ -129,18 +129,22 @@ def _curves(axes: Axes, panel: polars.DataFrame) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
 
 
-def _difference(axes: Axes, panel: polars.DataFrame) -> None:
+def _difference(axes: Axes, panel: polars.DataFrame, over: turns.Over | None) -> None:
     look = style.algorithm(panel["algorithm"][0])
     steps = panel["step"].to_numpy()
     middle = panel["difference_smoothed"].to_numpy()
-    error = panel["difference_stderr"].fill_null(0).to_numpy()
     axes.axhline(0, color=style.INK, linewidth=0.7)
-    axes.fill_between(
-        steps, middle - error, middle + error, color=look.colour, alpha=0.3, linewidth=0
-    )
+    if over:
+        style.band(axes, steps, panel, "difference_smoothed", look.colour)
+    else:
+        error = panel["difference_stderr"].fill_null(0).to_numpy()
+        axes.fill_between(
+            steps, middle - error, middle + error, color=look.colour, alpha=0.3, linewidth=0
+        )
     axes.plot(steps, middle, color=look.colour)
     axes.set_title(
-        f"thick: mean over {panel['window'][0]} steps; band: ± 1 standard error",
+        f"thick: mean over {panel['window'][0]} steps; band: "
+        + (over.brief if over else "± 1 standard error"),
         loc="right",
         fontsize=7,
         weight="normal",

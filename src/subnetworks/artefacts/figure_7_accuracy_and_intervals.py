@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
-from subnetworks.artefacts import over_training, shared, style
+from subnetworks.artefacts import over_training, shared, style, turns
 from subnetworks.artefacts.base import FOLLOWED, Figure, Names, rows_of
 from subnetworks.artefacts.claims import TWO_SIDED_95, Claim, all_hold, listed
 from subnetworks.artefacts.lazy import matplotlib, polars
@@ -67,6 +67,10 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
             sparsity_consecutive_pct="sparsity_consecutive",
         )
         panels.append(_joined(context, saved))
+    frame = polars.concat(panels)
+    panels = turns.with_intervals(
+        context, panels, "sparsity_pct", "sparsity_consecutive_pct", "accuracy_smoothed_pct"
+    )
     figure = style.canvas(style.DOUBLE if len(panels) > 1 else style.SINGLE, 3.6)
     grid = figure.subplots(
         2, len(panels), sharex="col", sharey="row", squeeze=False, height_ratios=[1.3, 1]
@@ -74,7 +78,6 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
     for column, panel in enumerate(panels):
         _sparsity(grid[0][column], panel)
         _accuracy(grid[1][column], panel)
-    frame = polars.concat(panels)
     lowest = float(frame["sparsity_pct"].min() or 0)  # type: ignore[arg-type]
     grid[0][0].set_ylim(max(0, 10 * ((lowest - 1) // 10)), 101)
     grid[0][0].set_ylabel("weights left\nunchanged (%)")
@@ -89,7 +92,9 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
         matplotlib.lines.Line2D([], [], **{"color": style.FAINT, "label": label, **look})
         for label, look in looks.items()
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    over = turns.spread_of(context)
+    handles += style.whisker(over, "bars and bands: ")
+    figure.legend(handles=handles, loc="outside lower center", ncols=3 if over else 4)
     return figure, frame
 
 
@@ -135,6 +140,7 @@ def _accuracy(axes: Axes, panel: polars.DataFrame) -> None:
     look = style.algorithm(name)
     logged = panel.drop_nulls("accuracy_pct")
     steps = logged["step"].to_numpy()
+    style.band(axes, steps, logged, "accuracy_smoothed_pct", look.colour)
     axes.plot(steps, logged["accuracy_pct"].to_numpy(), color=look.colour, **_RAW)
     axes.plot(steps, logged["accuracy_smoothed_pct"].to_numpy(), color=look.colour)
     preference = name.split(",")[0].split()[0].upper() in _PREFERENCE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from subnetworks.artefacts import shared, style
+from subnetworks.artefacts import shared, style, turns
 from subnetworks.artefacts.base import Followed, Specification
 from subnetworks.artefacts.lazy import matplotlib, polars
 from subnetworks.core.results import Context, compared_share_of
@@ -114,6 +114,8 @@ def beside_the_paper(
     """
     ours = polars.concat([steps(context, entry, **{value: column}) for entry in runs(context)])
     theirs = digitised(context.paper(paper[0]), paper[1], value)
+    drawn = polars.concat([ours, theirs])
+    ours, theirs = turns.with_intervals(context, [ours, theirs], value)
     figure = style.canvas(style.DOUBLE, 2.7)
     left, right = figure.subplots(1, 2, sharey=True)
     named: dict[str, Any] = {}
@@ -130,13 +132,15 @@ def beside_the_paper(
     style.on_paper_ground(right)
     right.tick_params(axis="y", length=0)
     left.set_ylabel(ylabel)
-    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=6)
-    return figure, polars.concat([ours, theirs])
+    handles = [*named.values(), *style.whisker(turns.spread_of(context))]
+    figure.legend(handles=handles, loc="outside lower center", ncols=6)
+    return figure, drawn
 
 
 def line(axes: Axes, of: polars.DataFrame, value: str, label: str, **look: Any) -> None:
-    """One run's `value` over its steps in its algorithm's look."""
+    """One run's `value` over its steps in its algorithm's look, with its intervals over seeds."""
     drawn = style.algorithm(of["algorithm"][0])
+    style.whiskers(axes, of["step"].to_list(), of, value, ecolor=look.get("color", drawn.colour))
     axes.plot(
         of["step"].to_numpy(),
         of[value].to_numpy(),

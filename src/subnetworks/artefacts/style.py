@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from subnetworks.artefacts.lazy import matplotlib, polars
 from subnetworks.core.files import atomic_path, write_text
@@ -15,6 +15,8 @@ from subnetworks.core.files import atomic_path, write_text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from subnetworks.artefacts.turns import Over
 
 SINGLE = 3.4
 """Width of one column of a two-column page, in inches."""
@@ -24,6 +26,8 @@ DPI = 300
 SUFFIXES = (".csv", ".pdf", ".svg", ".png")
 """Of the files of a figure."""
 INK = "#222222"
+WHISKER: dict[str, Any] = {"ecolor": INK, "elinewidth": 0.8, "capsize": 2, "capthick": 0.8}
+"""Intervals over seeds."""
 FAINT = "#8a8a8a"
 PAPER_GROUND = "#f1f1f1"
 """Ground of panels that show the paper's values, not ours."""
@@ -121,6 +125,37 @@ def canvas(width: float, height: float) -> Figure:
     """An empty figure, in inches."""
     drawing: Figure = matplotlib.figure.Figure(figsize=(width, height))
     return drawing
+
+
+def whiskers(axes: Axes, x: Sequence[float], rows: polars.DataFrame, key: str, **look: Any) -> None:
+    """The intervals over seeds (`turns.with_intervals`) of a column at x; nothing without any."""
+    found = [
+        (at, row[key], row[f"{key}:low"], row[f"{key}:high"])
+        for at, row in zip(x, rows.to_dicts(), strict=True)
+        if row[f"{key}:low"] is not None
+    ]
+    if found:
+        at, middle, below, above = zip(
+            *((at, value, value - low, high - value) for at, value, low, high in found), strict=True
+        )
+        axes.errorbar(at, middle, (below, above), fmt="none", **{**WHISKER, "zorder": 4, **look})
+
+
+def band(axes: Axes, x: Sequence[float], rows: polars.DataFrame, key: str, colour: str) -> None:
+    """The same as a band along a curve."""
+    low, high = (rows[f"{key}:{end}"].fill_null(rows[key]).to_numpy() for end in ("low", "high"))
+    if rows[f"{key}:low"].is_not_null().any():
+        axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+
+
+def whisker(over: Over | None, shown_by: str = "") -> list[Any]:
+    """What a legend shows of intervals over seeds, and what shows them; nothing without any."""
+    if over is None:
+        return []
+    line = matplotlib.lines.Line2D(
+        [], [], color=INK, linestyle="", marker="|", markersize=9, label=shown_by + over.brief
+    )
+    return [line]
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Beside an artefact's CSV, which holds the means, `<name>.seeds.csv` holds what i
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -76,6 +77,12 @@ class Over:
 
     def _cells(self, key: str) -> Iterable[tuple[Any, ...]]:
         return zip(*(frame[key].to_list() for frame in self.frames), strict=True)
+
+    @property
+    def brief(self) -> str:
+        """What a figure's legend says of its intervals."""
+        of = "pairs of seeds" if self.in_pairs else "seeds"
+        return f"95 % interval over {len(self.frames)} {of}"
 
     @property
     def note(self) -> str:
@@ -159,10 +166,11 @@ def _mean(values: Sequence[Any]) -> Any:
 class MeanContext(Context):
     """Results as a figure sees them: what it reads of a thing is the mean over all turns.
 
-    `others` maps a section and a name to the names at all turns.
+    `others` maps a section and a name to the names at all turns; `over` is what it draws at each.
     """
 
     others: Mapping[tuple[str, str], Sequence[str]] = field(default_factory=dict)
+    over: Over | None = None
 
     def _at_turns(self, name: str, *sections: str) -> Sequence[str]:
         found = (
@@ -228,6 +236,36 @@ class MeanContext(Context):
              "mask": row["mask"]}
             for row in rows
         ]  # fmt: skip
+
+
+def with_intervals(
+    context: Context, panels: Sequence[polars.DataFrame], *keys: str
+) -> list[polars.DataFrame]:
+    """What a figure draws, with both ends of the intervals of some columns over seeds.
+
+    Args:
+        context: what it was read of.
+        panels: all rows of the figure, in their order.
+        keys: columns of numbers.
+
+    Returns:
+        The panels, with columns `<key>:low` and `<key>:high`, null where nothing varies, or there
+        is one seed.
+    """
+    whole = polars.concat(panels)
+    if over := spread_of(context):
+        whole = over.with_intervals(whole, keys)
+    else:
+        none = polars.lit(None, polars.Float64)
+        ends = [f"{key}:{end}" for key in keys for end in ("low", "high")]
+        whole = whole.with_columns(none.alias(end) for end in ends)
+    starts = itertools.accumulate((panel.height for panel in panels), initial=0)
+    return [whole.slice(start, panel.height) for start, panel in zip(starts, panels, strict=False)]
+
+
+def spread_of(context: Context) -> Over | None:
+    """What a figure draws at every seed; None where it is of one."""
+    return context.over if isinstance(context, MeanContext) else None
 
 
 def _stem(mask: str) -> str:

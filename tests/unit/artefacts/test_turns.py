@@ -15,7 +15,10 @@ pytest.importorskip("jinja2")
 pytest.importorskip("pydantic")
 stats = pytest.importorskip("scipy.stats")
 
-from subnetworks.artefacts import Figure, Table, load  # noqa: E402
+from matplotlib.container import ErrorbarContainer  # noqa: E402
+from matplotlib.text import Text  # noqa: E402
+
+from subnetworks.artefacts import Figure, Table, load, style  # noqa: E402
 from subnetworks.artefacts.published import Published  # noqa: E402
 from subnetworks.artefacts.turns import MeanContext, Over  # noqa: E402
 from subnetworks.core.results import Context  # noqa: E402
@@ -193,6 +196,87 @@ def test_a_figure_draws_the_means(folder: Path) -> None:
     assert path.with_suffix(".png").exists()
     over = made.over(folder)
     assert over is not None and over.interval(1, "sparsity_exact_pct") is not None
+
+
+def test_figures_show_the_intervals_over_seeds(folder: Path) -> None:
+    name = "figure_1_sft_vs_rl"
+    specs = [
+        {"families": [{"family": "mini, GRPO", "sft": at("sft", s), "rl": at("grpo", s)}]}
+        for s in range(3)
+    ]
+    made = load(name, Figure)
+    with style.house_style():
+        drawing, frame, over = made.draw_over(told(folder, name, *specs))
+        alone, _ = made.draw(told(folder, name, specs[0]))
+    values = [one["sparsity_exact_pct"][1] for one in over.frames]
+    wanted = stats.ttest_1samp(values, 0).confidence_interval()
+    ends = [whiskers(axes) for axes in drawing.axes]
+    assert ends[0][1] == pytest.approx((wanted.low, wanted.high))
+    assert len(ends[0]) == 2 and not ends[1], "the paper's bars have none"
+    assert "95 % interval over 3 seeds" in written_on(drawing)
+    assert not whiskers(alone.axes[0])
+    assert "sparsity_exact_pct:low" not in frame.columns
+
+
+def whiskers(axes: Any) -> list[tuple[float, float]]:
+    """Both ends of the error bars that are drawn."""
+    bars = [one for one in axes.containers if isinstance(one, ErrorbarContainer)]
+    return [tuple(path.vertices[:, 1]) for bar in bars for path in bar.lines[2][0].get_paths()]
+
+
+def of_seed(name: str, seed: int) -> dict[str, Any]:
+    """What the other figures are told at a seed."""
+    if name == "figure_3_layerwise_sparsity":
+        return {"updates": [{"update": at("grpo", seed), "algorithm": "GRPO", "label": "GRPO"}]}
+    if name == "figure_4_training_loss":
+        names = {kind: at(run, seed) for kind, run in (("full", "dpo"), ("subnetwork", "grpo"))}
+        return {"pairs": [{**names, "algorithm": "DPO"}]}
+    return {"runs": [{"run": at("dpo", seed), "algorithm": "DPO"}]}
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "spread"),
+    [
+        ("figure_2_gradient_shares", "pct", "words"),
+        ("figure_3_layerwise_sparsity", "sparsity_pct", "bars"),
+        ("figure_4_training_loss", "difference_smoothed", "band"),
+        ("figure_5_sparsity_over_training", "sparsity_pct", "bars"),
+        ("figure_6_outside_final_mask", "outside_final_pct", "bars"),
+        ("figure_7_accuracy_and_intervals", "accuracy_smoothed_pct", "band"),
+    ],
+)
+def test_every_figure_shows_its_spread_over_seeds(
+    folder: Path, made_up: ModuleType, name: str, key: str, spread: str
+) -> None:
+    for seed in range(3):
+        for run, shift in (("dpo", 0.1), ("grpo", 0.2)):
+            made_up.log(folder, at(run, seed), "loss", seed + 1, shift + 0.05 * seed)
+        made_up.trajectory(folder, at("dpo", seed), (5 + seed, 12 + 2 * seed, 0), 15)
+    made = load(name, Figure)
+    with style.house_style():
+        drawing, frame, over = made.draw_over(
+            told(folder, name, *(of_seed(name, seed) for seed in range(3)))
+        )
+        alone, _ = made.draw(told(folder, name, of_seed(name, 0)))
+    # What is written are the means alone; the seeds' own numbers lie beside them.
+    assert frame.columns == list(made.types)
+    assert frame[key].to_list() == pytest.approx(over.mean[key].to_list(), nan_ok=True)
+
+    def shown(figure: Any) -> dict[str, int]:
+        return {
+            "bars": sum(len(whiskers(axes)) for axes in figure.axes),
+            "band": sum(len(axes.collections) for axes in figure.axes),
+            "words": sum("[" in text.get_text() for axes in figure.axes for text in axes.texts),
+        }
+
+    assert shown(drawing)[spread] > shown(alone)[spread]
+    assert "95 % interval over 3 seeds" in written_on(drawing)
+    assert "interval over" not in written_on(alone)
+
+
+def written_on(figure: Any) -> str:
+    """All words of a figure."""
+    return " ".join(text.get_text() for text in figure.findobj(Text))
 
 
 def test_means_of_logs_and_of_containment(folder: Path, made_up: ModuleType) -> None:
