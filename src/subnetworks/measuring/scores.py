@@ -11,7 +11,7 @@ from subnetworks import checkpoints
 from subnetworks.checkpoints.identity import digest, verify
 from subnetworks.checkpoints.numbers import decode
 from subnetworks.core.errors import UserError
-from subnetworks.measuring import mask_origins, masks
+from subnetworks.measuring import draws, mask_origins, masks
 from subnetworks.measuring.mask_making import Request
 from subnetworks.measuring.selections import Share, lowest
 from subnetworks.measuring.updates.pairing import match
@@ -120,11 +120,16 @@ def _over_all(scores: Scores, wanted: Mapping[str, int], seed: int) -> Iterator[
         yield from ((name, np.zeros(keys(scores.of(name)).size, np.bool_)) for name in wanted)
         return
     bound, ties = lowest(lambda: (keys(scores.of(name)) for name in scores.shapes), 32, total)
-    equal = [int(np.count_nonzero(keys(scores.of(name)) == bound)) for name in scores.shapes]
+    equal = {name: int(np.count_nonzero(keys(scores.of(name)) == bound)) for name in scores.shapes}
     generator = masks.generator(seed, "")
-    shares = generator.multivariate_hypergeometric(equal, ties, method="marginals")
-    for name, part in zip(scores.shapes, shares, strict=True):
-        yield name, _up_to(keys(scores.of(name)), bound, int(part), seed, name)
+    if sum(equal.values()) < draws.LIMIT:
+        counts = list(equal.values())
+        drawn = generator.multivariate_hypergeometric(counts, ties, method="marginals")
+        shares = dict(zip(equal, drawn.tolist(), strict=True))
+    else:
+        shares = draws.scattered(generator, ties, equal)
+    for name, part in shares.items():
+        yield name, _up_to(keys(scores.of(name)), bound, part, seed, name)
 
 
 def _up_to(found: NDArray[np.uint32], bound: int, ties: int, seed: int, name: str) -> Bits:

@@ -14,7 +14,7 @@ from subnetworks import checkpoints
 from subnetworks.checkpoints.identity import digest
 from subnetworks.cli import load
 from subnetworks.core.errors import UserError
-from subnetworks.measuring import gradients, masks, rankings, scores
+from subnetworks.measuring import draws, gradients, masks, rankings, scores
 from subnetworks.measuring.gradients import Gradients
 from subnetworks.measuring.mask_making import Request
 from subnetworks.measuring.masks import Mask
@@ -113,8 +113,11 @@ def test_in_all_takes_them_wherever_they_are(made):
     assert int(mask.metadata["changed"]) == count
 
 
-@pytest.mark.parametrize("in_all", [False, True])
-def test_equal_scores_are_drawn_by_the_seed_and_evenly(tmp_path, in_all):
+@pytest.mark.parametrize(
+    ("in_all", "limit"), [(False, draws.LIMIT), (True, draws.LIMIT), (True, 100)]
+)
+def test_equal_scores_are_drawn_by_the_seed_and_evenly(tmp_path, monkeypatch, in_all, limit):
+    monkeypatch.setattr(draws, "LIMIT", limit)  # as with more of them than NumPy draws among
     values = {
         "a": np.repeat(np.array([0.0, 1.0, 2.0], np.float32), 3000),
         "b": np.full(3000, 1.0, np.float32),
