@@ -234,6 +234,7 @@ def test_files_of_a_pattern_are_read_in_order(tmp_path: Path) -> None:
     assert [row["prompt"][0]["content"] for row in rows] == ["a", "b", "c"]
 
 
+PAIR: Row = {"prompt": "1+1?", "chosen": "2", "rejected": "3"}
 BAD = [
     ({"chosen": "2", "rejected": "3"}, "no prompt"),
     ({"prompt": "", "chosen": "2", "rejected": "3"}, "no prompt"),
@@ -250,6 +251,8 @@ BAD = [
         {"chosen": [{"content": "2"}], "rejected": "3"},
         "a message whose role or content is no text",
     ),
+    (PAIR | {"tools": "add"}, "tools that are not JSON"),
+    (PAIR | {"tools": ["add"]}, "tools that are no list of JSON schemas"),
     ("{", "a line that is not JSON"),
     ("[]", "a line that is no JSON object"),
 ]

@@ -74,6 +74,19 @@ def test_a_right_and_a_wrong_answer_to_one_problem_are_a_pair():
     assert right == 4
 
 
+@pytest.mark.parametrize("gives", ["conversations", "preferences"])
+def test_the_tools_that_a_problem_offers_are_kept_with_its_answers(gives):
+    """And with other tools it is another problem."""
+    offers = ('[{"name": "add"}]', None)
+    problems = [problem("1+1=", "2") | {"tools": tools} for tools in offers]
+    answers = [*("\\boxed{2}", "\\boxed{3}"), *("\\boxed{4}", "so \\boxed{2}")]
+    settings = RejectionSettings(samples=2, gives=gives)
+    rows, _ = verified(problems, answers, rewards.load("boxed"), settings)
+    assert [row["tools"] for row in rows] == list(offers)
+    if gives == "preferences":
+        assert [row["rejected"] for row in rows] == ["\\boxed{3}", "\\boxed{4}"]
+
+
 def test_an_answer_that_was_cut_off_is_dropped():
     cut = [True, False, False, *[False] * 6]
     rows, right = verified(

@@ -11,7 +11,7 @@ pytest.importorskip("jinja2")
 from subnetworks.checkpoints import chat
 from subnetworks.core.errors import UserError
 from subnetworks.training.data import checks as data
-from subnetworks.training.data import local_data
+from subnetworks.training.data import examples, local_data, mixture
 from subnetworks.training.data.conversations import (
     check_ends,
     end_tokens,
@@ -152,6 +152,121 @@ def test_tools_that_are_called_and_what_they_answer_reach_the_template(tmp_path)
     (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
     with pytest.raises(UserError, match="an answer that calls a tool"):
         local_data.read(str(tmp_path / "pairs.jsonl"), tmp_path / "no", {"gives": "preferences"})
+
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": name, "parameters": {"properties": {argument: {"type": "integer"}}}},
+    }
+    for name, argument in (("add", "a"), ("halve", "b"))
+]
+OFFERING = (
+    "{% for t in tools or [] %}<system>{{ t.function.name }}("
+    "{{ t.function.parameters.properties | join(',') }}){% endfor %}" + CHAT
+)
+OFFERED = "<system>add(a)<system>halve(b)"
+ROWS = {
+    "conversations": {"messages": TALK},
+    "preferences": {"prompt": TALK[:1], "chosen": "2", "rejected": "3"},
+    "problems": {"prompt": TALK[:1], "truth": "2"},
+}
+
+
+def fetched(tmp_path, gives, rows, form="jsonl", **settings):
+    """The folder of a data set made of rows with tools."""
+    pytest.importorskip("pyarrow")
+    from pyarrow import Table, parquet
+
+    tmp_path.mkdir(exist_ok=True)
+    file = tmp_path / f"rows.{form}"
+    if form == "jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        parquet.write_table(Table.from_pylist(rows), file)
+    folder = tmp_path / f"{gives}_{form}"
+    local_data.read(str(file), folder, {"gives": gives, **settings})
+    return folder
+
+
+def decoded(made, folder, gives):
+    """Each text of a data set as its run would read it."""
+    file = folder / "train.parquet"
+    if gives == "problems":
+        return [made.decode(ids) for ids, _ in data.read_problems(file, made, 200)]
+    if gives == "preferences":
+        pairs = examples.read_pairs(file, made, 200)
+        return [made.decode(ids) for pair in pairs for ids, _ in pair]
+    sft_main = pytest.importorskip("subnetworks.training.runtime.sft_main")
+    made.name_or_path = str(folder)
+    rows = sft_main.ConversationDataset(str(file), made, Config(truncation="error", max_length=200))
+    return [made.decode(row["input_ids"]) for row in rows]
+
+
+class Config(dict):
+    __getattr__ = dict.__getitem__
+
+
+@pytest.mark.parametrize("gives", ROWS)
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_a_rows_tools_reach_the_template(tmp_path, gives, form):
+    """From Parquet, too, whose rows have empty fields where other tools have arguments; beside rows
+    without tools, the first among them."""
+    rows = [ROWS[gives] | {"tools": tools} for tools in ([], TOOLS, None)]
+    folder = fetched(tmp_path, gives, rows, form)
+    texts = decoded(tokenizer(OFFERING), folder, gives)
+    each = len(texts) // 3
+    plain = decoded(tokenizer(CHAT), fetched(tmp_path, gives, [ROWS[gives]]), gives)
+    assert texts == [*plain, *(OFFERED + text for text in plain), *plain]
+    assert each == (2 if gives == "preferences" else 1)
+
+
+@pytest.mark.parametrize("gives", ROWS)
+@pytest.mark.parametrize("template", [CHAT, chat.NAMED["plain"]])
+def test_a_template_that_leaves_tools_out_is_refused(tmp_path, gives, template):
+    rows = [ROWS[gives], ROWS[gives] | {"tools": json.dumps(TOOLS)}]
+    folder = fetched(tmp_path, gives, rows)
+    with pytest.raises(
+        UserError, match=r"row 1: the tokenizer's chat template leaves out the tool"
+    ):
+        decoded(tokenizer(template), folder, gives)
+
+
+def test_a_template_for_tools_beside_the_usual_one_is_taken():
+    made = tokenizer({"default": CHAT, "tool_use": OFFERING})
+    assert templated(made, TALK, json.dumps(TOOLS)) == OFFERED + templated(made, TALK)
+
+
+@pytest.mark.parametrize("tools", ["add", '{"name": "add"}', '["add"]', [{"name": "add"}]])
+def test_what_is_no_list_of_schemas_is_named(tools):
+    with pytest.raises(
+        UserError, match=r"its tools .*add.* are no list of schemas as JSON; rewrite"
+    ):
+        templated(tokenizer(OFFERING), TALK, tools)
+
+
+def test_tools_survive_mixing_and_pairing(tmp_path):
+    pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    plain = fetched(tmp_path / "plain", "conversations", [ROWS["conversations"]] * 3)
+    offering = [ROWS["conversations"] | {"functions": TOOLS}] * 3
+    named = {"columns": {"tools": "functions"}}
+    with_tools = fetched(tmp_path / "with", "conversations", offering, **named)
+    mixture.mix(
+        {"a": plain, "b": with_tools}, tmp_path / "mixed", {"weights": {"a": 1, "b": 1}, "seed": 1}
+    )
+    rows = parquet.read_table(tmp_path / "mixed/train.parquet").to_pylist()
+    assert sorted(row["tools"] or "" for row in rows) == [""] * 3 + [json.dumps(TOOLS)] * 3
+    # To one prompt with other tools, an answer is another's.
+    judged = [
+        {"prompt": "1+1", "said": said, "right": right, "tools": tools}
+        for said, right, tools in (("2", 1, TOOLS), ("3", 0, None), ("4", 0, TOOLS))
+    ]
+    pairing = {"judged": {"answer": "said", "label": "right"}}
+    folder = fetched(tmp_path, "preferences", judged, **pairing)
+    (pair,) = parquet.read_table(folder / "train.parquet").to_pylist()
+    assert (pair["chosen"], pair["rejected"], pair["tools"]) == ("2", "4", json.dumps(TOOLS))
 
 
 def test_a_template_that_writes_the_date_writes_the_same_every_day():

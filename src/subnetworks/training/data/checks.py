@@ -195,11 +195,13 @@ def read_problems(
     """
     import pyarrow.parquet
 
-    rows = pyarrow.parquet.read_table(path, columns=["prompt", "reward_model"]).to_pylist()
+    wanted = ("prompt", "reward_model", "tools")
+    names = [name for name in pyarrow.parquet.read_schema(path).names if name in wanted]
+    rows = pyarrow.parquet.read_table(path, columns=names).to_pylist()
     texts = []
     for index, row in enumerate(rows):
         try:
-            texts.append(templated(tokenizer, row["prompt"], ask=True))
+            texts.append(templated(tokenizer, row["prompt"], row.get("tools"), ask=True))
         except UserError as error:
             raise UserError(f"{path}: row {index}: {error}") from None
     encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]

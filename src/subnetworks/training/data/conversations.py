@@ -10,6 +10,9 @@ from typing import Any
 from subnetworks.checkpoints import chat
 from subnetworks.checkpoints.manifest import trusts
 from subnetworks.core.errors import UserError
+from subnetworks.core.validation import shown
+from subnetworks.training.data.files import Unusable
+from subnetworks.training.data.schemas import tool_schemas
 
 Message = Mapping[str, str]
 OPENED = "<think>"
@@ -17,8 +20,13 @@ DATE = datetime.date(2024, 7, 26)
 """What templates that write today's date are told; Llama's have it where they know of none."""
 
 
-def spans(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
+def spans(
+    tokenizer: Any, messages: Sequence[Message], tools: str | None = None
+) -> tuple[str, list[tuple[int, int]]]:
     """A conversation as the tokenizer's chat template writes it, and where the assistant speaks.
+
+    Args:
+        tools: see `templated`.
 
     Returns:
         The text, and (begin, end) in characters of every assistant message, from behind the prompt
@@ -31,12 +39,12 @@ def spans(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, list[tuple[
         UserError: there is no template, it refuses the conversation, or it does not write from left
             to right, so that no part of the text belongs to one message.
     """
-    text = templated(tokenizer, messages)
+    text = templated(tokenizer, messages, tools)
     found = []
     for index, message in enumerate(messages):
         if message["role"] == "assistant":
-            begin = templated(tokenizer, messages[:index], ask=True)
-            end = templated(tokenizer, messages[: index + 1])
+            begin = templated(tokenizer, messages[:index], tools, ask=True)
+            end = templated(tokenizer, messages[: index + 1], tools)
             if not end.startswith(begin):
                 begin = begin.rstrip().removesuffix(OPENED)
             if not (end.startswith(begin) and text.startswith(end)):
@@ -48,21 +56,26 @@ def spans(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, list[tuple[
     return text, found
 
 
-def templated(tokenizer: Any, messages: Sequence[Message], ask: bool = False) -> str:
+def templated(
+    tokenizer: Any, messages: Sequence[Message], tools: str | None = None, ask: bool = False
+) -> str:
     """A conversation as the chat template writes it, with the beginning of an answer if `ask`.
 
+    Args:
+        tools: the JSON schemas of the tools that may be called, a list of them as JSON.
+
     Raises:
-        UserError: there is no template, or it refuses the conversation.
+        UserError: there is no template, it refuses the conversation, or it leaves out the tools.
     """
     if not getattr(tokenizer, "chat_template", True):
         raise UserError(no_template(getattr(tokenizer, "name_or_path", "the init")))
+    schemas = _offered(tools)
+    said = [_said(message) for message in messages]
+    how = {"tokenize": False, "add_generation_prompt": ask, "strftime_now": _date}
     try:
-        text: str = tokenizer.apply_chat_template(
-            [_said(message) for message in messages],
-            tokenize=False,
-            add_generation_prompt=ask,
-            strftime_now=_date,
-        )
+        text: str = tokenizer.apply_chat_template(said, **how)
+        if schemas:
+            without, text = text, tokenizer.apply_chat_template(said, tools=schemas, **how)
     except Exception as error:
         from jinja2 import TemplateError
 
@@ -73,7 +86,25 @@ def templated(tokenizer: Any, messages: Sequence[Message], ask: bool = False) ->
             f"the tokenizer's chat template refuses a conversation of {roles} ({error}); leave out "
             "system messages, or let user and assistant take turns, as it asks for"
         ) from None
+    if schemas and text == without:
+        raise UserError(
+            f"the tokenizer's chat template leaves out the tools {shown(tools)}; take an init "
+            "whose template writes them, or a data set without the column tools"
+        )
     return text
+
+
+def _offered(tools: str | None) -> list[dict[str, Any]]:
+    """What templates read as `tools`."""
+    try:
+        if isinstance(tools, str | None):
+            return tool_schemas(tools)
+    except Unusable:
+        pass
+    raise UserError(
+        f"its tools {shown(tools)} are no list of schemas as JSON; rewrite the data set with "
+        "fetch-data (in an experiment, path)"
+    )
 
 
 def no_template(folder: str | Path) -> str:
@@ -99,9 +130,16 @@ def _date(format: str) -> str:
 
 
 def tokenise(
-    tokenizer: Any, conversations: Sequence[Sequence[Message]], max_length: int | None, source: str
+    tokenizer: Any,
+    conversations: Sequence[Sequence[Message]],
+    max_length: int | None,
+    source: str,
+    tools: Sequence[str | None] = (),
 ) -> list[tuple[list[int], list[int]]]:
     """Tokens of each conversation and, for each token, 1 if it is the assistant's.
+
+    Args:
+        tools: of each conversation, see `templated`; by default none has any.
 
     Raises:
         UserError: a conversation is longer than `max_length` tokens (None: no bound), has nothing
@@ -110,7 +148,7 @@ def tokenise(
     written = []
     for row, messages in enumerate(conversations):
         try:
-            written.append(spans(tokenizer, messages))
+            written.append(spans(tokenizer, messages, tools[row] if tools else None))
         except UserError as error:
             raise UserError(f"{source}: row {row}: {error}") from None
     encoded = tokenizer(

@@ -111,6 +111,7 @@ def _conversations(
             [[*row["prompt"], {"role": "assistant", "content": row[side]}] for row in rows],
             max_length,
             source,
+            [row.get("tools") for row in rows],
         )
     ]
 

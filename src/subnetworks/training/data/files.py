@@ -154,9 +154,17 @@ def _parquet(path: Path) -> Table:
         for batch in file.iter_batches(columns=list(wanted)):
             for row in batch.to_pylist():
                 number += 1
-                yield Line(f"{path.name}:{number}", row)
+                cells = {name: _present(cell) for name, cell in row.items()}
+                yield Line(f"{path.name}:{number}", cells)
 
     return Table(file.schema_arrow.names, rows)
+
+
+def _present(cell: Any) -> Any:
+    """A cell without the fields that Arrow adds to it, empty, since another row has them."""
+    if isinstance(cell, dict):
+        return {name: _present(value) for name, value in cell.items() if value is not None}
+    return [_present(value) for value in cell] if isinstance(cell, list) else cell
 
 
 def _held(lines: Sequence[Line]) -> Table:

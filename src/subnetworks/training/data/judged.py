@@ -29,7 +29,8 @@ def pairs(answers: Sequence[Row], seed: int) -> tuple[list[Row], int]:
         others = [text for text in wrong.get(asked(row), ()) if text != row["answer"]]
         if others:
             rejected = generator.choice(others)
-            made.append({"prompt": row["prompt"], "chosen": row["answer"], "rejected": rejected})
+            rest = {name: row[name] for name in row if name not in ("answer", "label")}
+            made.append({**rest, "chosen": row["answer"], "rejected": rejected})
         else:
             alone += 1
     return made, alone

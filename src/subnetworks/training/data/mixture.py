@@ -128,7 +128,8 @@ def _read(folder: Path, split: str) -> tuple[Gives, Sequence[Row]]:
     there = pyarrow.parquet.ParquetFile(file).schema_arrow.names
     for gives, names in _SCHEMAS.items():
         if all(name in there for name in names):
-            rows: list[Row] = pyarrow.parquet.read_table(file, columns=list(names)).to_pylist()
+            used = [name for name in there if name in (*names, "tools")]
+            rows: list[Row] = pyarrow.parquet.read_table(file, columns=used).to_pylist()
             if gives == "problems":
                 for row in rows:
                     truth = row["reward_model"]["ground_truth"]

@@ -112,7 +112,7 @@ def verified(
         cut: whether each was cut off; those are not asked about. By default none was.
     """
     judged: dict[str, dict[str, bool]] = {}
-    answered: dict[str, list[Row]] = {}
+    answered: dict[str, Row] = {}
     right = 0
     for index, answer in enumerate(answers):
         if cut and cut[index]:
@@ -124,26 +124,29 @@ def verified(
         judged.setdefault(prompt, {}).setdefault(answer, is_right)
         if is_right:
             right += 1
-            answered.setdefault(prompt, problem["prompt"])
+            tools = {"tools": problem["tools"]} if "tools" in problem else {}
+            answered.setdefault(prompt, {"prompt": problem["prompt"], **tools})
     make = _pairs if settings.gives == "preferences" else _conversations
     return [
         row
-        for key, prompt in answered.items()
-        for row in list(make(prompt, judged[key]))[: settings.answers_per_problem]
+        for key, problem in answered.items()
+        for row in list(make(problem, judged[key]))[: settings.answers_per_problem]
     ], right
 
 
-def _conversations(prompt: list[Row], verdicts: Mapping[str, bool]) -> Iterator[Row]:
+def _conversations(problem: Row, verdicts: Mapping[str, bool]) -> Iterator[Row]:
+    rest = dict(problem)
+    prompt = rest.pop("prompt")
     for answer, is_right in verdicts.items():
         if is_right:
-            yield {"messages": [*prompt, {"role": "assistant", "content": answer}]}
+            yield {"messages": [*prompt, {"role": "assistant", "content": answer}], **rest}
 
 
-def _pairs(prompt: list[Row], verdicts: Mapping[str, bool]) -> Iterator[Row]:
+def _pairs(problem: Row, verdicts: Mapping[str, bool]) -> Iterator[Row]:
     right = [answer for answer, is_right in verdicts.items() if is_right]
     wrong = [answer for answer, is_right in verdicts.items() if not is_right]
     for chosen, rejected in zip(right, wrong, strict=False):
-        yield {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+        yield {**problem, "chosen": chosen, "rejected": rejected}
 
 
 def generate(

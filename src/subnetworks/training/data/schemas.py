@@ -16,8 +16,8 @@ def columns(settings: RowSettings, known: Collection[str]) -> dict[str, str]:
 
     Conversations are `messages`, or `prompt` and `completion`; a problem's truth is in `truth` or
     verl's `reward_model`; the prompt of a pair may be within whole conversations; judged answers
-    are `answer` and `label`. What the settings
-    make of other columns (`template`, `answer`) is not among ours.
+    are `answer` and `label`. With any of them there may be `tools`. What the settings make of other
+    columns (`template`, `answer`) is not among ours.
     """
     told = settings.columns
     match settings.gives:
@@ -43,6 +43,8 @@ def columns(settings: RowSettings, known: Collection[str]) -> dict[str, str]:
                 names = ("chosen", "rejected")
                 if "prompt" in told or "prompt" in known:
                     names = ("prompt", *names)
+    if "tools" in told or "tools" in known:
+        names = (*names, "tools")
     made = {"prompt": settings.template, "truth": settings.answer}
     return {name: told.get(name, name) for name in names if made.get(name) is None}
 
@@ -71,14 +73,35 @@ def converted(cells: Row, names: Mapping[str, str], settings: RowSettings, origi
         if made[asked][0]["role"] == "system":
             raise Unusable("a system message of its own beside system")
         made[asked] = [{"role": "system", "content": settings.system}, *made[asked]]
+    if tools := tool_schemas(row.get("tools")):
+        made["tools"] = json.dumps(tools)
     return {"data_source": origin, **made} if settings.gives == "problems" else made
 
 
 def asked(row: Row) -> str:
-    """What a row asks, as a text: a conversation's messages up to the first answer."""
-    if "messages" not in row:
-        return repr(row["prompt"])
-    return repr(list(takewhile(lambda one: one["role"] != "assistant", row["messages"])))
+    """What a row asks, as a text: a conversation's messages up to the first answer, and tools."""
+    messages = row["prompt"] if "messages" not in row else row["messages"]
+    if "messages" in row:
+        messages = list(takewhile(lambda one: one["role"] != "assistant", messages))
+    return repr(messages) + (row.get("tools") or "")
+
+
+def tool_schemas(cell: Any) -> list[Row]:
+    """The JSON schemas of the tools that a row offers, which may also be written as one text.
+
+    Raises:
+        Unusable: they are something else.
+    """
+    if isinstance(cell, str) and cell:
+        try:
+            cell = json.loads(cell)
+        except (ValueError, RecursionError):
+            raise Unusable("tools that are not JSON") from None
+    if cell in (None, ""):
+        return []
+    if not isinstance(cell, list) or not all(isinstance(tool, dict) and tool for tool in cell):
+        raise Unusable("tools that are no list of JSON schemas")
+    return cell
 
 
 def _field(field: re.Match[str], cells: Row) -> str:
@@ -121,7 +144,10 @@ def _plain(cell: Any, where: str) -> str:
 
 
 def numbered(rows: Sequence[Row], gives: Gives, split: str) -> list[Row]:
-    """The rows of a split as they are written: problems have their number, as verl wants it."""
+    """The rows of a split as they are written: all have the same columns, problems their number, as
+    verl wants it."""
+    if any(row.get("tools") for row in rows):
+        rows = [{**row, "tools": row.get("tools")} for row in rows]
     if gives != "problems":
         return list(rows)
     return [

@@ -38,9 +38,9 @@ def _is_value(value: Any) -> Any:
 
 Values = Annotated[Value | list[Value], BeforeValidator(_is_value)]
 COLUMNS: dict[str, tuple[str, ...]] = {
-    "conversations": ("messages", "prompt", "completion"),
-    "problems": ("prompt", "truth"),
-    "preferences": ("prompt", "chosen", "rejected"),
+    "conversations": ("messages", "prompt", "completion", "tools"),
+    "problems": ("prompt", "truth", "tools"),
+    "preferences": ("prompt", "chosen", "rejected", "tools"),
 }
 
 

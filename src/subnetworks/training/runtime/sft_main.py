@@ -24,9 +24,10 @@ from subnetworks.training.settings import due
 
 
 class ConversationDataset(Dataset):
-    """Rows of the column `messages`; verl constructs it with its `data` section.
+    """Rows of the column `messages`, with `tools` if there are any.
 
-    An item has `input_ids`, `position_ids` and `loss_mask`, int64, shape (tokens,).
+    verl constructs it with its `data` section. An item has `input_ids`, `position_ids` and
+    `loss_mask`, int64, shape (tokens,).
     """
 
     def __init__(
@@ -43,9 +44,11 @@ class ConversationDataset(Dataset):
             tokenizer.chat_template = chat.NAMED[config.chat_template]
         check_ends(tokenizer, tokenizer.name_or_path)
         path = parquet_files if isinstance(parquet_files, str) else parquet_files[0]
-        rows = pyarrow.parquet.read_table(path, columns=["messages"])["messages"].to_pylist()
+        names = [n for n in pyarrow.parquet.read_schema(path).names if n in ("messages", "tools")]
+        rows = pyarrow.parquet.read_table(path, columns=names).to_pylist()
+        talks, tools = [row["messages"] for row in rows], [row.get("tools") for row in rows]
         bound = None if config.truncation == "truncate" else config.max_length
-        self.rows = tokenise(tokenizer, rows, bound, path)
+        self.rows = tokenise(tokenizer, talks, bound, path, tools)
         if config.truncation == "truncate":
             kept = cut([(row,) for row in self.rows], config.max_length, path)
             self.rows = [self.rows[index] for index in kept]
