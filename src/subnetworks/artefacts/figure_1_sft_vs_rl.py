@@ -175,19 +175,11 @@ def _bars(axes: Axes, rows: list[dict[str, Any]], title: str) -> None:
         )
         if place == 0:
             name = textwrap.fill(row["family"], 13, break_on_hyphens=False)
-            labels.append(name if row["n"] is None else f"{name}\nn = {_short(row['n'])}")
+            labels.append(name if row["n"] is None else f"{name}\nn = {shared.short(row['n'])}")
     axes.set_xticks(range(len(labels)), labels)
     axes.tick_params(axis="x", length=0, labelsize=7)
     axes.set_xlim(-0.6, len(labels) - 0.4)
     axes.set_title(title)
-
-
-def _short(n: int) -> str:
-    """A count of weights in words: 805k, 8.03B."""
-    for unit, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if n >= unit:
-            return f"{n / unit:.3g}{letter}"
-    return str(n)
 
 
 def _patch(algorithm: str, label: str) -> matplotlib.patches.Patch:

@@ -85,6 +85,14 @@ def span(values: Iterable[float], digits: int = 1) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def short(n: int) -> str:
+    """A count of weights in words: 805k, 8.03B."""
+    for unit, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if n >= unit:
+            return f"{n / unit:.3g}{letter}"
+    return str(n)
+
+
 def difference(ours: float | None, theirs: float | None) -> float | None:
     """Ours minus theirs, None where either is missing."""
     return None if ours is None or theirs is None else ours - theirs
