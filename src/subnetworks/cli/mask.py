@@ -98,7 +98,7 @@ def mask(
     read = checkpoints.places(*sources) if of_weights else sources
     outputs = claim("mask", reads=[*read, like], files={"--output": output})
     with recorded(*outputs, seed=seed, settings=record):
-        changed = module.make(request)
+        changed = mask_making.make(operation, request)
     n = Mask.open(output).n
     typer.echo(f"{output}: {changed} of {n} entries set ({changed / max(n, 1):.2%})")
 

@@ -141,16 +141,21 @@ class ByWeights(Amount, Weights):
     """Entries that a checkpoint's own weights choose, in each tensor."""
 
 
-class Chosen(MaskSettings):
-    """A mask of the entries that a checkpoint's weights choose."""
+class OfAmount(MaskSettings):
+    """A mask of as many entries as another has, or of a share of them."""
 
-    made_of: ClassVar[str] = "checkpoint"
     options: ClassVar[tuple[str, ...]] = ("like", "density")
 
     @property
     def masks(self) -> list[str]:
         """See `MaskSettings.masks`."""
         return [self.value.like] if self.value.like else []
+
+
+class Chosen(OfAmount):
+    """A mask of the entries that a checkpoint's weights choose."""
+
+    made_of: ClassVar[str] = "checkpoint"
 
     @property
     def checkpoint(self) -> str | None:
@@ -183,15 +188,8 @@ class OfGradients(OfRun):
     )
 
 
-class Predicted(MaskSettings):
+class Predicted(OfAmount):
     """A mask of the entries that what is known before a run's first update chooses."""
-
-    options: ClassVar[tuple[str, ...]] = ("like", "density")
-
-    @property
-    def masks(self) -> list[str]:
-        """See `MaskSettings.masks`."""
-        return [self.value.like] if self.value.like else []
 
     @property
     def run(self) -> str:
@@ -286,6 +284,19 @@ def check(name: str, settings: type[MaskSettings], request: Request) -> None:
 
 def _written(key: str) -> str:
     return f"--{key}" if key in NAMED_OPTIONS else f"--set {key}"
+
+
+def make(name: str, request: Request) -> int:
+    """Write the mask of a source: its own `make`, or the highest of its `scores`.
+
+    Returns the number of set entries.
+    """
+    from subnetworks.measuring import scores
+
+    source = mask_sources.load(name)
+    if hasattr(source, "make"):
+        return int(source.make(request))
+    return scores.make(name, request, source.scores(request))
 
 
 def combined(

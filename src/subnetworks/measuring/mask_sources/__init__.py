@@ -2,9 +2,10 @@
 
 A module's `SETTINGS` is the model of what an experiment says of such a mask, a `MaskSettings` with
 the module's name among its keys; `make(request)` writes the mask and returns the number of its set
-entries (`subnetworks.measuring.mask_making`). What computes is imported in functions alone, so that
-the workflow can read settings without it. The mask of an update has no module here: it is extracted
-while the update is measured.
+entries (`subnetworks.measuring.mask_making`), or `scores(request)` gives scores of which the
+highest are taken. What computes is imported in functions alone, so that the workflow can read
+settings without it. The mask of an update has no module here: it is extracted while the update is
+measured.
 """
 
 import importlib

@@ -28,10 +28,3 @@ def scores(request: Request) -> "Scores":
     from subnetworks.measuring.scores import of_gradients
 
     return of_gradients(request.sources[0], "square")
-
-
-def make(request: Request) -> int:
-    """See `subnetworks.measuring.mask_sources`."""
-    from subnetworks.measuring import scores as by_scores
-
-    return by_scores.make("fisher", request, scores(request))

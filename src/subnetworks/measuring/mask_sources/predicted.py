@@ -77,10 +77,3 @@ def of_checkpoint(source: str, settings: Mapping[str, Any]) -> "Scores":
         return np.maximum(found, 0).astype(np.float32)
 
     return of_weights(source, chance)
-
-
-def make(request: Request) -> int:
-    """See `subnetworks.measuring.mask_sources`."""
-    from subnetworks.measuring import scores as by_scores
-
-    return by_scores.make("predicted", request, scores(request))
