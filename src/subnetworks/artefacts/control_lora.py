@@ -193,4 +193,4 @@ def _listed(rows: polars.DataFrame, key: str, chance: str = "") -> str:
     return "; ".join(words)
 
 
-ARTEFACT = Table(__name__, specification=Shown, rows=build, said=said)
+ARTEFACT = Table(__name__, specification=Shown)
