@@ -79,16 +79,16 @@ class Gradients:
         """Shape of a parameter."""
         return self._arrays[_SUM + name].shape
 
-    def mean(self, name: str) -> Values:
-        """The mean gradient of each entry, flat."""
-        return self._read(_SUM + name) / np.float32(self.batches)
+    def mean(self, name: str, start: int = 0, stop: int | None = None) -> Values:
+        """The mean gradient of entries start … stop, all by default, flat."""
+        return self._read(_SUM + name, start, stop)
 
-    def square(self, name: str) -> Values:
-        """The mean squared gradient of each entry, flat: the diagonal of the empirical Fisher
-        information, of batches."""
-        return self._read(_SQUARE + name) / np.float32(self.batches)
+    def square(self, name: str, start: int = 0, stop: int | None = None) -> Values:
+        """The same of squared gradients: the diagonal of the empirical Fisher information, of
+        batches."""
+        return self._read(_SQUARE + name, start, stop)
 
-    def signal(self, name: str) -> Values:
+    def signal(self, name: str, start: int = 0, stop: int | None = None) -> Values:
         """|mean| over standard deviation of each entry's gradients, flat.
 
         0 where both are; infinite where only the deviation is.
@@ -98,13 +98,13 @@ class Gradients:
         """
         if self.batches < 2:
             raise UserError(f"{self.path}: of one batch, which has no deviation; use at least two")
-        mean = np.abs(self.mean(name)).astype(np.float64)
-        variance = self.square(name).astype(np.float64) - mean * mean
+        mean = np.abs(self.mean(name, start, stop)).astype(np.float64)
+        variance = self.square(name, start, stop).astype(np.float64) - mean * mean
         # Rounding of sums in float32 may leave less than nothing.
         spread = np.sqrt(np.maximum(variance, 0) * self.batches / (self.batches - 1))
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(mean > 0, mean / spread, 0).astype(np.float32)
 
-    def _read(self, key: str) -> Values:
+    def _read(self, key: str, start: int, stop: int | None) -> Values:
         tensor: Tensor = self._arrays[key]
-        return tensor.raw().view(np.float32)
+        return tensor.raw(start, stop).view(np.float32) / np.float32(self.batches)

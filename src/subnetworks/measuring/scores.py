@@ -1,8 +1,10 @@
 """Masks of the entries with the highest scores, where every entry has one before training."""
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,8 @@ from subnetworks.measuring.selections import Share, lowest
 from subnetworks.measuring.updates.pairing import match
 
 Values = NDArray[np.float32]
+# Entries worked on at a time.
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ def make(operation: str, request: Request, scores: Scores, **facts: str) -> int:
     """Write the mask of the highest scores, as many as `request` asks for.
 
     In each tensor, or (`in_all`) over all of them. Of equal scores those are taken that the seed
-    draws. Memory: the largest tensor's scores.
+    draws. Memory: 13 bytes an entry of the largest tensor, and 8 more of each that has the last
+    score taken.
 
     Args:
         operation: the source, which the mask records with `facts`.
@@ -98,7 +103,25 @@ def make(operation: str, request: Request, scores: Scores, **facts: str) -> int:
 def keys(scores: Values) -> NDArray[np.uint32]:
     """Whole numbers in the opposite order of scores that are at least 0."""
     # A float32 that is not negative has the order of its bits; adding 0 makes -0 to 0.
-    return np.uint32(0xFFFFFFFF) - (scores + np.float32(0)).view(np.uint32)
+    found = (scores + np.float32(0)).view(np.uint32)
+    return np.subtract(np.uint32(0xFFFFFFFF), found, out=found)
+
+
+def _pieces(n: int) -> Iterator[slice]:
+    for start in range(0, n, _PIECE):
+        yield slice(start, min(start + _PIECE, n))
+
+
+def _cut(found: NDArray[np.uint32]) -> Iterator[NDArray[np.uint32]]:
+    return (found[piece] for piece in _pieces(found.size))
+
+
+def _filled(n: int, score: Callable[[int, int], Values]) -> Values:
+    """Scores of n entries; `score` gives those from one entry to another."""
+    whole = np.empty(n, np.float32)
+    for piece in _pieces(n):
+        whole[piece] = score(piece.start, piece.stop)
+    return whole
 
 
 Bits = NDArray[np.bool_]
@@ -107,7 +130,7 @@ Bits = NDArray[np.bool_]
 def _in_each(scores: Scores, wanted: Mapping[str, int], seed: int) -> Iterator[tuple[str, Bits]]:
     for name in scores.shapes:
         found = keys(scores.of(name))
-        bound, ties = lowest(lambda found=found: [found], 32, wanted[name])  # type: ignore[misc]
+        bound, ties = lowest(partial(_cut, found), 32, wanted[name])
         if not wanted[name]:
             yield name, np.zeros(found.size, np.bool_)
             continue
@@ -119,7 +142,12 @@ def _over_all(scores: Scores, wanted: Mapping[str, int], seed: int) -> Iterator[
     if not total:
         yield from ((name, np.zeros(keys(scores.of(name)).size, np.bool_)) for name in wanted)
         return
-    bound, ties = lowest(lambda: (keys(scores.of(name)) for name in scores.shapes), 32, total)
+
+    def every() -> Iterator[NDArray[np.uint32]]:
+        for name in scores.shapes:
+            yield from _cut(keys(scores.of(name)))
+
+    bound, ties = lowest(every, 32, total)
     equal = {name: int(np.count_nonzero(keys(scores.of(name)) == bound)) for name in scores.shapes}
     generator = masks.generator(seed, "")
     if sum(equal.values()) < draws.LIMIT:
@@ -147,17 +175,24 @@ def of_gradients(path: str | os.PathLike[str], kind: str) -> Scores:
 
     opened = Gradients(path)
     shapes = {name: opened.shape(name) for name in opened.names}
-    return Scores(shapes, getattr(opened, kind), opened.before, str(opened.path))
+
+    def of(name: str) -> Values:
+        return _filled(math.prod(shapes[name]), partial(getattr(opened, kind), name))
+
+    return Scores(shapes, of, opened.before, str(opened.path))
 
 
 def of_weights(source: str | os.PathLike[str], score: Callable[[Values], Values]) -> Scores:
-    """Scores of a checkpoint's parameters; `score` gives them of weights, float32, flat."""
+    """Scores of a checkpoint's parameters; `score` gives them of some weights, float32, flat."""
     checkpoint = checkpoints.open(source)
     verify(checkpoint)
     tensors = {pair.name: pair.before for pair in match(checkpoint, checkpoint).values}
 
     def of(name: str) -> Values:
-        return score(decode(tensors[name].raw(), tensors[name].dtype).reshape(-1))
+        tensor = tensors[name]
+        return _filled(
+            tensor.n, lambda start, stop: score(decode(tensor.raw(start, stop), tensor.dtype))
+        )
 
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     return Scores(shapes, of, digest(checkpoint), checkpoint.source)

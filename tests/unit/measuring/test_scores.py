@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from subnetworks import checkpoints
 from subnetworks.checkpoints.identity import digest
+from subnetworks.checkpoints.numbers import decode
 from subnetworks.cli import load
 from subnetworks.core.errors import UserError
 from subnetworks.measuring import draws, gradients, masks, rankings, scores
@@ -113,6 +114,25 @@ def test_in_all_takes_them_wherever_they_are(made):
     assert int(mask.metadata["changed"]) == count
 
 
+def test_a_tensor_in_many_pieces_is_scored_as_a_whole(made, monkeypatch):
+    monkeypatch.setattr(scores, "_PIECE", 7)
+    folder, each, _ = made
+    file, out = folder / "gradients.safetensors", folder / "m.safetensors"
+    opened, given = Gradients(file), scores.of_gradients(file, "signal")
+    for name in each:
+        assert np.array_equal(given.of(name), opened.signal(name)), name
+    weights = scores.of_weights(folder / "init.safetensors", np.abs)
+    with checkpoints.open(folder / "init.safetensors") as init:
+        for name, tensor in init.tensors.items():
+            whole = np.abs(decode(tensor.raw(), tensor.dtype))
+            assert np.array_equal(weights.of(name), whole), name
+    scores.make("test", Request([], out, in_all=True, options={"density": 0.13}), given)
+    every = np.concatenate([opened.signal(name) for name in each])
+    found = np.concatenate([Mask.open(out).array(name).ravel() for name in each])
+    assert np.array_equal(found, top(every, found.sum()))
+    assert found.sum() == sum(int(np.floor(0.13 * value[0].size + 0.5)) for value in each.values())
+
+
 @pytest.mark.parametrize(
     ("in_all", "limit"), [(False, draws.LIMIT), (True, draws.LIMIT), (True, 100)]
 )
@@ -152,8 +172,6 @@ def test_predicted_and_product_follow_the_null_model(made):
     known = {"learning_rate": 1e-5, "steps": 40, "betas": (0.9, 0.95)}
     optimiser = null_model.Optimiser(**known)
     with checkpoints.open(folder / "init.safetensors") as opened:
-        from subnetworks.checkpoints.numbers import decode
-
         chance = {
             name: null_model.probability_of_change(
                 decode(tensor.raw(), tensor.dtype), optimiser
