@@ -59,7 +59,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "count_bf16": (
         None,
         [
-            *(_P, _P, _P, _P, _I, _I, _I),
+            *(_P, _P, _I),
             *(_P, _I, _I, _I, _I, _F, _P, _I, _P, _P, _P, _P),
         ],
     ),
@@ -262,17 +262,6 @@ def _mask(mask: np.ndarray | None, n: int) -> tuple[int, int]:
     return _at(mask), 1
 
 
-def _hashes(n: int, chunk: int, *sides: np.ndarray | None) -> tuple[int, list[int]]:
-    """Which sides are hashed, as bits, and where their hashes go."""
-    assert chunk % _CHUNK == 0
-    hashed = 0
-    for k, hashes in enumerate(sides):
-        if hashes is not None:
-            assert hashes.dtype == np.uint64 and hashes.size == -(-n // chunk)
-            hashed |= 1 << k
-    return hashed, [0 if hashes is None else _at(hashes) for hashes in sides]
-
-
 def _check(dtype: str, *arrays: np.ndarray) -> None:
     for array in arrays:
         assert array.dtype == dtype and array.flags.c_contiguous and array.size == arrays[0].size
@@ -285,8 +274,6 @@ def count_bf16(
     mask: np.ndarray | None,
     counts: Counts,
     space: np.ndarray,
-    chunk: int = 4096,
-    hashes: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
 ) -> None:
     """Count a piece of bfloat16 entries, given as uint16; fill its packed mask, if one is given.
 
@@ -294,18 +281,14 @@ def count_bf16(
         a, b: the entries before and after.
         rule, mask, counts: what to count, and where to.
         space: as `scratch` gives it.
-        chunk: entries a fingerprint is of; a multiple of 4096.
-        hashes: where the fingerprints of each side's chunks go (uint64), if they are wanted.
     """
     _check("uint16", a, b)
     at, masked = _mask(mask, a.size)
-    hashed, places = _hashes(a.size, chunk, *hashes)
     if (functions := _functions()) is None:
-        return portable.count_bf16(a, b, rule, mask, counts, chunk, hashes)
+        return portable.count_bf16(a, b, rule, mask, counts)
     functions["count_bf16"](
-        _at(a), places[0], _at(b), places[1], hashed, a.size, chunk,
-        *rule._arguments, at, masked, *counts._arguments, _at(space),
-    )  # fmt: skip
+        _at(a), _at(b), a.size, *rule._arguments, at, masked, *counts._arguments, _at(space)
+    )
 
 
 @dataclass(frozen=True)
@@ -326,13 +309,16 @@ class Side:
 
 def _sides(n: int, chunk: int, before: Side, after: Side) -> tuple[int, list[list[int]]]:
     """Which sides are hashed, as bits, and of each: file, offset, buffer, address, hashes."""
-    hashed, hashes = _hashes(n, chunk, before.hashes, after.hashes)
     _check("uint8", before.buffer, after.buffer)
-    assert before.buffer.size >= 2 * chunk
-    return hashed, [
-        [side.descriptor, side.offset, _at(side.buffer), _at(side.buffer), place]
-        for side, place in zip((before, after), hashes, strict=True)
-    ]
+    assert before.buffer.size >= 2 * chunk and chunk % _CHUNK == 0
+    hashed, sides = 0, []
+    for k, side in enumerate((before, after)):
+        if side.hashes is not None:
+            assert side.hashes.dtype == np.uint64 and side.hashes.size == -(-n // chunk)
+            hashed |= 1 << k
+        buffer, hashes = _at(side.buffer), 0 if side.hashes is None else _at(side.hashes)
+        sides.append([side.descriptor, side.offset, buffer, buffer, hashes])
+    return hashed, sides
 
 
 def stream_bf16(

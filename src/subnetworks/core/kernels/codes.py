@@ -13,16 +13,7 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 from subnetworks.core.kernels import processor
-from subnetworks.core.kernels.layout import (
-    BF16,
-    CODES,
-    E5M2,
-    EXPONENTS,
-    GRID,
-    SCRATCH,
-    STEP_BINS,
-    TOLERANCES,
-)
+from subnetworks.core.kernels.layout import BF16, CODES, E5M2, GRID, SCRATCH
 from subnetworks.core.kernels.source import (
     _bits_of,
     _count_bf16,
@@ -31,6 +22,7 @@ from subnetworks.core.kernels.source import (
     _float_of,
     _jit,
     _read,
+    _results,
 )
 
 _QUIET_NAN = 0x7FC00000
@@ -227,11 +219,7 @@ def stream_codes(
     bounds = carray(bounds_, close + absolute + relative)
     rule = bounds, close, absolute, relative, select, bound
     mask = carray(mask_, (n + 7) // 8 if masked else 0)
-    results = (
-        carray(counts_, TOLERANCES + bounds.size),
-        carray(steps_, STEP_BINS),
-        carray(exponents_, 2 * EXPONENTS),
-    )
+    results = _results(bounds.size, counts_, steps_, exponents_)
     scratch = carray(scratch_, SCRATCH)
     chunks = (n + chunk - 1) // chunk
     before_hashes = carray(before_hashes_, chunks if hashed & 1 else 0)
@@ -277,9 +265,7 @@ def settle_codes(
     table = carray(table_, CODES * CODES)
     values = carray(values_, CODES)
     bounds = carray(bounds_, close + absolute + relative)
-    counts = carray(counts_, TOLERANCES + bounds.size)
-    steps = carray(steps_, STEP_BINS)
-    n_by_exponent = carray(exponents_, 2 * EXPONENTS)
+    counts, steps, n_by_exponent = _results(bounds.size, counts_, steps_, exponents_)
     none = carray(table_, 0).view(np.uint8)
     for p in range(CODES):
         for q in range(CODES):

@@ -97,20 +97,11 @@ def count_bf16(
     rule: "Rule",
     mask: np.ndarray | None,
     counts: "Counts",
-    chunk: int,
-    hashes: tuple[np.ndarray | None, np.ndarray | None],
 ) -> None:
     """As `kernels.count_bf16`."""
     bits = a.astype(np.uint32), b.astype(np.uint32)
     first, second = ((side << np.uint32(16)).view(np.float32) for side in bits)
     count_any(bits, (first, second), (first, second), 0x7FFF, rule, mask, counts)
-    for side, found in zip((a, b), hashes, strict=True):
-        for k in range(0 if found is None else found.size):
-            padded = np.zeros(chunk, np.uint16)
-            part = side[k * chunk : (k + 1) * chunk]
-            padded[: part.size] = part
-            assert found is not None
-            found[k] = fingerprint(padded.view(np.uint64)[: (part.size + 3) // 4])
 
 
 def fingerprint(words: np.ndarray) -> int:

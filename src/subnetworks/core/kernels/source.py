@@ -530,28 +530,27 @@ def _count_bf16(a, b, rule, mask, masked, results, scratch, hashing):
         counts[TOLERANCES + k] += unmoved
 
 
-def count_bf16(
-    a_, a_hashes_, b_, b_hashes_, hashed, n, chunk,
-    bounds_, close, absolute, relative, select, bound, mask_, masked,
-    counts_, steps_, exponents_, scratch_,
-):  # fmt: skip
-    """Count a piece of bfloat16 entries, and hash it chunk by chunk."""
-    bounds = carray(bounds_, close + absolute + relative)
-    rule = bounds, close, absolute, relative, select, bound
-    results = (
-        carray(counts_, TOLERANCES + bounds.size),
+@_jit
+def _results(tolerances, counts_, steps_, exponents_):
+    return (
+        carray(counts_, TOLERANCES + tolerances),
         carray(steps_, STEP_BINS),
         carray(exponents_, 2 * EXPONENTS),
     )
-    chunks = (n + chunk - 1) // chunk
-    hashing = (
-        carray(a_hashes_, chunks if hashed & 1 else 0),
-        carray(b_hashes_, chunks if hashed & 2 else 0),
-        chunk,
-    )
+
+
+def count_bf16(
+    a_, b_, n, bounds_, close, absolute, relative, select, bound, mask_, masked,
+    counts_, steps_, exponents_, scratch_,
+):  # fmt: skip
+    """Count a piece of bfloat16 entries."""
+    bounds = carray(bounds_, close + absolute + relative)
+    unhashed = carray(scratch_, 0).view(np.uint64)
     _count_bf16(
-        carray(a_, n), carray(b_, n), rule, carray(mask_, (n + 7) // 8 if masked else 0), masked,
-        results, carray(scratch_, SCRATCH), hashing,
+        carray(a_, n), carray(b_, n), (bounds, close, absolute, relative, select, bound),
+        carray(mask_, (n + 7) // 8 if masked else 0), masked,
+        _results(bounds.size, counts_, steps_, exponents_), carray(scratch_, SCRATCH),
+        (unhashed, unhashed, n),
     )  # fmt: skip
 
 
@@ -577,11 +576,7 @@ def stream_bf16(
     bounds = carray(bounds_, close + absolute + relative)
     rule = bounds, close, absolute, relative, select, bound
     mask = carray(mask_, (n + 7) // 8 if masked else 0)
-    results = (
-        carray(counts_, TOLERANCES + bounds.size),
-        carray(steps_, STEP_BINS),
-        carray(exponents_, 2 * EXPONENTS),
-    )
+    results = _results(bounds.size, counts_, steps_, exponents_)
     scratch = carray(scratch_, SCRATCH)
     first = carray(before_, chunk)
     second = carray(after_, chunk)
@@ -676,9 +671,7 @@ def count_any(
     yh = carray(yh_, n)
     bounds = carray(bounds_, close + absolute + relative)
     mask = carray(mask_, (n + 7) // 8 if masked else 0)
-    counts = carray(counts_, TOLERANCES + bounds.size)
-    steps = carray(steps_, STEP_BINS)
-    n_by_exponent = carray(exponents_, 2 * EXPONENTS)
+    counts, steps, n_by_exponent = _results(bounds.size, counts_, steps_, exponents_)
     for i in range(n):
         _count_one(
             a[i], b[i], x[i], y[i], xh[i], yh[i], magnitude, bounds, close, absolute, relative,
@@ -769,8 +762,7 @@ _u8, _u16, _u32, _u64, _i64, _f32 = _pointers(
 )
 EXPORTS = {
     count_bf16: types.void(
-        _u16, _u64, _u16, _u64, _i, _i, _i,
-        _f32, _i, _i, _i, _i, _f, _u8, _i, _i64, _i64, _i64, _u8,
+        _u16, _u16, _i, _f32, _i, _i, _i, _i, _f, _u8, _i, _i64, _i64, _i64, _u8,
     ),
     stream_bf16: _i(
         _i, _i, _u16, _i, _u64, _i, _i, _u16, _i, _u64, _i, _i, _i,
