@@ -72,7 +72,7 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
 def _held(context: Context, name: str, labels: dict[str, str]) -> list[dict[str, Any]]:
     """One row per mask and kind of the update `name`."""
     rows = []
-    masks = {row["mask"].split("/")[-1].split(".")[0]: row for row in context.transfer(name)}
+    masks = context.transfer(name)
     for mask, mask_label in labels.items():
         if mask not in masks:
             raise UserError(f"transfers/{name}.json: the mask {mask!r} is not in it; make it anew")

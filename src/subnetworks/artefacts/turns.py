@@ -219,23 +219,21 @@ class MeanContext(Context):
         read = super().samples
         return self._read(lambda name: read(name, benchmark), checkpoint, "checkpoints")
 
-    def transfer(self, name: str) -> list[dict[str, Any]]:  # noqa: D102
+    def transfer(self, name: str) -> dict[str, dict[str, Any]]:  # noqa: D102
         found = [super(MeanContext, self).transfer(one) for one in self._at_turns(name, "updates")]
+        known = {mask for rows in found for mask in rows}
 
-        def of(mask: str, turn: int) -> dict[str, Any]:
-            names = self._at_turns(_stem(mask), *_UPDATES)
-            wanted = names[turn] if len(names) > 1 else names[0]
-            return next(row for row in found[turn] if _stem(row["mask"]) == wanted)
+        def at_turns(mask: str) -> Sequence[str]:
+            names = self._at_turns(mask, *_UPDATES)
+            return names if len(names) > 1 else [names[0]] * len(found)
 
-        known = {_stem(row["mask"]) for rows in found for row in rows}
-        rows = [
-            row for row in found[0] if set(self._at_turns(_stem(row["mask"]), *_UPDATES)) <= known
-        ]
-        return [
-            {**_averaged([of(row["mask"], turn) for turn in range(len(found))], name),
-             "mask": row["mask"]}
-            for row in rows
-        ]  # fmt: skip
+        return {
+            mask: _averaged(
+                [rows[one] for rows, one in zip(found, at_turns(mask), strict=False)], name
+            )
+            for mask in found[0]
+            if set(at_turns(mask)) <= known
+        }
 
 
 def with_intervals(
@@ -266,10 +264,6 @@ def with_intervals(
 def spread_of(context: Context) -> Over | None:
     """What a figure draws at every seed; None where it is of one."""
     return context.over if isinstance(context, MeanContext) else None
-
-
-def _stem(mask: str) -> str:
-    return mask.split("/")[-1].split(".")[0]
 
 
 def _averaged(values: Sequence[Any], name: str) -> Any:

@@ -92,11 +92,11 @@ class Context:
         path = self.results / "rankings" / f"{overlap}.json"
         return _json(path, "ranking", "average_precision", "sweep")
 
-    def transfer(self, name: str) -> list[dict[str, Any]]:
-        """How much of an update lies within each of some masks (`transfers/<name>.json`)."""
+    def transfer(self, name: str) -> dict[str, dict[str, Any]]:
+        """How much of an update lies within each mask, by its name (`transfers/<name>.json`)."""
         path = self.results / "transfers" / f"{name}.json"
-        rows: list[dict[str, Any]] = _json(path, "transfer", "masks")["masks"]
-        return rows
+        rows = _json(path, "transfer", "masks")["masks"]
+        return {row["mask"].split("/")[-1].split(".")[0]: row for row in rows}
 
     def score(self, checkpoint: str, benchmark: str) -> dict[str, Any]:
         """One score with its standard error (`evaluation/<checkpoint>/<benchmark>.json`)."""
