@@ -6,15 +6,19 @@ with the mask that the run ends with, and with full training.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
+from subnetworks.artefacts import pairing, statistics
 from subnetworks.artefacts.base import (
     Benchmark,
+    Logged,
     Names,
     Overlap,
-    Scored,
     Specification,
     Table,
     Update,
@@ -43,6 +47,10 @@ COLUMNS = (
     Column("average_precision_pct", "area under curve (%)"),
     Column("accuracy_pct", "accuracy (%)", error="accuracy_stderr_pct"),
     Column("difference_pct", "against full", signed=True, error="difference_stderr_pct"),
+    text("standing", "standing"),
+    Column("loss_difference", "loss against full", digits=4, signed=True),
+    Column("loss_kept_pct", "of the loss gained (%)", digits=0),
+    text("loss_standing", "standing", "loss"),
     Column("agreement_pct", "agree with full (%)"),
 )
 NOTES = (
@@ -54,7 +62,14 @@ NOTES = (
     "Accuracy: greedy answers to held-out questions, ± standard error; the difference is paired by "
     "question. Agree with full: share of all weights within 1e-5 of where full training ends, in "
     "bf16.",
+    "Loss: mean over the second half of the steps, of preference and supervised training. Of the "
+    "loss gained: what full training lowers it by from its first step to there is 100.",
+    "Standing over several seeds: equivalent, if the difference lies within the margin by two "
+    "one-sided tests at 0.05; else better or worse by a t test at 0.05; else undecided. The margin "
+    "is 2 points of accuracy unless the experiment says otherwise, and of the loss the seeds' "
+    "noise: how far two full trainings with different seeds are apart, in the root mean square.",
 )
+MARGIN = 2.0
 SCHEMA = {
     "source": str,
     "algorithm": str,
@@ -64,6 +79,10 @@ SCHEMA = {
     **{column.key: float for column in COLUMNS if not column.is_text},
     "accuracy_stderr_pct": float,
     "difference_stderr_pct": float,
+    "loss": float,
+    "loss_margin": float,
+    "standing": str,
+    "loss_standing": str,
 }
 Ranked = Annotated[str, Names("overlaps", ("rankings/{}.json",))]
 
@@ -73,7 +92,7 @@ class Row(Specification):
 
     about: ClassVar[tuple[str, ...]] = ("of",)
     needs: ClassVar[tuple[str, ...]] = ("algorithm",)
-    of: Annotated[str, Names("checkpoints")]
+    of: Logged
     """The run that is to be foreseen, trained in full."""
     label: str
     kind: Literal["full", "predicted", "afterwards", "ignorant"]
@@ -83,7 +102,10 @@ class Row(Specification):
     """The final mask, then this one."""
     ranking: Ranked | None = None
     """Such an overlap; the scores that its second mask is made of are judged."""
-    trained: Scored | None = None
+    trained: (
+        Annotated[str, Names("checkpoints", ("evaluation/{}/scores.json", "runs/{}/log.csv"))]
+        | None
+    ) = None
     """The run within it."""
     update: Update | None = None
     """From the end of full training to its end."""
@@ -94,6 +116,8 @@ class Shown(Specification):
 
     masks: list[Row] = Field(min_length=1)
     benchmark: Benchmark
+    margin: float = Field(default=MARGIN, gt=0)
+    """Points of accuracy that do not matter: within them, training is as good."""
 
 
 def build(context: Context) -> polars.DataFrame:
@@ -119,10 +143,83 @@ def _row(context: Context, entry: dict[str, Any]) -> dict[str, Any]:
         value = context.ranking(entry["ranking"])["average_precision"]
         row["average_precision_pct"] = percent(value)
     if trained:
-        row |= accuracy(context, trained, entry["of"])
+        row |= accuracy(context, trained, entry["of"]) | _losses(context, trained, entry["of"])
     if "update" in entry:
         row["agreement_pct"] = percent(context.update(entry["update"])["sparsity"])
     return row
+
+
+def _losses(context: Context, run: str, full: str) -> dict[str, float]:
+    """A run's mean loss over the second half of its steps and, unless it is `full` itself, that
+    less full training's on the same steps; nothing of online algorithms, whose loss says nothing.
+    """
+    log = context.log(full)
+    if "reward" in log.columns and log["reward"].null_count() < log.height:
+        return {}
+    log = log.select("step", full="loss").join(
+        context.log(run).select("step", run="loss"), on="step", validate="1:1"
+    )
+    late = log.tail(max(1, log.height // 2))
+    row = {"loss": float(late["run"].mean())}  # type: ignore[arg-type]
+    if run == full:
+        return row
+    apart = float((late["run"] - late["full"]).mean())  # type: ignore[arg-type]
+    gained = float(log["full"][0]) - float(late["full"].mean())  # type: ignore[arg-type]
+    row["loss_difference"] = apart
+    return row | ({"loss_kept_pct": 100 * (1 - apart / gained)} if gained > 0 else {})
+
+
+def over_seeds(contexts: Sequence[Context], means: polars.DataFrame) -> polars.DataFrame:
+    """The means, each with whether training within the mask is as good as in full."""
+    singles = [build(context).to_dicts() for context in contexts]
+    rows = means.to_dicts()
+    margin = contexts[0].spec.get("margin", MARGIN)
+    noise = {
+        row["algorithm"]: _noise([single[i]["loss"] for single in singles])
+        for i, row in enumerate(rows)
+        if row["kind"] == "full"
+    }
+    for i, row in enumerate(rows):
+        if row["kind"] != "full" and (found := _accuracy(contexts, i)):
+            row["standing"] = found.standing(margin)
+        lower = [single[i]["loss_difference"] for single in singles]
+        row["loss_margin"] = noise.get(row["algorithm"])
+        if row["loss_margin"] and None not in lower:
+            found = statistics.over_seeds([-value for value in lower])
+            row["loss_standing"] = found.standing(row["loss_margin"])
+    return frame(rows, SCHEMA)
+
+
+def _noise(values: Sequence[float | None]) -> float | None:
+    """How far values of two seeds are apart, in the root mean square."""
+    known = [value for value in values if value is not None]
+    return math.sqrt(2) * float(np.std(known, ddof=1)) if len(known) > 1 else None
+
+
+def _accuracy(
+    contexts: Sequence[Context], number: int, other: int | None = None
+) -> statistics.Mean | None:
+    """How many points more a row's run has than another row's, or full training, over seeds and
+    questions; None where one is not trained, or its answers were not kept."""
+    table = []
+    for context in contexts:
+        entries = context.rows("masks")
+        run = entries[number].get("trained")
+        against = entries[number]["of"] if other is None else entries[other].get("trained")
+        if run is None or against is None:
+            return None
+        later, earlier = (
+            context.samples(name, context.spec["benchmark"]) for name in (run, against)
+        )
+        if later is None or earlier is None:
+            return None
+        found = pairing.by_question(later, earlier)
+        if found is None:
+            return None
+        table.append(100 * found)
+    if len({len(row) for row in table}) > 1:
+        return None
+    return statistics.over_seeds_and_questions(np.vstack(table))
 
 
 def said(frame: polars.DataFrame) -> list[str]:
@@ -137,7 +234,18 @@ def said(frame: polars.DataFrame) -> list[str]:
                 f"{algorithm}: of what is known before the first update, {best['label']} ranks the "
                 f"changed weights best ({area})."
             )
-        if tried := [row for row in rows if row["difference_pct"] is not None]:
+        if judged := [row for row in rows if row["loss_standing"] and row["standing"]]:
+            good = ("equivalent", "better")
+            as_good = [
+                row["label"]
+                for row in judged
+                if row["standing"] in good and row["loss_standing"] in good
+            ]
+            lines.append(
+                f"{algorithm}: in loss within the seeds' noise of full training, and in accuracy "
+                f"within the margin: {', '.join(as_good) or 'none of them'}."
+            )
+        elif tried := [row for row in rows if row["difference_pct"] is not None]:
             equal = ", ".join(row["label"] for row in tried if not worse(row))
             lines.append(
                 f"{algorithm}: not below full training beyond the noise within {equal}."

@@ -50,20 +50,28 @@ def paired(later: polars.DataFrame, earlier: polars.DataFrame) -> Difference | N
     Returns:
         None where the two do not hold the same questions, or there are fewer than two.
     """
+    found = by_question(later, earlier)
+    if found is None:
+        return None
+    return Difference(
+        float(found.mean()),
+        float(found.std(ddof=1)) / math.sqrt(len(found)),
+        bootstrap_interval(found),
+        randomisation_test(found),
+        paired=True,
+    )
+
+
+def by_question(later: polars.DataFrame, earlier: polars.DataFrame) -> NDArray[np.float64] | None:
+    """(questions,) differences, in the order of the benchmark; None as in `paired`."""
     columns = [*_QUESTION, "correct"]
     joined = later.select(columns).join(
         earlier.select(columns), on=_QUESTION, suffix="_earlier", validate="1:1"
     )
     if not later.height == earlier.height == joined.height >= 2:
         return None
-    differences = (joined["correct"] - joined["correct_earlier"]).to_numpy()
-    return Difference(
-        float(differences.mean()),
-        float(differences.std(ddof=1)) / math.sqrt(len(differences)),
-        bootstrap_interval(differences),
-        randomisation_test(differences),
-        paired=True,
-    )
+    joined = joined.sort("doc_id")
+    return (joined["correct"] - joined["correct_earlier"]).to_numpy()
 
 
 def difference_of(

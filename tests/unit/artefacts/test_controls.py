@@ -358,6 +358,13 @@ def test_the_learning_rate_is_drawn_with_what_it_moves(tmp_path: Path) -> None:
 def test_masks_before_training_are_compared_with_the_final_one(tmp_path: Path) -> None:
     for kind, right in {"everything": 80, "null": 78, "square": 60, "seed": 81}.items():
         scored(tmp_path, kind, right)
+        # Four steps: full training goes from 0.7 to a mean of 0.3.
+        apart = 0.1 if kind == "square" else 0.0
+        losses = (0.7, 0.5, 0.4 + apart, 0.2 + apart)
+        lines = [f"{step},{loss}," for step, loss in enumerate(losses, 1)]
+        log = tmp_path / "runs" / kind / "log.csv"
+        log.parent.mkdir(parents=True)
+        log.write_text("\n".join(["step,loss,reward", *lines]) + "\n")
     for name in ("null", "square", "seed"):
         write(tmp_path, f"overlaps/{name}.json", overlap(36, 24, 30))
         changed(tmp_path, name, 90)
@@ -386,6 +393,12 @@ def test_masks_before_training_are_compared_with_the_final_one(tmp_path: Path) -
     assert (null["chance_pct"], null["agreement_pct"]) == (60, 90)
     assert (null["average_precision_pct"], seed["average_precision_pct"]) == (80, None)
     assert square["difference_pct"] == pytest.approx(-20)
+    assert (full["loss"], square["loss"]) == pytest.approx((0.3, 0.4))
+    assert (full["loss_difference"], null["loss_difference"]) == (None, 0)
+    assert square["loss_difference"] == pytest.approx(0.1)
+    # Of the 0.4 that full training gains, 0.3.
+    assert (null["loss_kept_pct"], square["loss_kept_pct"]) == pytest.approx((100, 75))
+    assert square["standing"] is None, "one seed shows no standing"
     assert (untrained["recall_pct"], untrained["accuracy_pct"]) == (90, None)
     assert said == [
         "DPO: of what is known before the first update, null ranks the changed weights best "

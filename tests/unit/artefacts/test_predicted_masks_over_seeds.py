@@ -1,0 +1,109 @@
+"""Masks known before training, over three seeds: as good as all weights, better than chance."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+polars = pytest.importorskip("polars")
+pytest.importorskip("jinja2")
+stats = pytest.importorskip("scipy.stats")
+
+from subnetworks import artefacts  # noqa: E402
+from subnetworks.artefacts import Table  # noqa: E402
+from subnetworks.core.results import Context  # noqa: E402
+
+NAME = "control_predicted_masks"
+QUESTIONS = 400
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def trained(folder: Path, run: str, loss: float | None, wrong: set[int]) -> None:
+    """A run of four steps whose loss ends at `loss` (None: it is of rewards) and its answers."""
+    losses = [0.7, 0.6, loss, loss] if loss is not None else [0.0] * 4
+    lines = [f"{i},{at},{'' if loss is not None else 0.5}" for i, at in enumerate(losses, 1)]
+    write(folder / "runs" / run / "log.csv", "\n".join(["step,loss,reward", *lines]) + "\n")
+    right = [float(i not in wrong) for i in range(QUESTIONS)]
+    score = {"score": sum(right) / QUESTIONS, "stderr": 0.01, "n": QUESTIONS}
+    write(folder / "evaluation" / run / "math500.json", json.dumps(score))
+    rows = {"doc_id": range(QUESTIONS), "row": range(QUESTIONS), "group": "", "gold": "1"}
+    polars.DataFrame({**rows, "correct": right}, strict=False).write_parquet(
+        folder / "evaluation" / run / "math500.samples.parquet"
+    )
+
+
+def overlap(folder: Path, name: str, density: int) -> None:
+    shares = {"o1": 0.5, "o2": 0.5}
+    content = {"n": 1000, "changed": [500, density], "intersection": 1, **shares, "chance": shares}
+    write(folder / "overlaps" / f"{name}.json", json.dumps(content))
+
+
+FULL = (0.30, 0.31, 0.33)
+# What each mask's losses lie above full training's, and its wrong answers.
+APART = {"null": (0.001, 0.0012, 0.0008), "square": (0.1, 0.11, 0.105), "low": (0.03, -0.03, 0.01)}
+WRONG = {"null": set(range(1, 81)), "square": set(range(160)), "low": set(range(40, 120))}
+
+
+def made(folder: Path, online: bool = False) -> list[dict[str, Any]]:
+    """Results of three seeds; the specifications that show them."""
+    specs = []
+    for seed, full in enumerate(FULL):
+        rows = [{"label": "everything", "kind": "full", "trained": f"full{seed}"}]
+        trained(folder, f"full{seed}", None if online else full, set(range(80)))
+        for name, apart in APART.items():
+            run = f"{name}{seed}"
+            trained(folder, run, None if online else full + apart[seed], WRONG[name])
+            rows.append({"label": name, "kind": "predicted", "trained": run})
+        rows = [{**row, "of": f"full{seed}", "algorithm": "DPO"} for row in rows]
+        specs.append({"benchmark": "math500", "masks": rows})
+    return specs
+
+
+def built(folder: Path, specs: list[dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The rows over seeds by their labels, and what is said of them."""
+    module = artefacts.load(NAME, Table)
+    written = module.write(Context(folder, folder, specs[0], specs[1:]), folder / "tables")
+    frame = polars.read_csv(written[0], schema=module.types)
+    return {row["label"]: row for row in frame.to_dicts()}, list(module.said(frame))
+
+
+def test_masks_are_as_good_as_all_weights_within_margins(tmp_path: Path) -> None:
+    rows, said = built(tmp_path, made(tmp_path))
+    # Two trainings of that spread are so far apart: the root of the mean square over pairs.
+    pairs = [(a - b) ** 2 for a in FULL for b in FULL if a < b]
+    margin = (sum(pairs) / len(pairs)) ** 0.5
+    assert rows["null"]["loss_margin"] == pytest.approx(margin)
+    null = stats.ttest_1samp(APART["null"], margin, alternative="less").pvalue
+    low = stats.ttest_1samp(APART["low"], margin, alternative="less").pvalue
+    assert null < 0.05 < low
+    standings = {label: (row["standing"], row["loss_standing"]) for label, row in rows.items()}
+    assert standings == {
+        "everything": (None, None),
+        "null": ("equivalent", "equivalent"),
+        "square": ("worse", "worse"),
+        # Forty questions lost and forty won: 0 ± 2.2 points.
+        "low": ("undecided", "undecided"),
+    }
+    assert rows["square"]["loss_difference"] == pytest.approx(0.105)
+    assert said == [
+        "DPO: in loss within the seeds' noise of full training, and in accuracy within the "
+        "margin: null."
+    ]
+
+
+def test_a_margin_of_accuracy_may_be_given(tmp_path: Path) -> None:
+    specs = [spec | {"margin": 8} for spec in made(tmp_path)]
+    rows, _ = built(tmp_path, specs)
+    assert rows["low"]["standing"] == "equivalent" and rows["square"]["standing"] == "worse"
+
+
+def test_the_loss_of_an_online_algorithm_says_nothing(tmp_path: Path) -> None:
+    rows, _ = built(tmp_path, made(tmp_path, online=True))
+    assert {row["loss"] for row in rows.values()} == {None}
+    assert {row["loss_standing"] for row in rows.values()} == {None}
+    assert rows["null"]["standing"] == "equivalent"
