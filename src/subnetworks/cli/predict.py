@@ -112,7 +112,7 @@ def predict(
     if settings is not None:
         if learning_rate is not None or steps is not None:
             raise UserError("--settings already says the learning rate and the steps: give one")
-        optimiser, stored, kept = _of_run(settings, data)
+        optimiser, stored, kept = of_run(settings, data)
     elif learning_rate is None or steps is None:
         raise UserError("needs --learning-rate and --steps, or --settings")
     else:
@@ -168,7 +168,7 @@ def predict(
         _tell(summary)
 
 
-def _of_run(text: str, data: Path | None) -> "tuple[Optimiser, str, list[int]]":
+def of_run(text: str, data: Path | None) -> "tuple[Optimiser, str, list[int]]":
     """The optimiser of a run's settings, what its end is saved in, and the steps that it keeps."""
     from subnetworks.core.files import kept_steps
     from subnetworks.core.options import json_object

@@ -125,10 +125,16 @@ def displacement(optimiser: Optimiser, step: int | None = None) -> Displacement:
     the covariance of the bias-corrected first moment, times what v̂ of few gradients takes from it.
     """
     rates = optimiser.rates(optimiser.steps if step is None else step)
-    beta1, beta2 = optimiser.betas
     kept = 1 - rates * optimiser.weight_decay
     later = np.append(np.cumprod(kept[::-1])[::-1][1:], 1.0)
     weights = (rates * later).tolist()
+    variance = variance_of(weights, optimiser.betas)
+    return Displacement(math.sqrt(variance), math.fsum(weights), 1 - float(np.prod(kept)))
+
+
+def variance_of(weights: Sequence[float], betas: tuple[float, float]) -> float:
+    """The variance of Σ λ_s u_s where λ_s are the `weights`, of all updates from the first on."""
+    beta1, beta2 = betas
     variance = earlier = 0.0
     for number, weight in enumerate(weights, 1):
         bias = 1 - beta1**number
@@ -137,7 +143,7 @@ def displacement(optimiser: Optimiser, step: int | None = None) -> Displacement:
         earlier *= beta1
         variance += weight / bias * (weight * own + 2 * earlier / attenuation)
         earlier += weight * own * attenuation
-    return Displacement(math.sqrt(variance), math.fsum(weights), 1 - float(np.prod(kept)))
+    return variance
 
 
 def _attenuation(number: int, beta2: float) -> float:
@@ -152,7 +158,7 @@ def _attenuation(number: int, beta2: float) -> float:
 
 
 @cache
-def _numbers(dtype: str) -> Floats:
+def numbers_of(dtype: str) -> Floats:
     """All finite numbers of a 16-bit format, ascending, 0 once."""
     positive = _sizes(dtype).astype(np.float64)
     return np.concatenate([-positive[:0:-1], positive])
@@ -185,7 +191,7 @@ def margins(weights: Sizes, dtype: str, selection: Selection = EQUAL) -> tuple[F
         # Its steps are taken as even, and so small that a bound lies on them.
         half = np.spacing(weights).astype(np.float64) / 2
         return np.maximum(exact - lowest, half), np.maximum(highest - exact, half)
-    numbers = np.append(_numbers(dtype), np.inf)
+    numbers = np.append(numbers_of(dtype), np.inf)
     above = np.minimum(np.searchsorted(numbers, highest, "right"), numbers.size - 1)
     below = np.searchsorted(numbers, lowest, "left")  # the first that is still close
     rise = (numbers[above - 1] + numbers[above]) / 2 - exact

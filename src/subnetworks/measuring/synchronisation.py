@@ -7,6 +7,7 @@ weights exactly. Bytes are those of patches that were really made (`subnetworks.
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +20,8 @@ from subnetworks.checkpoints import Tensor
 from subnetworks.checkpoints.numbers import decode, encode
 from subnetworks.core.errors import UserError
 from subnetworks.core.progress import Progress
-from subnetworks.measuring import trajectories
+from subnetworks.measuring import foresight, trajectories
+from subnetworks.measuring.null_model import Optimiser
 from subnetworks.measuring.patches import ENCODINGS, LEVEL, PIECE, Bits
 from subnetworks.measuring.updates.coverage import Kind
 from subnetworks.measuring.updates.pairing import Match, match
@@ -60,6 +62,8 @@ class Step:
         patch: since the saved step before.
         since_anchor: since the last anchor.
         is_anchor: whether a whole copy is sent for it, which later steps are compared with.
+        foreseen: how well the null model foresaw what the patch changes, as `foresight.judge` has
+            it; None where it was not asked.
     """
 
     step: int
@@ -68,6 +72,7 @@ class Step:
     patch: Patch
     since_anchor: Patch
     is_anchor: bool = False
+    foreseen: Row | None = None
 
 
 def saved(folder: str | os.PathLike[str], init: str | None = None) -> tuple[str, int, Steps]:
@@ -115,7 +120,11 @@ def _numbered(folder: Path) -> Steps:
 
 
 def follow(
-    init: str, start: int, steps: Sequence[tuple[int, str]], anchor_every: int | None = None
+    init: str,
+    start: int,
+    steps: Sequence[tuple[int, str]],
+    anchor_every: int | None = None,
+    optimiser: Optimiser | None = None,
 ) -> list[Step]:
     """Encode what changed at every saved step, since the one before and since the last anchor.
 
@@ -127,12 +136,18 @@ def follow(
         steps: step and checkpoint, in the order of the steps.
         anchor_every: after so many saved steps a whole copy is sent, and is the anchor; never by
             default.
+        optimiser: the run's, to ask the null model which entries each step changes.
 
     Raises:
-        UserError: a checkpoint that cannot be read, or of other parameters than the first; or steps
-            that are out of order.
+        UserError: a checkpoint that cannot be read, or of other parameters than the first; steps
+            that are out of order, or more than the optimiser's.
     """
     trajectories.check_order([(start, init), *steps])
+    if optimiser is not None and (start or steps[-1][0] > optimiser.steps):
+        raise UserError(
+            f"{init}: step {start}, and {steps[-1][1]}: step {steps[-1][0]}; with --settings the "
+            f"steps of one run from its init on are needed, {optimiser.steps} by its settings"
+        )
     found: list[Step] = []
     anchor, previous = (start, init), (start, init)
     progress = Progress("synchronising", len(steps), "step")
@@ -147,7 +162,13 @@ def follow(
                 since_anchor = _patch(anchor[0], _alike(before, after))
         is_anchor = anchor_every is not None and (number + 1) % anchor_every == 0
         n = sum(p.n for p in matched.values)
-        found.append(Step(step, n, matched.compared_share, patch, since_anchor, is_anchor))
+        foreseen = None
+        if optimiser is not None:
+            tally = _tally(init, source, [file for _, file in ((0, init), *steps)][: number + 1])
+            foreseen = foresight.judge(tally, optimiser, previous[0], step)
+        found.append(
+            Step(step, n, matched.compared_share, patch, since_anchor, is_anchor, foreseen)
+        )
         previous = step, source
         anchor = previous if is_anchor else anchor
     return found
@@ -189,6 +210,22 @@ def _patch(since: int, matched: Match) -> Patch:
     return found
 
 
+def _tally(init: str, after: str, earlier: Sequence[str]) -> foresight.Tally:
+    """Count what a step changes by the init's magnitudes; `earlier` ends with the step before."""
+    tally = foresight.Tally()
+    with ExitStack() as stack:
+        first, *others = (
+            stack.enter_context(checkpoints.open(source)) for source in (init, after, *earlier[-2:])
+        )
+        sides = [{p.name: p.after for p in match(first, other).values} for other in others]
+        for pair in match(first, first).values:
+            tensors = (pair.before, *(side[pair.name] for side in sides))
+            for weights, new, *before in pieces(*tensors):
+                old, older = before[-1], before[0] if len(before) > 1 else None
+                tally.add(weights, old, new, older)
+    return tally
+
+
 def summarise(steps: Sequence[Step]) -> Row:
     """The JSON summary: one row per step, and the means over all steps.
 
@@ -203,6 +240,7 @@ def summarise(steps: Sequence[Step]) -> Row:
             "is_anchor": one.is_anchor,
             **_row(one.patch, n),
             "since_anchor": _row(one.since_anchor, n),
+            "foreseen": one.foreseen,
         }
         for one in steps
     ]
@@ -220,6 +258,7 @@ def summarise(steps: Sequence[Step]) -> Row:
         "bytes": {
             name: float(np.mean([one.patch.sizes[name] for one in steps])) for name in ENCODINGS
         },
+        "foreseen": _foreseen(steps),
         "sent": {
             "whole": whole * len(steps),
             **{
@@ -229,6 +268,14 @@ def summarise(steps: Sequence[Step]) -> Row:
         },
         "steps": rows,
     }
+
+
+def _foreseen(steps: Sequence[Step]) -> Row | None:
+    """Means over the steps that have each number; None where the null model was not asked."""
+    rows = [one.foreseen for one in steps if one.foreseen is not None]
+    known = {key: [row[key] for row in rows if row[key] is not None] for key in (rows or [{}])[0]}
+    means = {key: float(np.mean(values)) if values else None for key, values in known.items()}
+    return means or None
 
 
 def _row(patch: Patch, n: int) -> Row:
@@ -258,6 +305,7 @@ def table(steps: Sequence[Step]) -> list[Row]:
                     *((f"{name}_bytes", size) for name, size in patch.sizes.items()),
                 )
             },
+            **(one.foreseen or {}),
         }
         for one in steps
     ]

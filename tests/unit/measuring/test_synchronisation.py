@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("numba")
 pytest.importorskip("pyarrow")
+pytest.importorskip("scipy")
 
 import pyarrow.parquet
 from checkpoints_made import llama, save, updated
@@ -18,7 +19,8 @@ from subnetworks.checkpoints import deltas
 from subnetworks.checkpoints.identity import digest
 from subnetworks.cli import load
 from subnetworks.core.errors import UserError
-from subnetworks.measuring import synchronisation
+from subnetworks.measuring import foresight, synchronisation
+from subnetworks.measuring.null_model import Optimiser
 from subnetworks.measuring.patches import ENCODINGS
 from subnetworks.measuring.updates.pairing import match
 
@@ -184,10 +186,37 @@ def test_a_step_of_other_parameters_is_refused(run):
         follow(folder / "steps")
 
 
+def test_the_null_model_is_asked_of_every_step(run):
+    """By whole arrays: the init's magnitudes, and what the step and the one before changed."""
+    folder, states = run
+    optimiser = Optimiser(learning_rate=1e-5, steps=12)
+    init, start, steps = synchronisation.saved(folder / "trajectory")
+    found = synchronisation.follow(init, start, steps, optimiser=optimiser)
+    whole = [np.concatenate([b.reshape(-1) for _, b in state.values()]) for state in states]
+    at = [0, *STEPS]
+    for k, step in enumerate(found):
+        tally = foresight.Tally()
+        tally.add(whole[0], whole[k], whole[k + 1], whole[k - 1] if k else None)
+        assert step.foreseen == foresight.judge(tally, optimiser, at[k], at[k + 1])
+    assert found[0].foreseen["again_recall"] is None
+    assert 0 < found[1].foreseen["again_recall"] < 1
+    means = synchronisation.summarise(found)["foreseen"]
+    recalls = [step.foreseen["recall"] for step in found]
+    assert recalls[2] is None
+    assert means["recall"] == pytest.approx(np.mean([recalls[k] for k in (0, 1, 3)]))
+    few = Optimiser(learning_rate=1e-5, steps=9)
+    with pytest.raises(UserError, match="step 10; with --settings the steps of one run from its"):
+        synchronisation.follow(init, start, steps, optimiser=few)
+    with pytest.raises(UserError, match="with --settings"):
+        synchronisation.follow(*synchronisation.saved(folder / "steps"), optimiser=optimiser)
+
+
 def test_the_command_line(run, tmp_path):
     folder, states = run
     output, rows = tmp_path / "s.json", tmp_path / "s.parquet"
+    settings = {"algorithm": "dpo", "steps": 10, "batch_size": 1, "learning_rate": 1e-5}
     line = ["sync", str(folder / "trajectory"), "--anchor-every", "2"]
+    line += ["--settings", json.dumps(settings)]
     done = CliRunner().invoke(load(), [*line, "--json", str(output), "--table", str(rows)])
     assert done.exit_code == 0, done.output
     summary = json.loads(output.read_text())
@@ -207,3 +236,8 @@ def test_the_command_line(run, tmp_path):
     printed = done.output.splitlines()
     assert any(row.split()[:2] == ["4", f"{changed[1]:.3%}"] for row in printed)
     assert sum(row.endswith("then anchor") for row in printed) == 2
+    optimiser = Optimiser(learning_rate=1e-5, steps=10)
+    steps = synchronisation.saved(folder / "trajectory")
+    same = synchronisation.summarise(synchronisation.follow(*steps, optimiser=optimiser))
+    assert summary["foreseen"] == same["foreseen"]
+    assert f"foreseen by the null model: {same['foreseen']['recall']:.2%} of" in done.output
