@@ -28,7 +28,7 @@ ALT = (
     "from 100 %; ours at the left, the paper's PRIME run on grey ground at the right."
 )
 _VALUE = "sparsity_pct"
-_DIGITISED = ("figure5_prime_sparsity_by_step_digitised", "sparsity_pct")
+DIGITISED = ("figure5_prime_sparsity_by_step_digitised", "sparsity_pct")
 SCHEMA = {**over_training.SCHEMA, _VALUE: float}
 
 
@@ -38,7 +38,7 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
     Sparsity is the paper's, |Δ| ≤ 1e-5, between the init and each saved step. Source: Figure 5.
     """
     figure, frame = over_training.beside_the_paper(
-        context, _VALUE, "sparsity", _DIGITISED, "weights left unchanged (%)"
+        context, _VALUE, "sparsity", DIGITISED, "weights left unchanged (%)"
     )
     lowest = float(frame[_VALUE].min() or 0)  # type: ignore[arg-type]
     figure.axes[0].set_ylim(max(0, 10 * ((lowest - 1) // 10)), 101)
@@ -47,7 +47,7 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
 
 def quoted(paper: Published) -> Quotes:
     """What the paper prints."""
-    steps, values = (paper.values(_DIGITISED[0], column) for column in ("step", _DIGITISED[1]))
+    steps, values = (paper.values(DIGITISED[0], column) for column in ("step", DIGITISED[1]))
     middle = values[len(values) // 2]
     return {
         **{"first": f"{values[0]:.1f}", "first_step": f"{steps[0]:.0f}"},

@@ -10,7 +10,7 @@ from subnetworks.training.algorithms import ALGORITHMS
 
 PLACEBO = "Placebo"
 """What a run on random rewards is called."""
-_TRAINED = ("learning_rate", "batch_size", "steps", "updates_per_step", "lora_rank")
+_TRAINED = ("learning_rate", "batch_size", "steps", "updates_per_step", "schedule", "lora_rank")
 
 
 def facts_of(experiment: Experiment, section: str, name: str) -> Mapping[str, Any]:

@@ -140,3 +140,22 @@ def test_adapters_are_compared_with_the_full_run_that_they_differ_from_by_rank_a
             assert (apart["before"], apart["after"]) == (row.of, row.update)
     trained = {(row.algorithm, row.lora_rank) for row in rows}
     assert trained == {(name, rank) for name in ("DPO", "RFT") for rank in (None, 4, 16, 64)}
+
+
+def test_long_training_differs_from_the_usual_by_its_steps_and_what_its_row_says() -> None:
+    experiment = SHIPPED["mini_seeds"]
+    unlike = {"steps", "schedule", "init", "seed", "trajectory_every", "save_every"}
+    for row in told(experiment, "control_long_training").runs:
+        run, usual = experiment.runs[row.run], experiment.runs[row.algorithm.lower()]
+        assert {k: v for k, v in run.items() if k not in unlike} == {
+            k: v for k, v in usual.items() if k not in unlike
+        }
+        assert row.schedule == run.get("schedule")
+        steps, start = run["steps"], run["init"]
+        if row.after:
+            assert row.after == start
+            since = experiment.updates[row.since]
+            start = experiment.runs[row.after]["init"]
+            assert (since["before"], since["after"]) == (start, row.run)
+            steps += experiment.runs[row.after]["steps"]
+        assert (steps, start) == (10 * usual["steps"], usual["init"])
