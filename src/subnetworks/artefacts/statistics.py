@@ -26,13 +26,11 @@ class Mean:
     Attributes:
         value, stderr: in the unit of what was averaged.
         freedom: may be infinite (a normal law) or a fraction (Satterthwaite's).
-        n: how many values, or trainings, it is of.
     """
 
     value: float
     stderr: float
     freedom: float
-    n: int
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """Both ends of the interval that misses the truth in a share `level` of all cases."""
@@ -88,7 +86,7 @@ def over_seeds(values: Sequence[float], *, in_pairs: bool = False) -> Mean:
     if in_pairs:
         share, freedom = 2 * (n - 1) / (n * (n - 2)), 2 * (n - 2) ** 2 / (3 * n - 8)
     deviation = float(np.std(values, ddof=1))
-    return Mean(math.fsum(values) / n, deviation * math.sqrt(share), freedom, n)
+    return Mean(math.fsum(values) / n, deviation * math.sqrt(share), freedom)
 
 
 def over_seeds_and_questions(values: ArrayLike) -> Mean:
@@ -108,7 +106,7 @@ def over_seeds_and_questions(values: ArrayLike) -> Mean:
     if questions < 2:
         raise ValueError("no spread over a single question")
     if seeds == 1:
-        return Mean(mean, float(table.std(ddof=1)) / math.sqrt(questions), questions - 1, 1)
+        return Mean(mean, float(table.std(ddof=1)) / math.sqrt(questions), questions - 1)
     rows, columns = table.mean(axis=1), table.mean(axis=0)
     rest = table - rows[:, None] - columns[None, :] + mean
     freedoms = (seeds - 1, questions - 1, (seeds - 1) * (questions - 1))
@@ -121,10 +119,10 @@ def over_seeds_and_questions(values: ArrayLike) -> Mean:
     variance = parts[0] + parts[1] - parts[2]
     largest = int(parts[1] > parts[0])
     if variance <= parts[largest]:
-        return Mean(mean, math.sqrt(parts[largest]), freedoms[largest], seeds)
+        return Mean(mean, math.sqrt(parts[largest]), freedoms[largest])
     inverse = sum(part**2 / freedom for part, freedom in zip(parts, freedoms, strict=True))
     freedom = max(variance**2 / inverse, min(freedoms[:2]))
-    return Mean(mean, math.sqrt(variance), freedom, seeds)
+    return Mean(mean, math.sqrt(variance), freedom)
 
 
 def over_steps(values: Sequence[float]) -> Mean:
@@ -137,11 +135,10 @@ def over_steps(values: Sequence[float]) -> Mean:
     n = len(values)
     blocks = max(2, round(n ** (1 / 3)))
     if n < 4:
-        return Mean(math.fsum(values) / n, math.inf, 1, n)
+        return Mean(math.fsum(values) / n, math.inf, 1)
     means = [part.mean() for part in np.split(np.asarray(values), _edges(n, blocks))]
-    return Mean(
-        math.fsum(values) / n, float(np.std(means, ddof=1)) / math.sqrt(blocks), blocks - 1, n
-    )
+    stderr = float(np.std(means, ddof=1)) / math.sqrt(blocks)
+    return Mean(math.fsum(values) / n, stderr, blocks - 1)
 
 
 def _edges(n: int, blocks: int) -> list[int]:

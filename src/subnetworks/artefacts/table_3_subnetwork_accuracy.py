@@ -231,7 +231,7 @@ def _difference(row: dict[str, Any]) -> Mean | None:
     if row.get("difference") is None or row.get("difference_stderr") is None:
         return None
     freedom = row.get("freedom") or (row["n"] or math.inf) - 1
-    return Mean(row["difference"], row["difference_stderr"], freedom, 1)
+    return Mean(row["difference"], row["difference_stderr"], freedom)
 
 
 def _published(context: Context, theirs: dict[str, Any]) -> dict[str, Any]:
