@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import polars
 
+from subnetworks import artefacts
+
 LAYERS, HIDDEN, MLP, VOCABULARY = 4, 128, 384, 64
 TINY = ("1e-8", "1e-7", "1e-6")
 INIT_SCORES = {"math500": 0.40, "agieval": 0.30, "mmlu_pro": 0.25}
@@ -37,6 +39,19 @@ def shapes() -> list[tuple[str, int | None, str, tuple[int, ...]]]:
 def write_json(path: Path, value: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value))
+
+
+def write_result(folder: Path, name: str, value: object) -> None:
+    """Write `name` within the folder of results."""
+    write_json(folder / name, value)
+
+
+def write_table(results: Path, name: str, *rows: dict[str, object]) -> None:
+    """Write a table's CSV with these values of our rows, the others empty."""
+    schema = artefacts.load(name, artefacts.Table).types
+    full = [dict.fromkeys(schema) | {"source": "here"} | row for row in rows]
+    (results / "tables").mkdir(exist_ok=True, parents=True)
+    polars.DataFrame(full, schema=schema).write_csv(results / "tables" / f"{name}.csv")
 
 
 def update(results: Path, name: str, sparsity: float, rng: np.random.Generator) -> None:

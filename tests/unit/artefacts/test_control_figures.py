@@ -1,6 +1,5 @@
 """Controls: figures of numbers small enough to count by hand."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +8,12 @@ import pytest
 polars = pytest.importorskip("polars")
 pytest.importorskip("matplotlib")
 
+from fabricate import write_result as write  # noqa: E402
+
 from subnetworks import artefacts  # noqa: E402
 from subnetworks.artefacts import Figure, style  # noqa: E402
 from subnetworks.core.errors import UserError  # noqa: E402
 from subnetworks.core.results import Context  # noqa: E402
-
-
-def write(folder: Path, name: str, value: Any) -> None:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
 
 
 def drawn(folder: Path, name: str, spec: dict[str, Any]) -> tuple[Any, Any, list[str]]:

@@ -1,6 +1,5 @@
 """Controls: tables of numbers small enough to count by hand."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +8,14 @@ import pytest
 polars = pytest.importorskip("polars")
 pytest.importorskip("jinja2")
 
+from fabricate import write_result as write  # noqa: E402
+
 from subnetworks import artefacts, report  # noqa: E402
 from subnetworks.artefacts import Table  # noqa: E402
 from subnetworks.artefacts import sheet as style  # noqa: E402
 from subnetworks.core.errors import UserError  # noqa: E402
 from subnetworks.core.results import Context  # noqa: E402
 from subnetworks.report.words import CONTROLS_HEADING  # noqa: E402
-
-
-def write(folder: Path, name: str, value: Any) -> None:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
 
 
 def shown(folder: Path, name: str, spec: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:

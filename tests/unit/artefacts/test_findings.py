@@ -8,19 +8,14 @@ polars = pytest.importorskip("polars")
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
+from fabricate import write_table as write  # noqa: E402
+
 from subnetworks import artefacts  # noqa: E402
-from subnetworks.artefacts import Figure, Table  # noqa: E402
+from subnetworks.artefacts import Figure  # noqa: E402
 from subnetworks.artefacts.published import Published  # noqa: E402
 from subnetworks.report.contents import judged  # noqa: E402
 
 PAPER = Published(Path(__file__).resolve().parents[3] / "workflow" / "published")
-
-
-def write(results, name, *rows):
-    schema = artefacts.load(name, Table).types
-    rows = [dict.fromkeys(schema) | {"source": "here"} | row for row in rows]
-    (results / "tables").mkdir(exist_ok=True, parents=True)
-    polars.DataFrame(rows, schema=schema).write_csv(results / "tables" / f"{name}.csv")
 
 
 def verdict(results, beginning):

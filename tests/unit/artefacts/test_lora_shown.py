@@ -1,23 +1,18 @@
 """LoRA beside full training, on numbers small enough to count by hand."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 polars = pytest.importorskip("polars")
 pytest.importorskip("jinja2")
 
+from fabricate import write_json as write  # noqa: E402
+
 from subnetworks import artefacts  # noqa: E402
 from subnetworks.artefacts import Table  # noqa: E402
 from subnetworks.core.errors import UserError  # noqa: E402
 from subnetworks.core.results import Context  # noqa: E402
-
-
-def write(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
 
 
 def update(folder: Path, name: str, equal: int, close: int, ranks: list[int]) -> None:

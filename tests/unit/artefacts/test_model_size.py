@@ -1,6 +1,5 @@
 """What grows with the size of a base: slopes by hand, and their intervals over seeds."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ polars = pytest.importorskip("polars")
 pytest.importorskip("matplotlib")
 stats = pytest.importorskip("scipy.stats")
 
+from fabricate import write_result as write  # noqa: E402
 from matplotlib.text import Text  # noqa: E402
 
 from subnetworks import artefacts  # noqa: E402
@@ -19,12 +19,6 @@ from subnetworks.core.results import Context  # noqa: E402
 NAME = "control_model_size"
 PUBLISHED = Path(__file__).resolve().parents[3] / "workflow" / "published"
 SIZES = {"small": 1_000, "middle": 10_000, "large": 100_000}
-
-
-def write(folder: Path, name: str, value: Any) -> None:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
 
 
 def update(folder: Path, name: str, n: int, sparsity: float) -> None:

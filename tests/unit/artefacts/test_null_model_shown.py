@@ -1,6 +1,5 @@
 """Predicted beside measured sparsity, on numbers small enough to count by hand."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,11 @@ polars = pytest.importorskip("polars")
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
+from fabricate import write_json as write  # noqa: E402
+
 from subnetworks import artefacts  # noqa: E402
 from subnetworks.artefacts import Figure, Table, style  # noqa: E402
 from subnetworks.core.results import Context  # noqa: E402
-
-
-def write(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
 
 
 def run(

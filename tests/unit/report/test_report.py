@@ -13,10 +13,9 @@ pytest.importorskip("polars")
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
-import polars
+from fabricate import write_table as written
 
 from subnetworks import artefacts, report
-from subnetworks.artefacts import Table
 from subnetworks.artefacts.published import Published
 from subnetworks.cli.figure import figure
 from subnetworks.cli.table import table
@@ -261,13 +260,6 @@ def test_the_gist_fits_the_terminal(gathered):
     assert max(map(len, lines)) <= 100
     counted = sum(gathered.count(verdict) for verdict in ("yes", "unclear", "no"))
     assert lines[0].startswith(f"mini: of {counted} effects")
-
-
-def written(results, name, *rows):
-    schema = artefacts.load(name, Table).types
-    rows = [dict.fromkeys(schema) | {"source": "here"} | row for row in rows]
-    (results / "tables").mkdir(exist_ok=True, parents=True)
-    polars.DataFrame(rows, schema=schema).write_csv(results / "tables" / f"{name}.csv")
 
 
 def left(results, beginning, control):
