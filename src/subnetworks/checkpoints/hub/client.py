@@ -25,7 +25,6 @@ _ROUNDS = 3
 # Kept free on the disk beside what is downloaded.
 _SPARE = 100_000_000
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _BLOCK = 1 << 20
 
 
