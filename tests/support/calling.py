@@ -13,7 +13,7 @@ def run(*arguments: object) -> str:
     done = CliRunner().invoke(cli.load(str(arguments[0])), list(map(str, arguments)))
     if done.exception:
         raise done.exception
-    return done.output
+    return done.stdout
 
 
 def status(*arguments: object) -> int:

@@ -76,9 +76,8 @@ def sync(
         summary = synchronisation.summarise(found)
         if table is not None:
             write_table(synchronisation.table(found), table)
-        if json_ is not None:
-            emit(summary, json_)
-    if json_ is None or str(json_) != "-":
+        emit(summary, json_)
+    if str(json_) != "-":
         _tell(summary)
 
 

@@ -12,11 +12,10 @@ pytest.importorskip("torch")
 
 import pyarrow.parquet
 import torch
+from calling import run as call
 from checkpoints_made import bf16, save
-from typer.testing import CliRunner
 
 from subnetworks.checkpoints.numbers import decode, round_to
-from subnetworks.cli import load
 from subnetworks.core.errors import UserError
 from subnetworks.core.schedule import factor
 from subnetworks.measuring import gradients, masks, null_model, updates
@@ -317,14 +316,11 @@ def test_what_is_outside_a_mask_stays(init, tmp_path):
 
 def test_command_line(init, tmp_path):
     file, _ = init
-    said = CliRunner().invoke(
-        load("predict"),
+    line = (
         f"predict {file} --learning-rate 4e-6 --steps 60 --warmup-steps 6 --at 5 --isclose 1e-4 "
-        f"--json {tmp_path / 'p.json'} --table {tmp_path / 'p.parquet'}".split(),
-        catch_exceptions=False,
+        f"--json {tmp_path / 'p.json'} --table {tmp_path / 'p.parquet'}"
     )
-    assert said.exit_code == 0
-    assert "60" in said.stdout
+    assert "60" in call(*line.split())
     summary = json.loads((tmp_path / "p.json").read_text())
     question = Question(GRPO, (5, 60), rules=Rules(isclose_bf16=("1e-4",)))
     expected = null_model.summarise(null_model.predict(file, question))
@@ -349,11 +345,7 @@ def test_command_line(init, tmp_path):
 )
 def test_what_is_refused(init, option, says):
     with pytest.raises(UserError, match=says):
-        CliRunner().invoke(
-            load("predict"),
-            f"predict {init[0]} --learning-rate 4e-6 --steps 60 {option}".split(),
-            catch_exceptions=False,
-        )
+        call(*f"predict {init[0]} --learning-rate 4e-6 --steps 60 {option}".split())
 
 
 def test_a_runs_settings_say_the_same(init, tmp_path):
@@ -364,12 +356,7 @@ def test_a_runs_settings_say_the_same(init, tmp_path):
     pyarrow.parquet.write_table(examples, tmp_path / "train.parquet")
 
     def predicted(options):
-        said = CliRunner().invoke(
-            load("predict"),
-            ["predict", str(file), "--json", "-", *options],
-            catch_exceptions=False,
-        )
-        return json.loads(said.stdout)
+        return json.loads(call("predict", file, "--json", "-", *options))
 
     by_run = predicted(["--settings", json.dumps(run), "--data", str(tmp_path)])
     by_hand = "--learning-rate 4e-6 --steps 60 --warmup-steps 6 --weight-decay 0 --at 25,50"
@@ -407,13 +394,8 @@ def test_gradients_at_the_init_are_taken_into_account(init, tmp_path):
         path = tmp_path / "gradients.safetensors"
         facts = {"before": before, "settings": "{}"}
         gradients.write(path, shapes, [*sums, *squares], 16, facts)
-        said = CliRunner().invoke(
-            load("predict"),
-            f"predict {file} --learning-rate 4e-6 --steps 60 --warmup-steps 6 --json - "
-            f"--gradients {path}".split(),
-            catch_exceptions=False,
-        )
-        return json.loads(said.stdout)
+        how = "--learning-rate 4e-6 --steps 60 --warmup-steps 6 --json - --gradients"
+        return json.loads(call("predict", file, *how.split(), path))
 
     summary = predicted(digest)
     expected = null_model.predict(file, Question(GRPO, (60,)), signals=found)

@@ -7,13 +7,12 @@ import pytest
 
 pytest.importorskip("numba")
 
+from calling import run as call
 from checkpoints_made import llama, save
-from typer.testing import CliRunner
 
 from subnetworks import checkpoints
 from subnetworks.checkpoints.identity import digest
 from subnetworks.checkpoints.numbers import decode
-from subnetworks.cli import load
 from subnetworks.core.errors import UserError
 from subnetworks.measuring import draws, gradients, masks, rankings, scores
 from subnetworks.measuring.gradients import Gradients
@@ -79,10 +78,7 @@ def top(value, count):
 
 
 def run(*words):
-    done = CliRunner().invoke(load(), ["mask", *map(str, words)])
-    if done.exception:
-        raise done.exception
-    return done.output
+    return call("mask", *words)
 
 
 def test_fisher_takes_the_largest_mean_squares_of_each_tensor(made):
@@ -268,13 +264,8 @@ def test_the_command_line_judges_a_source(made):
     folder, _, _ = made
     file = folder / "gradients.safetensors"
     run("fisher", file, "--density", "0.3", "--in-all", "--output", folder / "mask")
-    words = ["ranking", str(folder / "mask"), "fisher", str(file)]
-    done = CliRunner().invoke(load(), [*words, "--json", str(folder / "found.json")])
-    assert done.exit_code == 0, done.output
-    found = json.loads((folder / "found.json").read_text())
+    found = json.loads(call("ranking", folder / "mask", "fisher", file, "--json", "-"))
     assert found["average_precision"] == pytest.approx(1)
-    done = CliRunner().invoke(load(), ["ranking", str(folder / "mask"), "random", str(file)])
-    assert isinstance(done.exception, UserError)
-    assert "random has no scores; allowed: fisher, gradient_signal, magnitude" in str(
-        done.exception
-    )
+    allowed = "random has no scores; allowed: fisher, gradient_signal, magnitude"
+    with pytest.raises(UserError, match=allowed):
+        call("ranking", folder / "mask", "random", file)

@@ -11,13 +11,12 @@ pytest.importorskip("pyarrow")
 pytest.importorskip("scipy")
 
 import pyarrow.parquet
+from calling import run as call
 from checkpoints_made import llama, save, updated
-from typer.testing import CliRunner
 
 from subnetworks import checkpoints
 from subnetworks.checkpoints import deltas
 from subnetworks.checkpoints.identity import digest
-from subnetworks.cli import load
 from subnetworks.core.errors import UserError
 from subnetworks.measuring import foresight, synchronisation
 from subnetworks.measuring.null_model import Optimiser
@@ -105,7 +104,7 @@ def test_a_run_that_changes_nothing(run):
     assert set(summary["bytes"].values()) == {0}
     assert summary["sent"].pop("whole") == 2 * summary["whole_bytes"]
     assert summary["sent"] == dict.fromkeys(ENCODINGS, summary["whole_bytes"])
-    assert CliRunner().invoke(load(), ["sync", str(folder / "same")]).exit_code == 0
+    call("sync", folder / "same")
 
 
 @pytest.mark.parametrize("piece", [1001, 1 << 22])
@@ -215,10 +214,9 @@ def test_the_command_line(run, tmp_path):
     folder, states = run
     output, rows = tmp_path / "s.json", tmp_path / "s.parquet"
     settings = {"algorithm": "dpo", "steps": 10, "batch_size": 1, "learning_rate": 1e-5}
-    line = ["sync", str(folder / "trajectory"), "--anchor-every", "2"]
+    line = ["sync", folder / "trajectory", "--anchor-every", "2"]
     line += ["--settings", json.dumps(settings)]
-    done = CliRunner().invoke(load(), [*line, "--json", str(output), "--table", str(rows)])
-    assert done.exit_code == 0, done.output
+    said = call(*line, "--json", output, "--table", rows)
     summary = json.loads(output.read_text())
     n = sum(bits.size for _, bits in states[0].values())
     assert (summary["n"], summary["whole_bytes"]) == (n, 2 * n)
@@ -233,11 +231,11 @@ def test_the_command_line(run, tmp_path):
     found = pyarrow.parquet.read_table(rows).to_pylist()
     assert [row["gaps_bytes"] for row in found] == patches
     assert [row["anchor_since"] for row in found] == [0, 0, 4, 4]
-    printed = done.output.splitlines()
+    printed = said.splitlines()
     assert any(row.split()[:2] == ["4", f"{changed[1]:.3%}"] for row in printed)
     assert sum(row.endswith("then anchor") for row in printed) == 2
     optimiser = Optimiser(learning_rate=1e-5, steps=10)
     steps = synchronisation.saved(folder / "trajectory")
     same = synchronisation.summarise(synchronisation.follow(*steps, optimiser=optimiser))
     assert summary["foreseen"] == same["foreseen"]
-    assert f"foreseen by the null model: {same['foreseen']['recall']:.2%} of" in done.output
+    assert f"foreseen by the null model: {same['foreseen']['recall']:.2%} of" in said
