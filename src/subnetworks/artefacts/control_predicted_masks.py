@@ -47,10 +47,11 @@ COLUMNS = (
     Column("average_precision_pct", "area under curve (%)"),
     Column("accuracy_pct", "accuracy (%)", error="accuracy_stderr_pct"),
     Column("difference_pct", "against full", signed=True, error="difference_stderr_pct"),
-    text("standing", "standing"),
+    text("standing", "standing in accuracy"),
     Column("loss_difference", "loss against full", digits=4, signed=True),
     Column("loss_kept_pct", "of the loss gained (%)", digits=0),
-    text("loss_standing", "standing", "loss"),
+    text("loss_standing", "standing in loss"),
+    text("better", "better than ignorant masks"),
     Column("agreement_pct", "agree with full (%)"),
 )
 NOTES = (
@@ -68,8 +69,12 @@ NOTES = (
     "one-sided tests at 0.05; else better or worse by a t test at 0.05; else undecided. The margin "
     "is 2 points of accuracy unless the experiment says otherwise, and of the loss the seeds' "
     "noise: how far two full trainings with different seeds are apart, in the root mean square.",
+    "Better than ignorant masks, over several seeds: in loss (of online algorithms, in accuracy) "
+    "than each mask of the same density that knows nothing of the run, by one-sided tests that all "
+    "must hold at 0.05, with Holm's correction for the number of masks in the table.",
 )
 MARGIN = 2.0
+_AS_DENSE = 0.02  # densities that differ by less, as a share, are alike
 SCHEMA = {
     "source": str,
     "algorithm": str,
@@ -83,6 +88,8 @@ SCHEMA = {
     "loss_margin": float,
     "standing": str,
     "loss_standing": str,
+    "p_better": float,
+    "better": str,
 }
 Ranked = Annotated[str, Names("overlaps", ("rankings/{}.json",))]
 
@@ -170,7 +177,8 @@ def _losses(context: Context, run: str, full: str) -> dict[str, float]:
 
 
 def over_seeds(contexts: Sequence[Context], means: polars.DataFrame) -> polars.DataFrame:
-    """The means, each with whether training within the mask is as good as in full."""
+    """The means, each with whether training within the mask is as good as in full, and if that is
+    known before training, better than within those as dense that know nothing of the run."""
     singles = [build(context).to_dicts() for context in contexts]
     rows = means.to_dicts()
     margin = contexts[0].spec.get("margin", MARGIN)
@@ -187,7 +195,47 @@ def over_seeds(contexts: Sequence[Context], means: polars.DataFrame) -> polars.D
         if row["loss_margin"] and None not in lower:
             found = statistics.over_seeds([-value for value in lower])
             row["loss_standing"] = found.standing(row["loss_margin"])
+    p = [_p_better(contexts, singles, rows, i) for i in range(len(rows))]
+    for row, corrected in zip(rows, statistics.holm(p), strict=True):
+        if corrected is not None:
+            shown = "yes" if corrected < statistics.LEVEL else "not shown"
+            row |= {"p_better": corrected, "better": shown}
     return frame(rows, SCHEMA)
+
+
+def _p_better(
+    contexts: Sequence[Context],
+    singles: Sequence[Sequence[dict[str, Any]]],
+    rows: Sequence[dict[str, Any]],
+    i: int,
+) -> float | None:
+    """Of the hypothesis that a predicted mask trains no better than some ignorant one as dense.
+
+    As it must be better than each of them, it is the largest of their one-sided p values (Berger,
+    1982). None where a run is missing, or there is no such mask.
+    """
+    row, entries = rows[i], contexts[0].rows("masks")
+    if row["kind"] != "predicted" or row["run"] is None or row["density_pct"] is None:
+        return None
+    tests = []
+    for j, other in enumerate(rows):
+        if (
+            other["kind"] != "ignorant"
+            or entries[j]["of"] != entries[i]["of"]
+            or not math.isclose(other["density_pct"] or 0, row["density_pct"], rel_tol=_AS_DENSE)
+        ):
+            continue
+        lower = [
+            one[j]["loss"] - one[i]["loss"]
+            for one in singles
+            if None not in (one[i]["loss"], one[j]["loss"])
+        ]
+        in_loss = len(lower) == len(singles)
+        found = statistics.over_seeds(lower) if in_loss else _accuracy(contexts, i, j)
+        if found is None:
+            return None
+        tests.append(found.p_above)
+    return max(tests, default=None)
 
 
 def _noise(values: Sequence[float | None]) -> float | None:
@@ -245,6 +293,12 @@ def said(frame: polars.DataFrame) -> list[str]:
                 f"{algorithm}: in loss within the seeds' noise of full training, and in accuracy "
                 f"within the margin: {', '.join(as_good) or 'none of them'}."
             )
+            better = [row["label"] for row in rows if row["better"] == "yes"]
+            if any(row["better"] for row in rows):
+                lines.append(
+                    f"{algorithm}: better than masks as dense that know nothing of the run: "
+                    f"{', '.join(better) or 'none of them is shown to be'}."
+                )
         elif tried := [row for row in rows if row["difference_pct"] is not None]:
             equal = ", ".join(row["label"] for row in tried if not worse(row))
             lines.append(

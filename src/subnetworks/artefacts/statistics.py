@@ -42,6 +42,11 @@ class Mean:
         """Two-sided, of the hypothesis that the truth is 0."""
         return min(1.0, 2 * self._beyond(abs(self.value)))
 
+    @property
+    def p_above(self) -> float:
+        """One-sided, of the hypothesis that the truth is 0 or less."""
+        return self._beyond(self.value)
+
     def p_equivalent(self, margin: float) -> float:
         """Of the hypothesis that the truth is `margin` or more from 0 (TOST; Schuirmann, 1987)."""
         return self._beyond(margin - abs(self.value))

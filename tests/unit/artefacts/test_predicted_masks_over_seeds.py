@@ -107,3 +107,62 @@ def test_the_loss_of_an_online_algorithm_says_nothing(tmp_path: Path) -> None:
     assert {row["loss"] for row in rows.values()} == {None}
     assert {row["loss_standing"] for row in rows.values()} == {None}
     assert rows["null"]["standing"] == "equivalent"
+
+
+# Losses above full training's within masks as dense that know nothing of the run.
+IGNORANT = {"magnitude": (0.005, 0.0054, 0.0049), "random": (0.2, 0.2, 0.2)}
+
+
+def beside_ignorant(folder: Path, online: bool = False) -> list[dict[str, Any]]:
+    """`made`, all masks of about 200 entries, with such masks, and others of 100."""
+    specs = made(folder, online)
+    for name, density in {"as_many": 200, "nearly": 201, "fewer": 100}.items():
+        overlap(folder, name, density)
+    for seed, (full, spec) in enumerate(zip(FULL, specs, strict=True)):
+        common = {"of": f"full{seed}", "algorithm": "DPO", "kind": "ignorant"}
+        for row in spec["masks"][1:]:
+            row["overlap"] = "as_many"
+        for name, apart in IGNORANT.items():
+            run = f"{name}{seed}"
+            # As many wrong answers as `square`, but for one more.
+            wrong = set(range(159 if name == "random" else 161))
+            trained(folder, run, None if online else full + apart[seed], wrong)
+            row = {"label": name, "trained": run, "overlap": "nearly"}
+            spec["masks"].append({**common, **row})
+        trained(folder, f"sparse{seed}", None if online else full, set())
+        row = {"label": "sparse", "trained": f"sparse{seed}", "overlap": "fewer"}
+        spec["masks"].append({**common, **row})
+    return specs
+
+
+def test_masks_are_better_than_all_ignorant_ones_as_dense(tmp_path: Path) -> None:
+    rows, said = built(tmp_path, beside_ignorant(tmp_path))
+
+    def p(label: str) -> float:
+        """The worst of both comparisons; those of 100 entries are none."""
+        return max(
+            stats.ttest_1samp(
+                [theirs - ours for theirs, ours in zip(apart, APART[label], strict=True)],
+                0,
+                alternative="greater",
+            ).pvalue
+            for apart in IGNORANT.values()
+        )
+
+    # Holm's correction of three: the smallest is multiplied by three.
+    assert p("null") < p("low") < p("square") and 3 * p("null") < 0.05
+    assert rows["null"]["p_better"] == pytest.approx(3 * p("null"))
+    assert rows["low"]["p_better"] == pytest.approx(min(1, 2 * p("low")))
+    shown = {label: row["better"] for label, row in rows.items()}
+    assert shown == {
+        **{"everything": None, "magnitude": None, "random": None, "sparse": None},
+        **{"null": "yes", "square": "not shown", "low": "not shown"},
+    }
+    assert said[-1] == "DPO: better than masks as dense that know nothing of the run: null."
+
+
+def test_online_masks_are_compared_in_accuracy(tmp_path: Path) -> None:
+    rows, _ = built(tmp_path, beside_ignorant(tmp_path, online=True))
+    # 80 wrong answers are fewer than 159 and 161; 160 are not beyond one question's noise.
+    shown = {label: rows[label]["better"] for label in APART}
+    assert shown == {"null": "yes", "low": "yes", "square": "not shown"}
