@@ -1,6 +1,5 @@
 """Sparsity over long training, on curves whose last fifth is known."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,12 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 stats = pytest.importorskip("scipy.stats")
 
+from fabricate import write_json as write  # noqa: E402
+
 from subnetworks import artefacts  # noqa: E402
 from subnetworks.artefacts import Figure, style  # noqa: E402
 from subnetworks.artefacts.published import Published  # noqa: E402
 from subnetworks.core.results import Context  # noqa: E402
-
-
-def write(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
 
 
 def run(folder: Path, name: str, measured: list[float], predicted: list[float]) -> None:
