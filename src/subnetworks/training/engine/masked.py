@@ -43,13 +43,12 @@ def _asked(micro_batch: Any, key: str, default: bool = False) -> bool:
 
 
 def _plain(output_args: Any, micro_batch: Any) -> bool:
-    """Whether only log-probabilities at temperature 1 of padded rows are wanted, with their
-    entropies where nothing is learnt."""
+    """Whether only log-probabilities at temperature 1 are wanted, with their entropies where
+    nothing is learnt."""
     entropy_learnt = _asked(micro_batch, "calculate_entropy") and torch.is_grad_enabled()
     others = ("use_fused_kernels", "calculate_sum_pi_squared", "distillation_use_topk")
     return (
         bool(output_args.get("temperature_is_one"))
-        and not _asked(micro_batch, "use_remove_padding", True)
         and not entropy_learnt
         and not any(_asked(micro_batch, key) for key in (*others, "distillation_only"))
     )
@@ -150,13 +149,18 @@ class MaskedEngineMixin:
                 output.logits = logits.float()
             return super().prepare_model_outputs(output, output_args, micro_batch, *args, **kwargs)
         offsets = micro_batch["input_ids"].offsets()
-        lengths = offsets.diff()
-        within = torch.arange(logits.shape[1], device=logits.device) < lengths[:, None]
-        rows = within.flatten().nonzero().squeeze(-1)
         flat = logits.flatten(0, 1)
+        rows = torch.arange(len(flat), device=logits.device)
+        packed = _asked(micro_batch, "use_remove_padding", True)
+        if not packed:
+            within = torch.arange(logits.shape[1], device=logits.device) < offsets.diff()[:, None]
+            rows = rows[within.flatten()]
         found = {"log_probs": log_probabilities(flat, rows, output_args["input_ids_rmpad_rolled"])}
         if _asked(micro_batch, "calculate_entropy"):
             found["entropy"] = entropies(flat, rows)
+        if packed:  # a device's share, at whose end there may be padding
+            pad = output_args["pad_size"]
+            found = {n: self._gather_and_unpad_packed(some, pad) for n, some in found.items()}
         return {
             name: torch.nested.nested_tensor_from_jagged(values, offsets)
             for name, values in found.items()
