@@ -28,3 +28,34 @@ rule follow_trajectory:
     shell:
         "in_stage measure python -m subnetworks trajectory {params.folder}"
         " --json {output.summary} --table {output.steps} 2> >(tee {log} >&2)"
+
+
+rule synchronise:
+    """Measure what sending only changed weights would take, after each step that a run keeps.
+
+    Needs: the run's trajectory (trajectory_every) and its init; its data only if it counts in epochs.
+    Gives: for each step the share of bf16 weights that change and the bytes of patches, and how well
+    the null model foresaw them (not of adapters, nor within a mask).
+    """
+    input:
+        environment("measure"),
+        unpack(reads(inputs.of_synchronisation, "run")),
+    output:
+        summary="<results>/synchronisation/{run}.json",
+        steps="<results>/synchronisation/{run}.parquet",
+    log:
+        "<results>/logs/synchronisation/{run}.log",
+    conda:
+        conda("measure")
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(60 * ACCELERATOR.get("hours", 24)),
+    params:
+        folder=subpath(input.trajectory, parent=True),
+        settings=lambda wildcards: options.of_synchronisation(EXPERIMENT, wildcards.run),
+        data=lambda wildcards, input: f"--data {Path(input.data).parent}" if input.data else "",
+    message:
+        f"Synchronising {{wildcards.run}} step by step{NEEDS}"
+    shell:
+        "in_stage measure python -m subnetworks sync {params.folder} {params.settings}"
+        " {params.data} --json {output.summary} --table {output.steps} 2> >(tee {log} >&2)"

@@ -15,7 +15,11 @@ from subnetworks.core.files import write_text
 from subnetworks.core.results import by_hand
 
 BLANK = "–"
-GROUPS = {"here": "This experiment", "paper": "The paper, as printed"}
+GROUPS = {
+    "here": "This experiment",
+    "paper": "The paper, as printed",
+    "elsewhere": "Reported elsewhere",
+}
 """Titles of the blocks of rows, by the value of the column `source`."""
 
 

@@ -82,6 +82,11 @@ class Context:
         path = self.results / "trajectories" / f"{run}.json"
         return _json(path, "follow_trajectory", "n", "never", "cancelled", "final", "steps")
 
+    def synchronisation(self, run: str) -> dict[str, Any]:
+        """What sending a run's weights step by step takes (`synchronisation/<run>.json`)."""
+        path = self.results / "synchronisation" / f"{run}.json"
+        return _json(path, "synchronise", "n", "whole_bytes", "changed_share", "bytes", "foreseen")
+
     def overlap(self, name: str) -> dict[str, Any]:
         """Two masks compared (`overlaps/<name>.json`)."""
         path = self.results / "overlaps" / f"{name}.json"

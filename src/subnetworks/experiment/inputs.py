@@ -100,6 +100,11 @@ def of_trajectory(experiment: Experiment, run: str) -> Files:
     return {"init": checkpoint(experiment.runs[run]["init"]), "trajectory": trajectory(run)}
 
 
+def of_synchronisation(experiment: Experiment, run: str) -> Files:
+    """A run's kept steps and its init, and its data if it counts in epochs."""
+    return {"data": of_prediction(experiment, run)["data"], **of_trajectory(experiment, run)}
+
+
 def of_update(experiment: Experiment, name: str) -> Files:
     """Both ends of an update."""
     update = experiment.updates[name]

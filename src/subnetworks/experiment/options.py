@@ -1,5 +1,6 @@
 """What each job is given: the options and settings that the experiment gives its command."""
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +37,19 @@ def of_checkpoint(experiment: Experiment, name: str, folder: str) -> str:
 def of_run(experiment: Experiment, name: str) -> str:
     """A run's settings, without what its job reads as files."""
     return settings(experiment.runs[name], "init", "data", "mask")
+
+
+_ANCHOR_EVERY = 10
+"""Steps between whole copies, as TRL has it by default."""
+
+
+def of_synchronisation(experiment: Experiment, run: str) -> str:
+    """How often a whole copy is sent; the run's settings where the null model is one of it."""
+    found = f"--anchor-every {_ANCHOR_EVERY}"
+    entry = experiment.runs[run]
+    if "mask" in entry or entry.get("lora_rank"):
+        return found
+    return f"{found} --settings {shlex.quote(of_run(experiment, run))}"
 
 
 def of_update(update: Mapping[str, Any], *keys: str) -> str:

@@ -1,6 +1,8 @@
 """What each job reads and is told, and what an experiment says of its runs."""
 
+import copy
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +158,21 @@ def test_an_update_is_measured_as_the_experiment_says(experiment: Experiment) ->
     assert options.of_update(swept, "cast", "absolute") == "--absolute 1e-8,1e-5"
     assert options.of_update(apart, "cast", "absolute") == "--common-rows --cast F32"
     assert options.of_update(apart) == "--common-rows"
+
+
+def test_the_null_model_is_asked_of_runs_that_train_all_weights(experiment: Experiment) -> None:
+    experiment = copy.deepcopy(experiment)  # what it is made of is shared
+    before, _, settings = options.of_synchronisation(experiment, "grpo").partition(" --settings ")
+    assert before == "--anchor-every 10"
+    assert shlex.split(settings) == [options.of_run(experiment, "grpo")]
+    assert options.of_synchronisation(experiment, "masked") == before
+    experiment.runs["grpo"]["lora_rank"] = 4
+    assert options.of_synchronisation(experiment, "grpo") == before
+    read = inputs.of_synchronisation(experiment, "grpo")
+    assert read == {**inputs.of_trajectory(experiment, "grpo"), "data": []}
+    experiment.runs["grpo"]["epochs"] = 1
+    read = inputs.of_synchronisation(experiment, "grpo")
+    assert read["data"] == "data/problems/manifest.json"
 
 
 def test_made_rows_and_how_they_are_asked_are_told_apart(experiment: Experiment) -> None:
