@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from subnetworks import artefacts, cli, experiment  # noqa: E402
 from subnetworks.artefacts.published import Published  # noqa: E402
-from subnetworks.experiment import schemas  # noqa: E402
+from subnetworks.experiment import savings, schemas  # noqa: E402
 
 PUBLISHED = ROOT / "workflow" / "published"
 
@@ -103,6 +103,25 @@ def _range(low: str, high: str) -> str:
     return f"< {high} %" if not low else f"{low} %" if low == high else f"{low}–{high} %"
 
 
+def saved() -> str:
+    """What training within a mask saves of a large model's memory, on paper."""
+    lines = [_row(("weights", "mask", *(_capital(part) for part in _PARTS), "Sum", "Saved"))]
+    lines.append(_row(("---", "---", *["---:"] * (len(_PARTS) + 2))))
+    for billions in (8, 70):
+        whole = savings.parts(billions * 1e9)
+        for density in (None, 0.3, 0.2, 0.05):
+            found = savings.parts(billions * 1e9, density)
+            sizes = [*(getattr(found, part) for part in _PARTS), found.sum]
+            cells = [f"{size / 1e9:,.0f}" for size in sizes]
+            mask = "none" if density is None else f"{100 * density:.0f} % of the weights"
+            share = "" if density is None else f"{100 * (1 - found.sum / whole.sum):.0f} %"
+            lines.append(_row((f"{billions} billion", mask, *cells, share)))
+    return "\n".join(lines)
+
+
+_PARTS = ("weights", "gradients", "moments", "indices")
+
+
 # From the paper's own size to the smallest; any other experiment stands behind them.
 _SIZES = ("paper", "paper_runs", "workstation", "smollm2", "mini", "quick")
 
@@ -163,6 +182,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "configuration": lambda: options("config"),
     "command line": command_line,
     "weight synchronisation": synchronised,
+    "savings": saved,
 }
 
 
