@@ -188,6 +188,11 @@ def of_run(text: str, data: Path | None) -> "tuple[Optimiser, str, list[int]]":
             "--settings trains adapters (lora_rank), but the null model is one of the weights; "
             "leave lora_rank out"
         )
+    if run.master_weights != "float32":
+        raise UserError(
+            f"--settings has master_weights {run.master_weights!r}, but the null model is one of "
+            "float32 master weights; leave master_weights out"
+        )
     optimiser = Optimiser(
         learning_rate=run.learning_rate,
         steps=run.steps,

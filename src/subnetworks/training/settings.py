@@ -32,6 +32,7 @@ from subnetworks.core.validation import (
 
 Kind = Literal["sft", "online", "preference"]
 Truncation = Literal["error", "truncate"]
+MasterWeights = Literal["float32", "none", "kahan", "stochastic_rounding"]
 
 
 def _two_numbers(value: Any) -> Any:
@@ -104,11 +105,22 @@ class Settings(SettingsModel):
     compute_dtype: Dtype = Field(
         "bfloat16",
         description="What forward and backward pass see the weights in (bfloat16 is the paper's "
-        "mixed precision); the optimiser keeps float32.",
+        "mixed precision); the optimiser keeps float32 unless master_weights says otherwise.",
+    )
+    # Left out of what is recorded where it is the default, which was the only one.
+    master_weights: MasterWeights = Field(
+        "float32",
+        exclude_if=lambda value: value == "float32",
+        description="What AdamW keeps beside the bf16 weights of the forward pass: float32 master "
+        "weights and moments; or nothing, weights, gradients and moments being bf16, rounded to "
+        "nearest (none), with what rounding takes from the weights kept and added to the next step "
+        "(kahan), or the weights rounded at random, right on average (stochastic_rounding). The "
+        "policy's alone: critic and reward model keep float32.",
     )
     save_dtype: Dtype = Field(
         "bfloat16",
-        description="What the checkpoint at the end is rounded to; training keeps float32.",
+        description="What the checkpoint at the end is rounded to; float32 keeps the weights as "
+        "they were trained.",
     )
     chat_template: Named | None = Field(
         None,
@@ -131,6 +143,18 @@ class Settings(SettingsModel):
             # A run in an experiment may have epochs for steps.
             if self.steps and getattr(self, name) > self.steps:
                 raise wrong(f"{name} ({getattr(self, name)}) exceeds steps ({self.steps})", name)
+        kept = self.master_weights
+        if kept != "float32" and self.compute_dtype == "float32":
+            raise wrong(
+                f"master_weights {kept!r} keeps the weights in bfloat16, which compute_dtype "
+                "'float32' contradicts: leave one out",
+                "master_weights",
+            )
+        if kept in ("kahan", "stochastic_rounding") and self.optimiser_state == "dense":
+            raise wrong(
+                f"master_weights {kept!r} has no optimiser_state 'dense': leave it out",
+                "optimiser_state",
+            )
 
     @property
     def updates(self) -> int:
@@ -203,6 +227,12 @@ class OfflineSettings(Settings):
         super().check()
         if self.lora_rank and self.trajectory_every:
             raise wrong("lora_rank and trajectory_every exclude each other", "lora_rank")
+        if self.lora_rank and self.master_weights != "float32":
+            raise wrong(
+                f"lora_rank excludes master_weights {self.master_weights!r}: adapters are trained "
+                "on float32 weights",
+                "lora_rank",
+            )
 
 
 _ALONE = ("math", "boxed", "gsm8k", "random")

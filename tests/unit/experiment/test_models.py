@@ -38,6 +38,7 @@ SETTINGS = {
     "max_grad_norm": st.floats(0, 1e30, **FINITE),
     "trajectory_every": st.integers(0, 10),
     "save_dtype": st.sampled_from(["bfloat16", "float32"]),
+    "master_weights": st.sampled_from(["float32", "none", "kahan", "stochastic_rounding"]),
     "verl": st.dictionaries(
         st.text("abc.", min_size=1), st.none() | st.booleans() | st.text() | st.floats(**FINITE)
     ),

@@ -182,6 +182,23 @@ def test_ppo_trains_the_policy_and_if_asked_its_critic_within_the_mask(folder):
     assert float(rows[0]["kl"]) == 0 != float(rows[-1]["kl"])
 
 
+def test_without_master_weights_only_the_policy_is_bf16(folder):
+    settings = {**PPO, "steps": 2, "master_weights": "stochastic_rounding", "mask_critic": False}
+    run(folder, "bf16", settings, bfloat16="emulated")
+    policy, critic = (weights(folder, "bf16", model, step=2) for model in ("actor", "critic"))
+    assert {value.dtype for value in policy.values()} == {torch.bfloat16}
+    assert {value.dtype for value in critic.values()} == {torch.float32}
+    mask = masks.Mask.open(folder / "mask.safetensors")
+    end = load_file(folder / "bf16_end/model.safetensors")
+    for tensor, before in load_file(folder / "init/model.safetensors").items():
+        inside = torch.from_numpy(mask.array(tensor))
+        changed = policy[tensor] != before
+        assert not changed[~inside].any(), tensor
+        if before.dim() == 2 and "embed" not in tensor:
+            assert changed[inside].float().mean() > 0.9, tensor
+        assert torch.equal(end[tensor], policy[tensor]), tensor
+
+
 def test_raft_makes_its_updates_within_the_mask(folder):
     # A sampler in native bf16 where the processor has none would take minutes, or die.
     native = has_bfloat16()

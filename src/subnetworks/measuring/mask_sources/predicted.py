@@ -35,11 +35,18 @@ class ByNullModel(Predicted):
     predicted: OfRun
 
     def refused(self, run: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
-        """See `MaskSettings.refused`: the null model takes lengths in steps only."""
+        """See `MaskSettings.refused`: the null model takes lengths in steps, and float32 master
+        weights, only."""
         for key, instead in (("epochs", "steps"), ("warmup_ratio", "warmup_steps")):
             if run.get(key) is not None:
                 name = self.predicted.run
                 yield ("predicted", "run"), f"the run {name!r} has {key}: give it {instead} instead"
+        if (kept := run.get("master_weights", "float32")) != "float32":
+            yield (
+                ("predicted", "run"),
+                f"the run {self.predicted.run!r} has master_weights {kept!r}: the null model is "
+                "one of float32 master weights",
+            )
 
     def settings(self, run: Mapping[str, Any]) -> Mapping[str, Any]:
         """See `Predicted.settings`: those of the run that the null model knows."""

@@ -133,31 +133,23 @@ class CompactAdamW(torch.optim.Optimizer):
             state["step"] = torch.tensor(0.0)
             state["exp_avg"] = weight.new_zeros(size)
             state["exp_avg_sq"] = weight.new_zeros(size)
-        beta1, beta2 = group["betas"]
         for piece in _pieces(state["exp_avg"]):
             if indices is None:
                 w, g = weight[piece], gradient[piece]
             else:
                 w = weight.index_select(0, indices[piece])
                 g = gradient.index_select(0, indices[piece])
-            adamw(
-                [w],
-                [g],
-                [state["exp_avg"][piece]],
-                [state["exp_avg_sq"][piece]],
-                [],
-                [state["step"].clone()],
-                amsgrad=False,
-                beta1=beta1,
-                beta2=beta2,
-                lr=group["lr"],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                maximize=False,
-            )
+            self._advance(w, g, state, piece, group)
             if indices is not None:
                 weight.scatter_(0, indices[piece].long(), w)
         state["step"] += 1
+
+    def _advance(
+        self, w: Tensor, g: Tensor, state: dict[str, Any], piece: slice, group: dict[str, Any]
+    ) -> None:
+        """One step of some entries `w` by their gradients `g`, in place; `piece` are their moments'
+        places in the state."""
+        step(w, g, state["exp_avg"][piece], state["exp_avg_sq"][piece], state["step"], group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the state of a run within the same mask, over as many ranks.
@@ -174,6 +166,33 @@ class CompactAdamW(torch.optim.Optimizer):
                     f"the saved optimiser has moments for {state['exp_avg'].numel()} entries of a "
                     f"parameter of which the mask has {size}: it is another mask's"
                 )
+
+
+def step(
+    weight: Tensor,
+    gradient: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    done: Tensor,
+    group: dict[str, Any],
+) -> None:
+    """torch's AdamW on tensors of one shape, in place, after so many steps `done`."""
+    beta1, beta2 = group["betas"]
+    adamw(
+        [weight],
+        [gradient],
+        [exp_avg],
+        [exp_avg_sq],
+        [],
+        [done.clone()],
+        amsgrad=False,
+        beta1=beta1,
+        beta2=beta2,
+        lr=group["lr"],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=False,
+    )
 
 
 FORMS: dict[str, type[DenseAdamW | CompactAdamW]] = {"compact": CompactAdamW, "dense": DenseAdamW}

@@ -24,7 +24,8 @@ from verl.workers.engine.base import EngineRegistry
 
 from subnetworks.core.schedule import factor
 from subnetworks.measuring.masks import Mask
-from subnetworks.training.engine.adamw import FORMS, CompactAdamW, DenseAdamW, local
+from subnetworks.training.engine.adamw import FORMS, CompactAdamW, DenseAdamW, Inside, local
+from subnetworks.training.engine.bfloat16 import ROUNDING, StochasticAdamW
 from subnetworks.training.engine.gradients import Moments
 from subnetworks.training.engine.log_probabilities import entropies, log_probabilities
 from subnetworks.training.engine.value_head import ValueHeadMixin
@@ -63,20 +64,40 @@ class MaskedEngineMixin:
 
     _moments: Moments | None = None
 
+    def _build_module(self) -> torch.nn.Module:
+        module: torch.nn.Module = super()._build_module()
+        # A reference policy's optimiser section is none of ours.
+        trained = not self.engine_config.forward_only
+        if trained and _own(self.optimizer_config).get("master_weights", "float32") != "float32":
+            # Not the whole module, as verl's model_dtype would: its buffers stay as they are,
+            # whose rounding would turn the model's positions.
+            for parameter in module.parameters():
+                parameter.data = parameter.data.bfloat16()
+        return module
+
     def _build_optimizer(self, module: torch.nn.Module) -> torch.optim.Optimizer:
         given = self.optimizer_config
         others = dict(given.override_optimizer_config or {})
         own = dict(others.pop("subnetworks", None) or {})
         if own.get("gradients"):
             self._moments = Moments(_named(module), own["gradients"])
-        if own.get("mask"):
+        rounding = ROUNDING.get(own.get("master_weights", "float32"))
+        if own.get("mask") or rounding:
+            what = "training within a mask" if own.get("mask") else "master_weights"
             if self.engine_config.strategy != "fsdp2":
-                raise ValueError("training within a mask needs strategy fsdp2")
+                raise ValueError(f"{what} needs strategy fsdp2")
             if (given.optimizer_impl, given.optimizer) != ("torch.optim", "AdamW"):
-                raise ValueError("training within a mask needs torch.optim's AdamW")
-            return FORMS[own.get("optimiser_state", "compact")](
+                raise ValueError(f"{what} needs torch.optim's AdamW")
+            if rounding is StochasticAdamW:
+                others["seed"] = own["seed"]
+            inside: Inside = (
+                _sharded_masks(module, own["mask"])
+                if own.get("mask")
+                else ((parameter, None) for parameter in module.parameters())
+            )
+            return (rounding or FORMS[own.get("optimiser_state", "compact")])(
                 module.parameters(),
-                _sharded_masks(module, own["mask"]),
+                inside,
                 lr=given.lr,
                 betas=tuple(given.betas),
                 weight_decay=given.weight_decay,
@@ -103,11 +124,11 @@ class MaskedEngineMixin:
     def _rounded(self) -> Iterator[None]:
         """Meanwhile the float32 weights are those nearest in what the run sees them in.
 
-        A no-op where the engine computes in that, for it rounds them to the same. The gradients
-        stay: those of the rounded weights, as in mixed precision.
+        A no-op where the engine computes in that, for it rounds them to the same, and where they
+        are kept in it. The gradients stay: those of the rounded weights, as in mixed precision.
         """
         dtype = self._weights_dtype
-        if dtype == self._autocast_dtype:
+        if dtype in (self._autocast_dtype, next(self.module.parameters()).dtype):
             yield
             return
         parts = [local(parameter.detach()) for parameter in self.module.parameters()]

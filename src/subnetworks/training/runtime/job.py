@@ -96,6 +96,8 @@ class Job:
         return {
             "mask": str(self.mask) if self.mask else None,
             "optimiser_state": self.settings.optimiser_state,
+            "master_weights": self.settings.master_weights,
+            "seed": self.settings.seed,
             "schedule": self.settings.schedule,
             "warmup_steps": self.settings.warmup_steps,
             "trajectory": {
@@ -111,12 +113,12 @@ class Job:
 
     @property
     def engine_beside(self) -> dict[str, object]:
-        """The same for a model that is trained beside the policy: of no trajectory, and whole
-        unless the run's settings say otherwise."""
+        """The same for a model that is trained beside the policy: of no trajectory, on float32
+        master weights, and whole unless the run's settings say otherwise."""
         masked = isinstance(self.settings, OnlineSettings) and self.settings.mask_beside
         return (
             self.engine
-            | {"trajectory": None, "gradients": None}
+            | {"trajectory": None, "gradients": None, "master_weights": "float32"}
             | ({} if masked else {"mask": None})
         )
 
