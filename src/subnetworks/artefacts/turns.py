@@ -208,6 +208,9 @@ class MeanContext(Context):
     def trajectory(self, run: str) -> dict[str, Any]:  # noqa: D102
         return dict(self._read(super().trajectory, run, *_RUNS))
 
+    def synchronisation(self, run: str) -> dict[str, Any]:  # noqa: D102
+        return dict(self._read(super().synchronisation, run, *_RUNS))
+
     def log(self, run: str) -> polars.DataFrame:  # noqa: D102
         return self._read(super().log, run, *_RUNS)
 
