@@ -71,6 +71,8 @@ def test_an_online_run_is_told_to_verl_in_its_own_words(kind, tmp_path):
     assert own == {
         "mask": str(asked.mask),
         "optimiser_state": "compact",
+        "master_weights": "float32",
+        "seed": 7,
         "schedule": "constant",
         "warmup_steps": 4,
         "trajectory": None,
