@@ -43,20 +43,3 @@ rule all:
         wanted(),
         "<results>/report.html",
     localrule: True
-
-
-rule controls:
-    """What readers ask next: all that the experiment's `controls:` names, and then the report."""
-    input:
-        environment("figures"),
-        wanted(controls=True),
-        page="<results>/report.html",
-    log:
-        "<results>/logs/controls.log",
-    localrule: True
-    conda:
-        conda("figures")
-    params:
-        results=subpath(input.page, parent=True),
-    shell:
-        f"{REPORT} 2> >(tee {{log}} >&2)"

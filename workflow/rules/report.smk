@@ -29,3 +29,20 @@ rule report:
         results=subpath(output.page, parent=True),
     shell:
         f"{REPORT} 2> >(tee {{log}} >&2)"
+
+
+rule controls:
+    """What readers ask next: all that the experiment's `controls:` names, and then the report."""
+    input:
+        environment("figures"),
+        wanted(controls=True),
+        page="<results>/report.html",
+    log:
+        "<results>/logs/controls.log",
+    localrule: True
+    conda:
+        conda("figures")
+    params:
+        results=subpath(input.page, parent=True),
+    shell:
+        f"{REPORT} 2> >(tee {{log}} >&2)"
