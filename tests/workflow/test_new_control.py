@@ -45,14 +45,22 @@ ARTEFACT = Table(
     said=lambda frame: [f"There are {frame['n'][0]} weights."],
 )
 '''
-EXPERIMENT = """
+MEASURED = """
 checkpoints:
   start: { make: base }
 controls:
   updates:
     none: { before: start, after: start }
   tables:
-    control_size: { told: "{braces}"%s }
+    control_size: { told: "{braces}", updates: [{ update: none }] }
+"""
+# Of a checkpoint that is there, so that all it asks for is made at once.
+SAID = """
+checkpoints:
+  start: { path: start }
+controls:
+  tables:
+    control_size: { told: "{braces}" }
 """
 
 
@@ -62,8 +70,13 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("new") / "checkout"
     copy_checkout(folder)
     (folder / "src" / "subnetworks" / "artefacts" / "control_size.py").write_text(CONTROL)
-    for name, more in (("measured", ", updates: [{ update: none }]"), ("said", "")):
-        (folder / "experiments" / f"{name}.yaml").write_text(EXPERIMENT % more)
+    start = folder / "start"
+    start.mkdir()
+    header = b'{"w":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
+    (start / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"ab")
+    (start / "config.json").write_text("{}")
+    for name, text in (("measured", MEASURED), ("said", SAID)):
+        (folder / "experiments" / f"{name}.yaml").write_text(text)
     return folder
 
 
