@@ -27,6 +27,11 @@ def facts_of(experiment: Experiment, section: str, name: str) -> Mapping[str, An
     return _run(experiment, experiment.runs[run]) if run in experiment.runs else {}
 
 
+def has_null_model(run: Mapping[str, Any]) -> bool:
+    """Whether the null model is one of a run: of all weights, not adapters, with float32 masters."""
+    return not run.get("lora_rank") and run.get("master_weights", "float32") == "float32"
+
+
 def run_of(experiment: Experiment, update: str) -> str | None:
     """The run whose update it is, from its init to its end, however it is measured."""
     entry = experiment.updates[update]

@@ -4,6 +4,7 @@ import glob
 from pathlib import Path
 
 from subnetworks.experiment import Experiment
+from subnetworks.experiment.facts import has_null_model
 from subnetworks.measuring import mask_sources
 
 Files = dict[str, str | list[str]]
@@ -153,11 +154,10 @@ def measured(experiment: Experiment, *, controls: bool = False) -> list[str]:
         "overlaps": "overlaps/{}.json",
         "evaluation": "evaluation/{}/scores.json",
     }
-    # The null model is one of the weights themselves, not of adapters.
     predicted = [
         f"predictions/{name}.json"
         for name in experiment.named("runs", controls=controls)
-        if not experiment.runs[name].get("lora_rank")
+        if has_null_model(experiment.runs[name])
     ]
     return predicted + [
         pattern.format(name)

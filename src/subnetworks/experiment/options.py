@@ -6,6 +6,7 @@ from typing import Any
 
 from subnetworks.core.files import canonical_json
 from subnetworks.experiment import Experiment
+from subnetworks.experiment.facts import has_null_model
 from subnetworks.measuring import mask_sources
 
 # Keys of a benchmark that say how its rows are made; the others say how they are asked.
@@ -47,7 +48,7 @@ def of_synchronisation(experiment: Experiment, run: str) -> str:
     """How often a whole copy is sent; the run's settings where the null model is one of it."""
     found = f"--anchor-every {_ANCHOR_EVERY}"
     entry = experiment.runs[run]
-    if "mask" in entry or entry.get("lora_rank"):
+    if "mask" in entry or not has_null_model(entry):
         return found
     return f"{found} --settings {shlex.quote(of_run(experiment, run))}"
 

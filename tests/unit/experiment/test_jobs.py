@@ -134,6 +134,7 @@ def test_measurements_are_those_of_the_experiment_or_of_its_controls(
         "evaluation/grpo/scores.json",
     ]
     runs = {**experiment.runs, "adapters": {**experiment.runs["grpo"], "lora_rank": 4}}
+    runs["no_masters"] = {**experiment.runs["grpo"], "master_weights": "kahan"}
     adapted = Experiment(**{**vars(whole), "runs": runs})
     assert inputs.measured(adapted) == inputs.measured(whole)
 
@@ -167,6 +168,8 @@ def test_the_null_model_is_asked_of_runs_that_train_all_weights(experiment: Expe
     assert shlex.split(settings) == [options.of_run(experiment, "grpo")]
     assert options.of_synchronisation(experiment, "masked") == before
     experiment.runs["grpo"]["lora_rank"] = 4
+    assert options.of_synchronisation(experiment, "grpo") == before
+    experiment.runs["grpo"] |= {"lora_rank": 0, "master_weights": "none"}
     assert options.of_synchronisation(experiment, "grpo") == before
     read = inputs.of_synchronisation(experiment, "grpo")
     assert read == {**inputs.of_trajectory(experiment, "grpo"), "data": []}
