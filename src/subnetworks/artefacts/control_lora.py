@@ -26,6 +26,7 @@ from subnetworks.artefacts.shared import (
     SPARSITY_COLUMNS,
     SPARSITY_SCHEMA,
     frame,
+    matched_chance,
     percent,
     sparsity_of,
 )
@@ -139,7 +140,7 @@ def _row(context: Context, entry: dict[str, Any]) -> dict[str, Any]:
         row["adapters_rank_pct"] = share_of_full(matrices.with_columns(most), "most")
     if "overlap" in entry:
         found = context.overlap(entry["overlap"])
-        chance = found.get("chance_by_magnitude", found["chance"])
+        chance = matched_chance(found)
         for key, ratio in (("of_full", "o1"), ("in_full", "o2")):
             row[f"{key}_pct"] = percent(found[ratio])
             row[f"{key}_chance_pct"] = percent(chance[ratio])

@@ -94,7 +94,7 @@ def _row(context: Context, entry: dict[str, Any]) -> dict[str, Any]:
     row["rank_pct"] = shared.percent(context.rank(entry["update"])["mean_rank"])
     if "overlap" in entry:
         overlap = context.overlap(entry["overlap"])
-        chance = overlap.get("chance_by_magnitude", overlap["chance"])
+        chance = shared.matched_chance(overlap)
         for key, of in (("overlap_pct", overlap), ("chance_pct", chance)):
             row[key] = shared.percent((of["o1"] + of["o2"]) / 2)
     for key, of in (("agreement_pct", "agreement"), ("another_seed_pct", "another_seed")):

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from subnetworks.artefacts import style
 from subnetworks.artefacts.base import Figure, Followed, Overlap, Predicted, Specification, rows_of
 from subnetworks.artefacts.lazy import polars
-from subnetworks.artefacts.shared import by_label, difference, frame, percent, span
+from subnetworks.artefacts.shared import (
+    by_label,
+    difference,
+    frame,
+    opening_of_run,
+    percent,
+    span,
+)
 from subnetworks.core.results import Context
 
 if TYPE_CHECKING:
@@ -73,9 +80,7 @@ def rows(context: Context) -> polars.DataFrame:
         predicted, measured = context.prediction(entry["run"]), context.update(entry["run"])
         inner = [one["without_embeddings"].get("sparsity") for one in (predicted, measured)]
         common = {
-            "source": "here",
-            "label": entry.get("label", f"{entry['algorithm']} ({entry['run']})"),
-            **{key: entry.get(key) for key in ("algorithm", "run", "learning_rate")},
+            **opening_of_run(entry),
             "is_masked": predicted["mask"] is not None,
             "n": measured["n"],
         }

@@ -25,7 +25,7 @@ from subnetworks.artefacts.base import (
 )
 from subnetworks.artefacts.control_masks import accuracy, worse
 from subnetworks.artefacts.lazy import polars
-from subnetworks.artefacts.shared import frame, percent
+from subnetworks.artefacts.shared import frame, matched_chance, percent
 from subnetworks.artefacts.sheet import Column, text
 from subnetworks.core.results import Context
 
@@ -141,7 +141,7 @@ def _row(context: Context, entry: dict[str, Any]) -> dict[str, Any]:
     }
     if "overlap" in entry:
         found = context.overlap(entry["overlap"])
-        chance = found.get("chance_by_magnitude", found["chance"])
+        chance = matched_chance(found)
         row["density_pct"] = percent(found["changed"][1], found["n"])
         row["recall_pct"] = percent(found["o1"])
         row["precision_pct"] = percent(found["o2"])

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 
 from subnetworks.artefacts.base import FOLLOWED, Names, Specification, Table, rows_of
 from subnetworks.artefacts.lazy import polars
-from subnetworks.artefacts.shared import frame, percent, span
+from subnetworks.artefacts.shared import frame, opening_of_run, percent, span
 from subnetworks.artefacts.sheet import Column, text
 from subnetworks.core.results import Context
 
@@ -95,9 +95,7 @@ def _row(context: Context, entry: dict[str, Any]) -> dict[str, Any]:
     anchors = [step["since_anchor"]["changed_share"] for step in steps if step["is_anchor"]]
     foreseen = found["foreseen"] or {}
     return {
-        "source": "here",
-        "label": entry.get("label", f"{entry['algorithm']} ({entry['run']})"),
-        **{key: entry.get(key) for key in ("algorithm", "run", "learning_rate")},
+        **opening_of_run(entry),
         "n": found["n"],
         "steps": len(steps),
         "changed_pct": percent(found["changed_share"]["mean"]),

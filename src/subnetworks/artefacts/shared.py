@@ -53,6 +53,23 @@ def opening(entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def opening_of_run(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What opens the row of a run: source, label, algorithm, run and learning rate."""
+    return {
+        "source": "here",
+        "label": entry.get("label", f"{entry['algorithm']} ({entry['run']})"),
+        **{key: entry.get(key) for key in ("algorithm", "run", "learning_rate")},
+    }
+
+
+def matched_chance(overlap: Mapping[str, Any]) -> Mapping[str, float]:
+    """What two masks would share by chance matched by magnitude; uniform where that is not known.
+
+    Keys: `o1`, `o2`, as shares.
+    """
+    return overlap.get("chance_by_magnitude", overlap["chance"])  # type: ignore[no-any-return]
+
+
 def percent(count: float | None, whole: float = 1) -> float | None:
     """`count` of `whole` in per cent; None stays None, and of nothing there is no share."""
     if count is None or not whole:

@@ -28,7 +28,7 @@ def facts_of(experiment: Experiment, section: str, name: str) -> Mapping[str, An
 
 
 def has_null_model(run: Mapping[str, Any]) -> bool:
-    """Whether the null model is one of a run: of all weights, not adapters, with float32 masters."""
+    """Whether the null model is one of a run: of weights, not adapters, with float32 masters."""
     return not run.get("lora_rank") and run.get("master_weights", "float32") == "float32"
 
 

@@ -1,7 +1,5 @@
 """Runs without float32 master weights, by verl's real engine on a tiny model."""
 
-import dataclasses
-
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -17,7 +15,7 @@ from subnetworks.measuring import masks  # noqa: E402
 from subnetworks.training.data import examples  # noqa: E402
 from subnetworks.training.data.conversations import epochs, load_tokenizer  # noqa: E402
 from subnetworks.training.runtime import finish, online, state  # noqa: E402
-from subnetworks.training.settings import parse_accelerator, parse_settings  # noqa: E402
+from subnetworks.training.settings import parse_settings  # noqa: E402
 
 STEPS = 4
 SETTINGS = {
@@ -36,9 +34,7 @@ WITHOUT = ("none", "kahan", "stochastic_rounding")
 
 def make_job(folder, name, kept, ranks=1, mask=None, resume=0, **changes):
     settings = {**SETTINGS, "master_weights": kept, **changes}
-    job = tiny.make_job(folder, name, settings, ranks, mask, resume)
-    machine = parse_accelerator({"kind": "cpu", "devices": ranks, "bfloat16": "emulated"})
-    return dataclasses.replace(job, machine=machine)
+    return tiny.make_job(folder, name, settings, ranks, mask, resume, bfloat16="emulated")
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks"])

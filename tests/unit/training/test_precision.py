@@ -42,9 +42,7 @@ KINDS = {
 def make_job(folder, name, kind, ranks=1, **changes):
     compute_dtype, bfloat16 = KINDS[kind]
     settings = {**SETTINGS, "compute_dtype": compute_dtype, **changes}
-    job = tiny.make_job(folder, name, settings, ranks)
-    machine = parse_accelerator({"kind": "cpu", "devices": ranks, "bfloat16": bfloat16})
-    return dataclasses.replace(job, machine=machine)
+    return tiny.make_job(folder, name, settings, ranks, bfloat16=bfloat16)
 
 
 @pytest.fixture(scope="module")
