@@ -97,9 +97,9 @@ def _row(context: Context, entry: dict[str, Any]) -> dict[str, Any]:
         chance = shared.matched_chance(overlap)
         for key, of in (("overlap_pct", overlap), ("chance_pct", chance)):
             row[key] = shared.percent((of["o1"] + of["o2"]) / 2)
-    for key, of in (("agreement_pct", "agreement"), ("another_seed_pct", "another_seed")):
-        if of in entry:
-            row[key] = shared.percent(context.update(entry[of])["sparsity"])
+    for key, update in (("agreement_pct", "agreement"), ("another_seed_pct", "another_seed")):
+        if update in entry:
+            row[key] = shared.percent(context.update(entry[update])["sparsity"])
     for measure, more, less in (
         ("overlap_beyond", "overlap_pct", "chance_pct"),
         ("agreement_beyond", "agreement_pct", "another_seed_pct"),

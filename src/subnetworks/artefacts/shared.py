@@ -62,7 +62,7 @@ def opening_of_run(entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def matched_chance(overlap: Mapping[str, Any]) -> Mapping[str, float]:
+def matched_chance(overlap: dict[str, Any]) -> dict[str, Any]:
     """What two masks would share by chance matched by magnitude; uniform where that is not known.
 
     Keys: `o1`, `o2`, as shares.
