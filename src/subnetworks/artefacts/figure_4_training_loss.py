@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from subnetworks.artefacts import style, turns
 from subnetworks.artefacts.base import Figure, Logged, Specification, rows_of
 from subnetworks.artefacts.claims import Claim
-from subnetworks.artefacts.lazy import matplotlib, polars
+from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.statistics import over_steps
 from subnetworks.core.errors import UserError
 from subnetworks.core.results import Context
@@ -151,7 +151,7 @@ def _difference(axes: Axes, panel: polars.DataFrame, over: turns.Over | None) ->
     )
     axes.set_ylabel("subnetwork\n− full")
     axes.set_xlabel(f"training step (n = {panel.height} steps)")
-    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    style.step_ticks(axes)
 
 
 def claims(drawn: polars.DataFrame) -> Iterator[Claim]:

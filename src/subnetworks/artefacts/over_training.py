@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from subnetworks.artefacts import shared, style, turns
 from subnetworks.artefacts.base import Followed, Specification
-from subnetworks.artefacts.lazy import matplotlib, polars
+from subnetworks.artefacts.lazy import polars
 from subnetworks.core.results import Context, compared_share_of
 
 if TYPE_CHECKING:
@@ -163,7 +163,5 @@ def step_axis(axes: Axes, lines: polars.DataFrame) -> None:
     counts = sorted(set(lines["n"].drop_nulls()))
     weights = ", ".join(f"{n:,}" for n in counts)
     axes.set_xlabel("training step" + (f" (n = {weights} weights)" if counts else ""))
-    axes.xaxis.set_major_locator(
-        matplotlib.ticker.MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True)
-    )
+    style.step_ticks(axes)
     axes.set_xlim(left=0)

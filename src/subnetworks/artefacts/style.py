@@ -127,6 +127,13 @@ def canvas(width: float, height: float) -> Figure:
     return drawing
 
 
+def step_ticks(axes: Axes) -> None:
+    """Marks at round whole steps."""
+    axes.xaxis.set_major_locator(
+        matplotlib.ticker.MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True)
+    )
+
+
 def whiskers(axes: Axes, x: Sequence[float], rows: polars.DataFrame, key: str, **look: Any) -> None:
     """The intervals over seeds (`turns.with_intervals`) of a column at x; nothing without any."""
     found = [
