@@ -19,7 +19,7 @@ def note(*_):
     pathlib.Path(sys.argv[1]).touch()
     sys.exit()
 signal.signal(signal.SIGTERM, note)
-print(os.getpid(), flush=True)
+os.write(1, b"%d\\n" % os.getpid())  # at once: an unbuffered print writes the line's end alone
 time.sleep(600)
 """
 
@@ -51,7 +51,7 @@ def test_a_child_that_holds_the_pipe_keeps_nothing_alive(tmp_path: Path) -> None
         f"watch = [sys.executable, {watchdog.__file__!r}, '600', {str(tmp_path / 'scratch')!r}]\n"
         f"command = [sys.executable, '-c', {COMMAND!r}, {str(asked)!r}]\n"
         "process = subprocess.Popen([*watch, *command], stdin=subprocess.PIPE)\n"
-        "print(os.fork(), flush=True)\n"
+        "os.write(1, b'%d\\n' % os.fork())\n"
         "time.sleep(600)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", client], stdout=subprocess.PIPE, text=True)
