@@ -1,7 +1,8 @@
 """Predictions: how sparse each run's update will be if its gradients are noise.
 
-Nothing of the run is read but its init and its settings. A prediction is made as soon as the init
-is there, and before all else that waits then: so before the run is trained.
+Nothing of the run is read but its init and its settings, and where it is asked for the gradients
+of its first batches there. A prediction is made as soon as the init is there, and before all else
+that waits then: so before the run is trained.
 """
 
 
@@ -28,9 +29,27 @@ rule predict:
         init=subpath(input.init, parent=True),
         mask=lambda wildcards, input: f"--mask {input.mask}" if input.mask else "",
         data=lambda wildcards, input: f"--data {Path(input.data).parent}" if input.data else "",
+        gradients=lambda wildcards, input: (
+            f"--gradients {input.gradients}" if "gradients" in input.keys() else ""
+        ),
         settings=lambda wildcards: options.of_run(EXPERIMENT, wildcards.run),
     message:
         "Predicting the sparsity of {wildcards.run}"
     shell:
         "in_stage measure python -m subnetworks predict {params.init} {params.mask} {params.data}"
+        " {params.gradients}"
         " --settings {params.settings:q} --json {output.prediction} 2> >(tee {log} >&2)"
+
+
+use rule predict as predict_with_gradients with:
+    # The same if gradients have the signal that they have on the run's first batches.
+    input:
+        environment("measure"),
+        unpack(reads(inputs.of_prediction, "run")),
+        gradients="<results>/gradients/{run}/{batches}.safetensors",
+    output:
+        prediction="<results>/predictions/{run}/{batches}.json",
+    log:
+        "<results>/logs/predictions/{run}/{batches}.log",
+    message:
+        "Predicting the sparsity of {wildcards.run} with the signal of its first gradients"

@@ -235,6 +235,7 @@ rule measure_gradients:
         gradients="<results>/gradients/{run}/{batches}.safetensors",
     log:
         "<results>/logs/gradients/{run}/{batches}.log",
+    priority: 50
     conda:
         conda("train")
     threads: ACCELERATOR["threads"]

@@ -196,8 +196,9 @@ class MeanContext(Context):
     def rotation_matrices(self, name: str) -> polars.DataFrame:  # noqa: D102
         return self._read(super().rotation_matrices, name, *_UPDATES)
 
-    def prediction(self, run: str) -> dict[str, Any]:  # noqa: D102
-        return dict(self._read(super().prediction, run, *_RUNS))
+    def prediction(self, run: str, batches: int | None = None) -> dict[str, Any]:  # noqa: D102
+        read = super().prediction
+        return dict(self._read(lambda name: read(name, batches), run, *_RUNS))
 
     def overlap(self, name: str) -> dict[str, Any]:  # noqa: D102
         return dict(self._read(super().overlap, name, "overlaps"))

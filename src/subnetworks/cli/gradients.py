@@ -7,6 +7,7 @@ import typer
 
 from subnetworks.cli.train import Accelerator, Data, RunSettings
 from subnetworks.core.options import json_object
+from subnetworks.core.schedule import FIRST_BATCHES
 
 
 def gradients(
@@ -14,7 +15,9 @@ def gradients(
     init: Annotated[Path, typer.Option(help="Folder of the checkpoint that the run starts from.")],
     data: Data,
     output: Annotated[Path, typer.Option(help="The file to write (.safetensors).")],
-    batches: Annotated[int, typer.Option(help="How many of the run's first batches.")] = 16,
+    batches: Annotated[
+        int, typer.Option(help="How many of the run's first batches.")
+    ] = FIRST_BATCHES,
     accelerator: Accelerator = "{}",
 ) -> None:
     """Sum up the gradients of a run's own loss at its init, batch by batch, without training.

@@ -53,9 +53,11 @@ class Context:
         path = self.results / "updates" / f"{name}.json"
         return _json(path, "measure", "n", "equal", "bit_equal", "isclose_bf16", "sparsity")
 
-    def prediction(self, run: str) -> dict[str, Any]:
-        """How sparse a run was expected to be (`predictions/<run>.json`)."""
-        path = self.results / "predictions" / f"{run}.json"
+    def prediction(self, run: str, batches: int | None = None) -> dict[str, Any]:
+        """How sparse a run was expected to be (`predictions/<run>.json`), also from gradients of
+        its first batches (`predictions/<run>/<batches>.json`)."""
+        file = f"{run}.json" if batches is None else f"{run}/{batches}.json"
+        path = self.results / "predictions" / file
         return _json(path, "predict", "n", "sparsity", "without_embeddings", "two_runs", "steps")
 
     def update_tensors(self, name: str) -> "polars.DataFrame":

@@ -4,6 +4,8 @@ import math
 from typing import Literal
 
 Schedule = Literal["constant", "linear", "cosine"]
+FIRST_BATCHES = 16
+"""How many of a run's first batches are looked at before it is made, unless a number is given."""
 
 
 def factor(step: int, steps: int, warmup: int, schedule: Schedule) -> float:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from subnetworks.core.errors import UserError
 from subnetworks.core.files import canonical_json
+from subnetworks.core.schedule import FIRST_BATCHES
 from subnetworks.core.validation import (
     Count,
     Name,
@@ -184,7 +185,7 @@ class OfGradients(OfRun):
     """Entries that the gradients of a run's own loss at its init choose."""
 
     batches: Annotated[Positive, Field(ge=2)] = Field(
-        16, description="How many of the run's first batches are looked at."
+        FIRST_BATCHES, description="How many of the run's first batches are looked at."
     )
 
 

@@ -1,5 +1,6 @@
 """Predicted beside measured sparsity, on numbers small enough to count by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,32 @@ def test_every_run_and_step_is_compared_with_its_prediction(results: Context) ->
         "25.0 points): coins.",
         "GRPO (grpo): another seed's run shares 81 % of the changed weights, where noise alone "
         "would give 60 %.",
+    ]
+
+
+def test_the_first_gradients_signal_is_compared_beside_noise(
+    results: Context, tmp_path: Path
+) -> None:
+    signal = {"n": 100, "sparsity": 0.52, "without_embeddings": {}, "two_runs": {"o1": 0.85}}
+    steps = [{"step": 10, "sparsity": 0.78}, {"step": 20, "sparsity": 0.6}]
+    signal |= {"steps": [*steps, {"step": 30, "sparsity": 0.52}], "mask": None}
+    write(tmp_path / "predictions" / "grpo" / "16.json", signal)
+    first, *others = results.spec["runs"]
+    context = replace(results, spec={"runs": [{**first, "signal": "grpo"}, *others]})
+    figure = artefacts.load("control_null_model", Figure)
+    with style.house_style():
+        drawing, frame = figure.draw(context)
+    assert len(drawing.axes) == 3
+    found = frame.filter(run="grpo")["error_with_signal"].to_list()
+    assert found == pytest.approx([-2.0, 0.0, 2.0])
+    assert frame.filter(run="placebo")["with_signal_pct"].to_list() == [None]
+    assert frame["error"].to_list() == pytest.approx([10.0, 20.0, 25.0, 2.5, 40.0])
+    said = list(figure.said(frame))
+    assert said[1:] == [
+        "Of 1 runs that train all weights, 1 end within 3 points of that with the first gradients' "
+        "signal (errors 2.0 points).",
+        "GRPO (grpo): another seed's run shares 81 % of the changed weights, where noise alone "
+        "would give 60 % and the signal 85 %.",
     ]
 
 
