@@ -8,6 +8,11 @@ FIRST_BATCHES = 16
 """How many of a run's first batches are looked at before it is made, unless a number is given."""
 
 
+def warmup_of(ratio: float, steps: int) -> int:
+    """How many steps a share of all steps is, to the nearest one."""
+    return round(ratio * steps)
+
+
 def factor(step: int, steps: int, warmup: int, schedule: Schedule) -> float:
     """Share of the peak learning rate that the optimiser step number `step` (from 0) takes.
 

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from subnetworks.checkpoints.chat import Named
 from subnetworks.core.errors import UserError
 from subnetworks.core.precision import Bfloat16, Dtype
-from subnetworks.core.schedule import Schedule
+from subnetworks.core.schedule import Schedule, warmup_of
 from subnetworks.core.validation import (
     Above,
     AtLeastTwo,
@@ -516,7 +516,7 @@ def in_steps(settings: Mapping[str, Any], examples: int) -> dict[str, Any]:
     if lengths.epochs is not None:
         told["steps"] = max(1, int(lengths.epochs * examples / lengths.batch_size))
     if lengths.warmup_ratio is not None:
-        told["warmup_steps"] = round(lengths.warmup_ratio * told["steps"])
+        told["warmup_steps"] = warmup_of(lengths.warmup_ratio, told["steps"])
     return told
 
 

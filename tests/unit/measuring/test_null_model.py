@@ -19,6 +19,7 @@ from subnetworks.checkpoints.numbers import decode, round_to
 from subnetworks.core.errors import UserError
 from subnetworks.core.schedule import factor
 from subnetworks.measuring import gradients, masks, null_model, updates
+from subnetworks.measuring.mask_sources.predicted import ByNullModel
 from subnetworks.measuring.null_model import Optimiser, Question, Signal
 from subnetworks.measuring.updates import Rules, Selection
 
@@ -403,3 +404,13 @@ def test_gradients_at_the_init_are_taken_into_account(init, tmp_path):
     assert not summary["noise_alone"]
     with pytest.raises(UserError, match="measure them at this one"):
         predicted("another")
+
+
+def test_a_mask_counts_its_runs_warm_up_in_steps() -> None:
+    source = ByNullModel.model_validate({"predicted": {"run": "dpo", "density": 0.1}})
+    run = {"learning_rate": 5e-7, "steps": 16, "warmup_ratio": 0.1, "schedule": "linear"}
+    assert not list(source.refused(run))
+    told = {"learning_rate": 5e-7, "steps": 16, "warmup_steps": 2, "schedule": "linear"}
+    assert source.settings(run) == {"settings": told}
+    assert source.settings(told) == {"settings": told}
+    assert [text for _, text in source.refused({"epochs": 1})]

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from subnetworks.core.errors import UserError
+from subnetworks.core.schedule import warmup_of
 from subnetworks.core.validation import Place
 from subnetworks.measuring.mask_making import OfRun, Predicted, Request
 
@@ -35,12 +36,11 @@ class ByNullModel(Predicted):
     predicted: OfRun
 
     def refused(self, run: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
-        """See `MaskSettings.refused`: the null model takes lengths in steps, and float32 master
-        weights, only."""
-        for key, instead in (("epochs", "steps"), ("warmup_ratio", "warmup_steps")):
-            if run.get(key) is not None:
-                name = self.predicted.run
-                yield ("predicted", "run"), f"the run {name!r} has {key}: give it {instead} instead"
+        """See `MaskSettings.refused`: how many steps an epoch has is not known here, and the null
+        model is one of float32 master weights."""
+        if run.get("epochs") is not None:
+            name = self.predicted.run
+            yield ("predicted", "run"), f"the run {name!r} has epochs: give it steps instead"
         if (kept := run.get("master_weights", "float32")) != "float32":
             yield (
                 ("predicted", "run"),
@@ -50,7 +50,10 @@ class ByNullModel(Predicted):
 
     def settings(self, run: Mapping[str, Any]) -> Mapping[str, Any]:
         """See `Predicted.settings`: those of the run that the null model knows."""
-        return {"settings": {key: run[key] for key in _KEYS if key in run}}
+        known = {key: run[key] for key in _KEYS if key in run}
+        if run.get("warmup_ratio") is not None:
+            known["warmup_steps"] = warmup_of(run["warmup_ratio"], run["steps"])
+        return {"settings": known}
 
 
 SETTINGS = ByNullModel
