@@ -14,7 +14,7 @@ from pydantic import Field
 from subnetworks.artefacts.base import Benchmark, Scored, Specification, Table
 from subnetworks.artefacts.claims import TWO_SIDED_95, Claim, all_hold, listed, span
 from subnetworks.artefacts.lazy import polars
-from subnetworks.artefacts.pairing import difference_of
+from subnetworks.artefacts.pairing import by_question, difference_of
 from subnetworks.artefacts.published import Published, Quotes
 from subnetworks.artefacts.shared import difference, frame, percent, remark_on
 from subnetworks.artefacts.sheet import Column, text
@@ -200,15 +200,15 @@ def _at_seeds(
     table = []
     for context in contexts:
         pair = next(p for p in context.rows("pairs") if p["algorithm"] == row["algorithm"])
-        answers = [
-            _answers(context, pair[role], row["task"], group) for role in roles if role in pair
-        ]
-        if len(answers) < len(roles) or any(found is None for found in answers):
+        kept = [_answers(context, pair[role], row["task"], group) for role in roles if role in pair]
+        answers = [found for found in kept if found is not None]
+        if len(answers) < len(roles):
             return None
-        values = [
-            found.sort("doc_id")["correct"].to_numpy() for found in answers if found is not None
-        ]
-        table.append(100 * (values[0] - values[1] if len(values) == 2 else values[0]))
+        if len(answers) == 1:
+            values = answers[0].sort("doc_id")["correct"].to_numpy()
+        elif (values := by_question(*answers)) is None:
+            return None
+        table.append(100 * values)
     return np.vstack(table) if len({len(values) for values in table}) == 1 else None
 
 
