@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from subnetworks.checkpoints.hub.client import Entry
+from subnetworks.core.precision import of_training
 from subnetworks.experiment import Experiment, sizes
 from subnetworks.experiment.models import Benchmark, Machine, Size
 from subnetworks.training.settings import (
@@ -25,9 +26,8 @@ FLOAT32, BFLOAT16 = 4, 2
 TRAINED = 4 * FLOAT32  # weight, gradient, two moments
 SAVED = 3 * FLOAT32  # a saved state has no gradient
 KEPT_STATES = 2
-# Bytes for each token and number of a layer's width that a layer keeps for its way back
-# (arXiv 2205.05198, without the scores of attention), and for each token and word of the logits.
-ACTIVATION, LOGIT = 34, 4
+# Numbers of bfloat16 for each token and word: a logit and its gradient.
+LOGITS = 2
 # Tokens that a question, or an example before it, is taken to have, and options that are compared.
 PROMPT, OPTIONS = 512, 5
 
@@ -131,13 +131,17 @@ def _trained(experiment: Experiment, name: str, machine: Machine) -> Estimate:
             there = sizes.rows(experiment, entry["data"]) or steps * run.batch_size
             operations += size.weights * there * 2 * longest * FORWARD
         hours = _hours(machine, operations, size.weights * answers * FORWARD, unknown)
-    each = TRAINED * (1 + beside) + FLOAT32 * reference
+    arithmetic = of_training(run.compute_dtype, machine.kind, machine.bfloat16)
+    # Weights that are rounded in float32 are kept as they were beside it.
+    emulated = arithmetic.weights != arithmetic.products
+    each = TRAINED * (1 + beside) + FLOAT32 * (reference + emulated)
     on_device = size.weights * each / machine.ranks
     on_device += BFLOAT16 * size.weights * online / machine.tensor_parallel
     at_once = run.sequences_at_once * longest
     if machine.tokens_at_once is not None and not isinstance(run, PreferenceSettings):
         at_once = machine.tokens_at_once
-    on_device += _activations(size, at_once, recomputed)
+    number = FLOAT32 if arithmetic.products == "float32" else BFLOAT16
+    on_device += activations(size, at_once, recomputed, number)
     saved = FLOAT32 if run.save_dtype == "float32" else BFLOAT16
     snapshots = steps // run.trajectory_every if steps and run.trajectory_every else 0
     return Estimate(
@@ -151,11 +155,21 @@ def _trained(experiment: Experiment, name: str, machine: Machine) -> Estimate:
     )
 
 
-def _activations(size: Size, tokens: int, again: bool) -> float:
-    """Bytes of what `tokens` at once keep for their way back, and of their logits."""
-    kept = tokens * size.width
-    layers = kept * (size.layers * BFLOAT16 + ACTIVATION if again else size.layers * ACTIVATION)
-    return float(layers + tokens * size.vocabulary * LOGIT)
+def activations(size: Size, tokens: int, again: bool, number: int = BFLOAT16) -> float:
+    """Bytes of what `tokens` at once keep for their way back, and of their logits.
+
+    As transformers' Llama and Qwen2 keep it, without the scores of attention: of each layer in
+    bfloat16 20 bytes for each number of its width, 8 of its MLP's and 4 of its keys', which is at
+    most (8 · its weights / width + 44 · width) / 3.
+
+    Args:
+        again: whether all but a layer's input is computed again on the way back.
+        number: bytes of a number; in float32 it is at most twice as much.
+    """
+    layer = (size.weights - size.vocabulary * size.width) / size.layers
+    kept = (8 * layer / size.width + 44 * size.width) / 3
+    layers = size.layers * BFLOAT16 * size.width + kept if again else size.layers * kept
+    return number / BFLOAT16 * tokens * (layers + LOGITS * BFLOAT16 * size.vocabulary)
 
 
 def _sampled(experiment: Experiment, name: str, machine: Machine) -> Estimate:

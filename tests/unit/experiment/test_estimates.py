@@ -50,12 +50,15 @@ EXPERIMENT: dict[str, Any] = {
         "grpo": {"benchmarks": ["mine"]},
     },
 }
+# Bytes of bfloat16 that a token keeps of a layer, which has 95 million weights, and its logits.
+LAYER, LOGITS = (8 * 95_000 + 44 * 1000) / 3, 2 * 50_000 * 2
 MACHINE = Machine.model_validate(
     {
         "kind": "cpu",
         "devices": 1,
         "threads": 1,
         "memory_gb": 4,
+        "bfloat16": "native",
         "speed": {"training": 2, "sampling": 0.5, "start": 36},
     }
 )
@@ -109,7 +112,7 @@ def test_on_gpus_activations_are_computed_again_and_devices_share(experiment: Ex
     one = found(experiment, cuda)["train sft"]
     assert seconds(one) == pytest.approx(36 + 1e9 * 8 * 100 * 8 * 1000 / 2e12 / 8)
     tokens = 8 * 1000
-    kept = tokens * 1000 * (10 * 2 + 34) + tokens * 50_000 * 4
+    kept = tokens * (10 * 2 * 1000 + LAYER + LOGITS)
     assert one.device_gb == pytest.approx((16e9 / 8 + kept) / 1e9)
 
 
@@ -118,18 +121,38 @@ def test_what_the_machine_does_about_memory_counts(experiment: Experiment) -> No
     machine = MACHINE.model_copy(update={**less, "devices": 2})
     by = found(experiment, machine)
     assert seconds(by["train sft"]) == pytest.approx(36 + 1e9 * 8 * 100 * 8 * 1000 / 2e12 / 2)
-    kept = 2000 * 1000 * (10 * 2 + 34) + 2000 * 50_000 * 4
+    kept = 2000 * (10 * 2 * 1000 + LAYER + LOGITS)
     assert by["train sft"].device_gb == pytest.approx(16 / 2 + kept / 1e9)
     assert by["train grpo"].device_gb == pytest.approx(16 / 2 + 2 / 2 + kept / 1e9)
     pairs = 16 * 500  # which stay together
-    kept = pairs * 1000 * (10 * 2 + 34) + pairs * 50_000 * 4
+    kept = pairs * (10 * 2 * 1000 + LAYER + LOGITS)
     assert by["train dpo"].device_gb == pytest.approx(16 / 2 + kept / 1e9)
+
+
+def test_a_layer_keeps_what_llama_keeps_of_its_projections() -> None:
+    """Of Llama-3.1-8B's layer: 20 bytes of its width, 8 of its MLP's, 4 of its keys'."""
+    width, mlp, keys, layers, words = 4096, 14336, 1024, 32, 128_256
+    weights = layers * (2 * width**2 + 2 * width * keys + 3 * width * mlp) + words * width
+    size = Size(weights=weights, layers=layers, width=width, vocabulary=words)
+    kept = layers * (20 * width + 8 * mlp + 4 * keys) + words * 4
+    found = estimates.activations(size, 1, again=False)
+    assert kept < found < 1.01 * kept
+
+
+def test_float32_keeps_twice_as_much_and_emulated_bfloat16_the_weights_too(
+    experiment: Experiment,
+) -> None:
+    native = found(experiment)["train sft"].device_gb
+    emulated = found(experiment, MACHINE.model_copy(update={"bfloat16": "emulated"}))
+    assert native is not None
+    kept = 8 * 1000 * (10 * LAYER + LOGITS)
+    assert emulated["train sft"].device_gb == pytest.approx(native + 4 + kept / 1e9)
 
 
 def test_memory_and_disk(experiment: Experiment) -> None:
     by = found(experiment)
     tokens = 8 * 1000
-    kept = tokens * 1000 * 10 * 34 + tokens * 50_000 * 4
+    kept = tokens * (10 * LAYER + LOGITS)
     assert by["train sft"].device_gb == pytest.approx(16 + kept / 1e9)
     bare = by["train grpo"].device_gb
     assert bare is not None
