@@ -93,13 +93,13 @@ docs-serve: docs ## Serve it at http://127.0.0.1:8000 and follow changes
 lock: bootstrap ## Resolve pyproject.toml into envs/ (UPGRADE=1: newest versions)
 	@$(BOOTSTRAP)/bin/python envs/lock.py $(if $(UPGRADE),--upgrade)
 
-bench: bootstrap ## Time and weigh measuring, the masked optimiser and evaluation
+bench: bootstrap ## Time and weigh measuring, training within masks and evaluation
 	@$(BOOTSTRAP)/bin/python envs/build.py measure --into .venvs/measure
 	@for part in measure overlap rank; do \
 		PYTHONPATH=src .venvs/measure/bin/python tests/system/benchmarks/measuring.py $$part; done
 	@PYTHONPATH=src .venvs/measure/bin/python tests/system/benchmarks/scale.py
 	@$(BOOTSTRAP)/bin/python envs/build.py train-cpu --into .venvs/train-cpu
-	@.venvs/train-cpu/bin/python tests/system/benchmarks/optimiser.py
+	@for part in optimiser steps; do .venvs/train-cpu/bin/python tests/system/benchmarks/$$part.py; done
 	@$(BOOTSTRAP)/bin/python envs/build.py evaluate-cpu --into .venvs/evaluate-cpu
 	@.venvs/evaluate-cpu/bin/python tests/system/benchmarks/evaluating.py
 

@@ -105,18 +105,27 @@ def _range(low: str, high: str) -> str:
 
 def saved() -> str:
     """What training within a mask saves of a large model's memory, on paper."""
-    lines = [_row(("weights", "mask", *(_capital(part) for part in _PARTS), "Sum", "Saved"))]
-    lines.append(_row(("---", "---", *["---:"] * (len(_PARTS) + 2))))
-    for billions in (8, 70):
+    heads = [*map(_capital, _PARTS), "Sum", "Saved", "Gradients in the mask's rows"]
+    lines = [_row(("weights", "mask", *heads))]
+    lines.append(_row(("---", "---", *["---:"] * len(heads))))
+    for billions, width in ((8, 4096), (70, 8192)):
         whole = savings.parts(billions * 1e9)
-        for density in (None, 0.3, 0.2, 0.05):
+        for density in (None, 0.3, 0.2, 0.05, 0.001):
             found = savings.parts(billions * 1e9, density)
             sizes = [*(getattr(found, part) for part in _PARTS), found.sum]
-            cells = [f"{size / 1e9:,.0f}" for size in sizes]
-            mask = "none" if density is None else f"{100 * density:.0f} % of the weights"
-            share = "" if density is None else f"{100 * (1 - found.sum / whole.sum):.0f} %"
-            lines.append(_row((f"{billions} billion", mask, *cells, share)))
+            cells = [_gigabytes(size) for size in sizes]
+            mask, share, rows = "none", "", ""
+            if density is not None:
+                mask = f"{100 * density:g} % of the weights"
+                share = f"{100 * (1 - found.sum / whole.sum):.0f} %"
+                touched = found.gradients * savings.rows_needed(density, width)
+                rows = _gigabytes(touched)
+            lines.append(_row((f"{billions} billion", mask, *cells, share, rows)))
     return "\n".join(lines)
+
+
+def _gigabytes(number: float) -> str:
+    return f"{number / 1e9:,.0f}" if number >= 1e9 or not number else f"{number / 1e9:.2f}"
 
 
 _PARTS = ("weights", "gradients", "moments", "indices")

@@ -160,7 +160,7 @@ def activations(size: Size, tokens: int, again: bool, number: int = BFLOAT16) ->
 
     As transformers' Llama and Qwen2 keep it, without the scores of attention: of each layer in
     bfloat16 20 bytes for each number of its width, 8 of its MLP's and 4 of its keys', which is at
-    most (8 · its weights / width + 44 · width) / 3.
+    most (8 · its weights / width + 44 · width) / 3. `tests/system/benchmarks/steps.py` measures it.
 
     Args:
         again: whether all but a layer's input is computed again on the way back.

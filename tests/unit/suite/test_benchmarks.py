@@ -64,6 +64,19 @@ def test_optimiser() -> None:
     assert "density  20%: state " in printed("optimiser", "--tiny")
 
 
+def test_steps() -> None:
+    needs("torch", "verl", "pydantic")
+    said = printed("steps", *"--model tiny --density 0.2 --rounds 1".split())
+    lines = [line.split() for line in said.splitlines()]
+    full, _, masked, paper = lines[3:7]
+    # Weights, gradients, moments and indices are those reckoned on paper.
+    assert masked[0] == "20.1%"
+    assert masked[1:5] == paper[:4] == ["0.56", "0.56", "0.22", "0.11"]
+    # What autograd keeps is the same within a mask.
+    assert masked[5] == full[5]
+    assert "100.00% on paper" in said
+
+
 def test_planning() -> None:
     needs("snakemake")
     assert "3 checkpoints: " in printed("planning", "3")
