@@ -17,8 +17,10 @@ import numpy as np
 
 from subnetworks import checkpoints
 from subnetworks.checkpoints import Tensor
+from subnetworks.checkpoints.deltas import is_delta
 from subnetworks.checkpoints.numbers import decode, encode
 from subnetworks.core.errors import UserError
+from subnetworks.core.files import step_file
 from subnetworks.core.progress import Progress
 from subnetworks.measuring import foresight, trajectories
 from subnetworks.measuring.null_model import Optimiser
@@ -85,7 +87,8 @@ def saved(folder: str | os.PathLike[str], init: str | None = None) -> tuple[str,
             checkpoints.
 
     Raises:
-        UserError: there are no steps, or two of one number.
+        UserError: there are no steps, or two of one number; or the trajectory is unfinished, for
+            its manifest is written at the run's end.
     """
     place = Path(folder)
     if (place / "manifest.json").exists():
@@ -94,6 +97,13 @@ def saved(folder: str | os.PathLike[str], init: str | None = None) -> tuple[str,
             steps = [(step, f"delta:{file}@{init}") for step, file in steps]
         return init or base, 0, steps
     steps = _numbered(place)
+    for step, source in steps:
+        # Both, since deltas of one's own may be a folder's checkpoints as well.
+        if Path(source) == step_file(place, step) and is_delta(Path(source)):
+            raise UserError(
+                f"{source}: a delta of an unfinished trajectory: {place / 'manifest.json'} is "
+                "missing, which a run writes at its end; train the run to its end"
+            )
     start = 0
     if init is None and steps:
         (start, init), *steps = steps

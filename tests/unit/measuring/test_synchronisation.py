@@ -168,6 +168,24 @@ def test_what_are_no_steps_is_refused(run):
         synchronisation.saved(folder / "one")
 
 
+def test_an_unfinished_trajectory_is_not_taken_for_checkpoints(run):
+    """Its first step would pass for the init; whole checkpoints of such names are what they are,
+    and so are deltas of other names."""
+    folder, states = run
+    place = folder / "trajectory"
+    (place / "manifest.json").unlink()
+    for init in (None, str(folder / "init.safetensors")):
+        with pytest.raises(UserError, match=r"step_000002\.safetensors: .* unfinished trajectory"):
+            synchronisation.saved(place, init)
+    for step in STEPS:
+        (place / f"step_{step:06d}.safetensors").rename(place / f"delta-{step}.safetensors")
+    expected = follow(folder / "steps")
+    assert follow(place) == expected
+    for step, state in zip(STEPS, states[1:], strict=True):
+        save(folder / "whole" / f"step_{step:06d}.safetensors", state)
+    assert follow(folder / "whole") == expected
+
+
 def test_steps_out_of_order_are_refused(run):
     folder, _ = run
     path = folder / "trajectory" / "manifest.json"
