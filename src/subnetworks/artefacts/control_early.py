@@ -87,7 +87,7 @@ def _steps(context: Context, entry: dict[str, Any]) -> list[dict[str, Any]]:
     n, final = found["n"], found["final"]
     last = found["steps"][-1]["step"]
     matched = {
-        row["step"]: context.overlap(row["overlap"]).get("chance_by_magnitude") or {}
+        row["step"]: shared.matched_chance(context.overlap(row["overlap"]))
         for row in entry.get("overlaps", [])
     }
     rows = []

@@ -189,7 +189,7 @@ def _listed(rows: polars.DataFrame, key: str, chance: str = "") -> str:
     words = []
     for row in rows.drop_nulls(key).to_dicts():
         at = f" at {by_hand(row['learning_rate'])}" if several else ""
-        beside = f" ({row[chance]:.1f})" if chance else ""
+        beside = "" if row.get(chance) is None else f" ({row[chance]:.1f})"
         words.append(f"rank {row['lora_rank']}{at}: {row[key]:.1f} %{beside}")
     return "; ".join(words)
 

@@ -96,7 +96,9 @@ def _row(context: Context, entry: dict[str, Any]) -> dict[str, Any]:
         overlap = context.overlap(entry["overlap"])
         chance = shared.matched_chance(overlap)
         for key, of in (("overlap_pct", overlap), ("chance_pct", chance)):
-            row[key] = shared.percent((of["o1"] + of["o2"]) / 2)
+            first, second = of["o1"], of["o2"]
+            if first is not None and second is not None:
+                row[key] = shared.percent((first + second) / 2)
     for key, update in (("agreement_pct", "agreement"), ("another_seed_pct", "another_seed")):
         if update in entry:
             row[key] = shared.percent(context.update(entry[update])["sparsity"])

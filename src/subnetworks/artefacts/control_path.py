@@ -11,7 +11,14 @@ from typing import Annotated, Any
 
 from subnetworks.artefacts.base import Names, Overlap, Table, UpdateShown, rows_of
 from subnetworks.artefacts.lazy import polars
-from subnetworks.artefacts.shared import UPDATE_SCHEMA, frame, opening, percent, span
+from subnetworks.artefacts.shared import (
+    UPDATE_SCHEMA,
+    frame,
+    matched_chance,
+    opening,
+    percent,
+    span,
+)
 from subnetworks.artefacts.sheet import Column, text
 from subnetworks.core.results import Context
 
@@ -97,8 +104,7 @@ def build(context: Context) -> polars.DataFrame:
             overlap = context.overlap(entry[which])
             row[f"{which}_pct"] = percent(overlap["o1"])
             row[f"{which}_chance_pct"] = percent(overlap["chance_per_tensor"]["o1"])
-            matched = overlap.get("chance_by_magnitude") or {}
-            row[f"{which}_by_magnitude_pct"] = percent(matched.get("o1"))
+            row[f"{which}_by_magnitude_pct"] = percent(matched_chance(overlap)["o1"])
         rows.append(row)
     return frame(rows, SCHEMA)
 

@@ -62,12 +62,11 @@ def opening_of_run(entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def matched_chance(overlap: dict[str, Any]) -> dict[str, Any]:
-    """What two masks would share by chance matched by magnitude; uniform where that is not known.
-
-    Keys: `o1`, `o2`, as shares.
-    """
-    return overlap.get("chance_by_magnitude", overlap["chance"])  # type: ignore[no-any-return]
+def matched_chance(overlap: Mapping[str, Any]) -> dict[str, float | None]:
+    """What two masks would share by chance matched by magnitude, `o1` and `o2` as shares; None
+    where the overlap was compared without its weights, so that no cell has another chance."""
+    matched = overlap.get("chance_by_magnitude") or {}
+    return {key: matched.get(key) for key in ("o1", "o2")}
 
 
 def percent(count: float | None, whole: float = 1) -> float | None:

@@ -1,5 +1,6 @@
 """LoRA beside full training, on numbers small enough to count by hand."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,19 @@ def shown(tmp_path: Path) -> Context:
             ],
         },
     )
+
+
+def test_without_chance_by_magnitude_its_cells_are_empty(shown: Context, tmp_path: Path) -> None:
+    file = tmp_path / "overlaps" / "both.json"
+    found = json.loads(file.read_text())
+    del found["chance_by_magnitude"]
+    file.write_text(json.dumps(found))
+    table = artefacts.load("control_lora", Table)
+    frame = table.build(shown)
+    small = frame.row(1, named=True)
+    assert (small["in_full_pct"], small["in_full_chance_pct"]) == (pytest.approx(80), None)
+    assert (small["of_full_pct"], small["of_full_chance_pct"]) == (pytest.approx(48), None)
+    assert any(line.endswith("rank 4: 80.0 %.") for line in table.said(frame))
 
 
 def test_adapters_are_compared_with_the_full_run(shown: Context, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What grows with the size of a base: slopes by hand, and their intervals over seeds."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,23 @@ def test_a_trend_has_its_interval_over_seeds(tmp_path: Path) -> None:
         f"DPO +7.2 [{low:+.1f}, {high:+.1f}] for ten times the weights",
         "DPO +0.0 for ten times the weights",
     ]
+
+
+def without_weights(folder: Path, name: str) -> None:
+    """An overlap as it is compared without the init's weights."""
+    file = folder / "overlaps" / f"{name}.json"
+    found = json.loads(file.read_text())
+    del found["chance_by_magnitude"]
+    file.write_text(json.dumps(found))
+
+
+def test_without_chance_by_magnitude_no_other_takes_its_place(tmp_path: Path) -> None:
+    spec = {"updates": make(tmp_path, 0, SPARSITIES[0])["updates"][:1]}
+    without_weights(tmp_path, spec["updates"][0]["overlap"])
+    _, frame = artefacts.load(NAME, Figure).draw(Context(tmp_path, PUBLISHED, spec))
+    row = frame.row(0, named=True)
+    assert row["overlap_pct"] == pytest.approx(70)
+    assert (row["chance_pct"], row["overlap_beyond"]) == (None, None)
 
 
 def test_one_size_has_no_trend(tmp_path: Path) -> None:

@@ -152,6 +152,8 @@ def test_masks_are_better_than_all_ignorant_ones_as_dense(tmp_path: Path) -> Non
     # Holm's correction of three: the smallest is multiplied by three.
     assert p("null") < p("low") < p("square") and 3 * p("null") < 0.05
     assert rows["null"]["p_better"] == pytest.approx(3 * p("null"))
+    # These overlaps were compared without weights: uniform chance is none by magnitude.
+    assert rows["null"]["recall_pct"] == 50 and rows["null"]["chance_pct"] is None
     assert rows["low"]["p_better"] == pytest.approx(min(1, 2 * p("low")))
     shown = {label: row["better"] for label, row in rows.items()}
     assert shown == {
