@@ -1,10 +1,7 @@
 """Gradients of on-policy runs at their init, against torch's own on the answers sampled there."""
 
-import dataclasses
 import json
 import math
-import os
-from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
@@ -14,12 +11,10 @@ pytest.importorskip("verl")
 pytest.importorskip("vllm")
 
 import numpy  # noqa: E402
-import pyarrow  # noqa: E402
-import pyarrow.parquet  # noqa: E402
-from tiny import make_init  # noqa: E402
+from tiny import make_init, make_problems, trained_by  # noqa: E402
 
 from subnetworks.measuring.gradients import Gradients  # noqa: E402
-from subnetworks.training.runtime import gradients, run  # noqa: E402
+from subnetworks.training.runtime import gradients  # noqa: E402
 
 SETTINGS = {
     "steps": 30,
@@ -44,41 +39,17 @@ PRIME = {**SETTINGS, "algorithm": "prime", "reward_learning_rate": 0.1, "kl": "l
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gradients")
     make_init(folder / "init", hidden_size=64)  # vLLM wants heads of 32
-    rows = [
-        {
-            "data_source": "tiny",
-            "prompt": [{"role": "user", "content": f"{a}+{a}="}],
-            "reward_model": {"style": "rule", "ground_truth": str(2 * a)},
-        }
-        for a in range(10)
-    ]
-    (folder / "data").mkdir()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "data/train.parquet")
+    make_problems(folder / "data")
     return folder
 
 
 @pytest.fixture
 def measured(folder, monkeypatch):
     """Measures gradients of a run; gives their file and what each step learnt from."""
-    trainer = run.TRAINERS["online"]
 
     def measure(settings, batches, devices=1):
         name = f"{settings['algorithm']}{devices}"
-
-        def command(job):
-            made = trainer(job)
-            *words, module, file = made.arguments
-            assert module.endswith("online_main")
-            here = str(Path(__file__).parent)
-            paths = os.pathsep.join([made.environment["PYTHONPATH"], here])
-            variables = {"PYTHONPATH": paths, "RECORDED": str(folder / f"{name}.jsonl")}
-            return dataclasses.replace(
-                made,
-                arguments=[*words, "online_steps", file],
-                environment=made.environment | variables,
-            )
-
-        monkeypatch.setitem(run.TRAINERS, "online", command)
+        trained_by(monkeypatch, "online_steps", {"RECORDED": str(folder / f"{name}.jsonl")})
         file = folder / f"{name}.safetensors"
         gradients.measure(
             settings,

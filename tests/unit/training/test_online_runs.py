@@ -15,10 +15,8 @@ pytest.importorskip("verl")
 pytest.importorskip("vllm")
 
 import numpy  # noqa: E402
-import pyarrow  # noqa: E402
-import pyarrow.parquet  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
-from tiny import make_init, saved_weights  # noqa: E402
+from tiny import make_init, make_problems, saved_weights  # noqa: E402
 
 from subnetworks.core.processor import has_bfloat16  # noqa: E402
 from subnetworks.measuring import masks  # noqa: E402
@@ -66,19 +64,7 @@ RAFT = {
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("online")
     make_init(folder / "init", hidden_size=64)  # vLLM wants heads of 32
-    (folder / "data").mkdir()
-    rows = [
-        {
-            "data_source": "tiny",
-            "prompt": [{"role": "user", "content": f"{a}+{a}="}],
-            "reward_model": {"style": "rule", "ground_truth": str(2 * a)},
-        }
-        for a in range(10)
-    ]
-    for name, some in (("train", rows), ("validation", rows[:3])):
-        pyarrow.parquet.write_table(
-            pyarrow.Table.from_pylist(some), folder / f"data/{name}.parquet"
-        )
+    make_problems(folder / "data")
     generator = numpy.random.default_rng(0)
     shapes = finish.shapes(folder / "init")
     arrays = {name: generator.random(shape) < 0.3 for name, shape in shapes.items()}

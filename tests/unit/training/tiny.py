@@ -1,5 +1,6 @@
 """A tiny model with a chat tokenizer, data for it, and runs of the real trainer; not a test."""
 
+import dataclasses
 import json
 import os
 import random
@@ -11,7 +12,7 @@ import pyarrow.parquet
 import torch
 
 from subnetworks.training.engine import masking
-from subnetworks.training.runtime import state
+from subnetworks.training.runtime import online, run, state
 from subnetworks.training.runtime.job import Job, distributed, environment
 from subnetworks.training.runtime.preference import described
 from subnetworks.training.settings import parse_accelerator, parse_settings
@@ -67,6 +68,21 @@ def make_pairs(folder):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "train.parquet")
 
 
+def make_problems(folder):
+    """Sums of a digit with itself, ten to train on and three of them held out."""
+    rows = [
+        {
+            "data_source": "tiny",
+            "prompt": [{"role": "user", "content": f"{a}+{a}="}],
+            "reward_model": {"style": "rule", "ground_truth": str(2 * a)},
+        }
+        for a in range(10)
+    ]
+    folder.mkdir()
+    for name, some in (("train", rows), ("validation", rows[:3])):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(some), folder / f"{name}.parquet")
+
+
 def make_job(folder, name, settings, ranks=1, mask=None, resume=0, data=None, **machine):
     """A job on the folder's `init` and `data` (or `data`), with its state in the folder `name`."""
     place = folder / name
@@ -99,6 +115,23 @@ def launch(folder, jobs):
     variables["PYTHONPATH"] += os.pathsep + str(Path(__file__).parent)
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def trained_by(monkeypatch, module, variables):
+    """Lets on-policy runs be trained by a module that lies beside this one."""
+
+    def command(job):
+        made = online.command(job)
+        *words, usual, file = made.arguments
+        assert usual.endswith("online_main")
+        paths = os.pathsep.join([made.environment["PYTHONPATH"], str(Path(__file__).parent)])
+        return dataclasses.replace(
+            made,
+            arguments=[*words, module, file],
+            environment=made.environment | {"PYTHONPATH": paths, **variables},
+        )
+
+    monkeypatch.setitem(run.TRAINERS, "online", command)
 
 
 def saved_weights(folder):
