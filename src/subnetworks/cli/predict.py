@@ -183,7 +183,7 @@ def of_run(text: str, data: Path | None) -> "tuple[Optimiser, str, list[int]]":
         rows = examples(data, given.get("algorithm")) if data is not None else 0
         given = in_steps(given, rows)
     run = parse_settings(given)
-    if getattr(run, "lora_rank", 0):
+    if run.lora_rank:
         raise UserError(
             "--settings trains adapters (lora_rank), but the null model is one of the weights; "
             "leave lora_rank out"

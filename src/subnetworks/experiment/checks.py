@@ -148,7 +148,7 @@ def _check_run(
                 f"the mask {entry['mask']!r} is drawn on {base!r}, but the run starts from "
                 f"{entry['init']!r}: use a mask made for this init",
             )
-        if isinstance(run, OfflineSettings) and run.lora_rank:
+        if run.lora_rank:
             raise experiment.error((*place, "lora_rank"), "lora_rank and a mask exclude each other")
     if run.verl:
         _check_verl(experiment, place, run, machine)

@@ -127,6 +127,12 @@ class Settings(SettingsModel):
         description="A template by name instead of the checkpoint's own, which the end then has; "
         "for base models, which have none: plain.",
     )
+    lora_rank: Count = Field(
+        0,
+        description="Train adapters of this rank on every linear layer instead of the weights "
+        "(LoRA, for comparison; 0: none); the end has them merged.",
+    )
+    lora_alpha: Positive = Field(16, description="LoRA's: their product's factor, times the rank.")
 
     verl: dict[str, Any] = Field(
         {}, description="Further options of verl, passed on to it as they are."
@@ -154,6 +160,14 @@ class Settings(SettingsModel):
             raise wrong(
                 f"master_weights {kept!r} has no optimiser_state 'dense': leave it out",
                 "optimiser_state",
+            )
+        if self.lora_rank and self.trajectory_every:
+            raise wrong("lora_rank and trajectory_every exclude each other", "lora_rank")
+        if self.lora_rank and kept != "float32":
+            raise wrong(
+                f"lora_rank excludes master_weights {kept!r}: adapters are trained on float32 "
+                "weights",
+                "lora_rank",
             )
 
     @property
@@ -210,29 +224,11 @@ class OfflineSettings(Settings):
     truncation: Truncation = Field(
         "error", description="Whether a longer one is refused, or loses its end."
     )
-    lora_rank: Count = Field(
-        0,
-        description="Train adapters of this rank on every linear layer instead of the weights "
-        "(LoRA, for comparison; 0: none); the end has them merged.",
-    )
-    lora_alpha: Positive = Field(16, description="LoRA's: their product's factor, times the rank.")
 
     @property
     def longest_sequence(self) -> int:
         """See `Settings.longest_sequence`."""
         return self.max_length
-
-    def check(self) -> None:
-        """See `Settings.check`."""
-        super().check()
-        if self.lora_rank and self.trajectory_every:
-            raise wrong("lora_rank and trajectory_every exclude each other", "lora_rank")
-        if self.lora_rank and self.master_weights != "float32":
-            raise wrong(
-                f"lora_rank excludes master_weights {self.master_weights!r}: adapters are trained "
-                "on float32 weights",
-                "lora_rank",
-            )
 
 
 _ALONE = ("math", "boxed", "gsm8k", "random")
@@ -330,6 +326,12 @@ class OnlineSettings(Settings):
     def mask_beside(self) -> bool:
         """Whether the model that is trained beside the policy keeps to the policy's mask."""
         return False
+
+    def as_json(self) -> dict[str, Any]:
+        """See `Settings.as_json`; without adapters nothing is recorded of them, as once there were
+        none."""
+        left_out = () if self.lora_rank else ("lora_rank", "lora_alpha")
+        return {name: value for name, value in super().as_json().items() if name not in left_out}
 
     def check(self) -> None:
         """See `Settings.check`."""

@@ -284,6 +284,11 @@ REFUSED = [
         "20: runs.within.lora_rank: lora_rank and a mask exclude each other",
     ),
     (
+        "  within: { like: grpo, mask: grpo }",
+        "  within: { like: grpo, mask: grpo, lora_rank: 8, trajectory_every: 0 }",
+        "20: runs.within.lora_rank: lora_rank and a mask exclude each other",
+    ),
+    (
         "mask: grpo }",
         "mask: sft }",
         "20: runs.within.mask: the mask 'sft' is drawn on 'base', but the run starts from 'sft': use a mask made for this init",

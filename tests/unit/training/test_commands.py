@@ -147,8 +147,18 @@ def test_a_sampler_is_shared_by_devices_there_are_and_the_longest_sequence_fits(
     settings = parse_settings({"algorithm": "grpo", **BASE})
     with pytest.raises(UserError, match=r"tokens_at_once \(1023\) is less than .* \(1024 tokens\)"):
         check_devices(settings, machine)
-    with pytest.raises(UserError, match="lora_rank and trajectory_every exclude each other"):
-        parse_settings({"algorithm": "sft", **BASE, "lora_rank": 8, "trajectory_every": 2})
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo", "prime", "raft_plus_plus"])
+def test_on_policy_adapters_are_the_policys_alone_and_merged_for_the_sampler(algorithm, tmp_path):
+    asked = job(algorithm, "cuda", mask=None, lora_rank=8, lora_alpha=32)
+    config = composed(asked, online, "ppo_trainer", tmp_path)
+    model = config.actor_rollout_ref.model
+    assert (model.lora_rank, model.lora_alpha, model.target_modules) == (8, 32, "all-linear")
+    assert (model.lora.merge, model.lora.seed) == (True, 7)
+    assert config.critic.model.lora_rank == 0
+    without = composed(job(algorithm, "cuda"), online, "ppo_trainer", tmp_path)
+    assert without.actor_rollout_ref.model.lora_rank == 0
 
 
 @pytest.mark.parametrize("kl", ["none", "loss", "reward"])

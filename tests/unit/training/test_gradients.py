@@ -32,6 +32,7 @@ DPO = {
     "compute_dtype": "float32",
     "seed": 3,
 }
+GRPO = {"algorithm": "grpo", "steps": 50, "learning_rate": 1.0}
 SFT = {
     "algorithm": "sft",
     "steps": 5,
@@ -126,6 +127,7 @@ def test_those_of_sft_are_of_its_mean_loss_a_token(folder):
 
 def test_what_cannot_be_measured_is_refused_before_anything_starts(folder):
     for settings, batches, words in (
+        ({**GRPO, "lora_rank": 2}, 2, r"settings: lora_rank \(2\): .*; leave lora_rank out"),
         ({**DPO, "lora_rank": 2}, 2, r"settings: lora_rank \(2\): .*; leave lora_rank out"),
         (DPO, 1, r"--batches 1: must lie in \[2, 50\]"),
         (DPO, 51, r"--batches 51"),

@@ -71,6 +71,25 @@ def test_what_is_wrong_is_named_with_what_is_allowed(changes, words):
         assert word in message
 
 
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo", "prime", "raft_plus_plus", "dpo", "sft"])
+def test_adapters_exclude_what_is_kept_of_weights(algorithm):
+    given = {"algorithm": algorithm, **BASE, "lora_rank": 8}
+    assert (parse_settings(given).lora_rank, parse_settings(given).lora_alpha) == (8, 16)
+    with pytest.raises(UserError, match="lora_rank and trajectory_every exclude each other"):
+        parse_settings({**given, "trajectory_every": 1})
+    with pytest.raises(UserError, match="lora_rank excludes master_weights 'none'"):
+        parse_settings({**given, "master_weights": "none"})
+
+
+def test_an_on_policy_run_without_adapters_records_nothing_of_them():
+    given = {"algorithm": "grpo", **BASE}
+    for more in ({}, {"lora_rank": 0, "lora_alpha": 32}):
+        assert not {"lora_rank", "lora_alpha"} & parse_settings({**given, **more}).as_json().keys()
+    recorded = parse_settings({**given, "lora_rank": 4}).as_json()
+    assert (recorded["lora_rank"], recorded["lora_alpha"]) == (4, 16)
+    assert parse_settings({"algorithm": "dpo", **BASE}).as_json()["lora_rank"] == 0
+
+
 @pytest.mark.parametrize("key", ["steps", "learning_rate"])
 def test_a_missing_key_is_named(key):
     values = {"algorithm": "dpo", **BASE}

@@ -17,6 +17,7 @@ import torch
 import verl.utils.tensordict_utils as tensordict_utils
 import verl.workers.engine.fsdp.transformer_impl as fsdp
 import verl.workers.rollout.base as rollouts
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -74,6 +75,15 @@ class MaskedEngineMixin:
             for parameter in module.parameters():
                 parameter.data = parameter.data.bfloat16()
         return module
+
+    def _build_lora_module(self, module: torch.nn.Module) -> torch.nn.Module:
+        """verl's, whose adapters are drawn from the model's section's seed if it has one."""
+        seed = self.model_config.lora.get("seed")
+        if seed is None:
+            return super()._build_lora_module(module)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return super()._build_lora_module(module)
 
     def _build_optimizer(self, module: torch.nn.Module) -> torch.optim.Optimizer:
         given = self.optimizer_config
@@ -155,8 +165,19 @@ class MaskedEngineMixin:
         another name of it that arrives apart from the first, in a later part of a large model.
         """
         weights, adapter = super().get_per_tensor_param(**kwargs)
-        dtype, tied = self._weights_dtype, _further_names(self.module)
+        dtype = self._weights_dtype
+        tied = {_unwrapped(name) for name in _further_names(self.module)}
         return ((name, tensor.to(dtype)) for name, tensor in weights if name not in tied), adapter
+
+    def _merged_lora_per_tensor_param(self) -> Iterator[tuple[str, Tensor]]:
+        """The same with the adapters merged, float32: verl's would round to bf16 whatever the run
+        computes in, and change the module meanwhile."""
+        model_type = self.model_config.hf_config.model_type
+        try:
+            yield from fsdp.unfuse_moe_params(_merged(self.module), model_type)
+        finally:
+            if self._is_offload_param:
+                fsdp.offload_fsdp_model_to_cpu(self.module)
 
     def prepare_model_outputs(
         self, output: Any, output_args: Any, micro_batch: Any, *args: Any, **kwargs: Any
@@ -242,6 +263,36 @@ def _named(
         for wrapper in _WRAPPERS:
             name = name.replace(wrapper, "")
         yield name, parameter
+
+
+def _unwrapped(name: str) -> str:
+    """A parameter's name without what peft adds to it."""
+    return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+
+
+@torch.no_grad()
+def _merged(module: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Whole tensors by name, W + s·B·A where there are adapters; one at a time, by all ranks."""
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLayer)}
+    parts = {
+        _unwrapped(name): (tensor, layers.get(name.removesuffix(".base_layer.weight")))
+        for name, tensor in module.state_dict().items()
+        if ".lora_" not in name
+    }
+    for name, (tensor, layer) in fsdp.convert_weight_keys(parts, module).items():
+        merged = _whole(tensor)
+        if layer is not None:
+            a, b = (_whole(side["default"].weight) for side in (layer.lora_A, layer.lora_B))
+            change = layer.scaling["default"] * (b @ a)
+            merged = merged + (change.T if layer.fan_in_fan_out else change)
+        yield name, merged
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, of which this rank may have a part."""
+    if isinstance(tensor, DTensor):
+        return tensor.to(fsdp.get_device_id()).full_tensor()
+    return tensor
 
 
 def _sharded_masks(

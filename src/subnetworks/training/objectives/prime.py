@@ -38,18 +38,17 @@ class PrimeTrainer(Trainer):
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
-        # The reference always: it is the reward model's too.
-        self.role_worker_mapping = {Role.ActorRolloutRef: ray.remote(PrimeWorker)}
-        self.mapping[Role.ActorRolloutRef] = self.resource_pool_manager.mapping[
-            Role.ActorRolloutRef
-        ] = "global_pool"
+        # The reference always, where it is a model of its own: it is the reward model's too.
+        adapters = self.config.actor_rollout_ref.model.lora_rank
+        role = Role.ActorRollout if adapters else Role.ActorRolloutRef
+        self.role_worker_mapping = {role: ray.remote(PrimeWorker)}
+        self.mapping[role] = self.resource_pool_manager.mapping[role] = "global_pool"
 
     def advantages(self, batch: TensorDict, metrics: Metrics) -> None:
         """Train the reward model, then add what its rewards and the scores make of the answers."""
         beta, mask = self.config.actor_rollout_ref.reward_model.beta, batch["response_mask"]
         workers = self.actor_rollout_wg
-        output = self.asked(workers.compute_ref_log_prob, batch, temperature=1.0)
-        batch["init_log_probs"] = response_from_nested(output["log_probs"], mask)
+        batch["init_log_probs"] = self.of_init(batch, temperature=1.0)
         self._train_reward_model(batch, metrics)
         output = self.asked(workers.compute_reward_log_prob, batch, temperature=1.0)
         batch["reward_log_probs"] = response_from_nested(output["log_probs"], mask)

@@ -46,8 +46,10 @@ class PrimeWorker(ActorRolloutRefWorker):
         self.reward_model = TrainingWorker(
             TrainingWorkerConfig(
                 model_type="language_model",
+                # Trained whole, where the policy has adapters too.
                 model_config=omega_conf_to_dataclass(
-                    self.config.model, dataclass_type=HFModelConfig
+                    OmegaConf.merge(self.config.model, {"lora_rank": 0}),
+                    dataclass_type=HFModelConfig,
                 ),
                 engine_config=engine,
                 optimizer_config=omega_conf_to_dataclass(

@@ -86,7 +86,8 @@ def write_checkpoint(
     # What runs its own code goes on doing so after training, and nothing else does.
     trusted: dict[str, Any] = {"trust_remote_code": True} if trusts(init) else {}
     config = _config(init)
-    with _trained_weights(saved, init, lora) as trained, outputs.folder(output, "train") as folder:
+    weights = _trained_weights(saved, init, lora, _STORED[dtype])
+    with weights as trained, outputs.folder(output, "train") as folder:
         for file in sorted(init.glob("*.safetensors")):
             with checkpoints.open(file) as before:
 
@@ -118,9 +119,10 @@ def write_checkpoint(
 
 @contextmanager
 def _trained_weights(
-    saved: Path, init: Path, lora: tuple[int, int] | None
+    saved: Path, init: Path, lora: tuple[int, int] | None, dtype: str
 ) -> Iterator["Checkpoint"]:
-    """A saved step's weights; of adapters, what they make together with the init."""
+    """A saved step's weights; of adapters, what they make together with the init, in float32 at
+    least if `dtype` is."""
     from subnetworks import checkpoints
     from subnetworks.checkpoints.formats import verl_fsdp
     from subnetworks.checkpoints.writing import write_file
@@ -142,8 +144,24 @@ def _trained_weights(
             contents.close()
         settings = {"peft_type": "LORA", "r": lora[0], "lora_alpha": lora[1], "bias": "none"}
         write_json(folder / "adapter_config.json", settings)
-        with checkpoints.open(f"adapter:{folder}@{init}") as merged:
+        # Merged, weights are rounded to their base's dtype.
+        base = _widened(init, folder / "init") if dtype == "F32" else init
+        with checkpoints.open(f"adapter:{folder}@{base}") as merged:
             yield merged
+
+
+def _widened(init: Path, folder: Path) -> Path:
+    """The init's weights in float32, written into `folder`, which is returned."""
+    from subnetworks import checkpoints
+    from subnetworks.checkpoints.writing import write_file
+
+    folder.mkdir()
+    for file in sorted(init.glob("*.safetensors")):
+        with checkpoints.open(file) as opened:
+            written = _rounded(opened, opened, {}, "F32", lambda name, bits: None)
+            write_file(folder / file.name, list(written.values()), {"format": "pt"})
+    shutil.copy2(init / "config.json", folder)
+    return folder
 
 
 def rounded(trained: "Checkpoint", init: "Checkpoint") -> dict[str, "Tensor"]:

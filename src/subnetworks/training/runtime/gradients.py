@@ -44,10 +44,10 @@ def measure(
         UserError: as `train` does; or the run trains adapters, or has fewer batches.
     """
     parsed, machine = run.in_steps_of(settings, data), parse_accelerator(accelerator or {})
-    if rank := getattr(parsed, "lora_rank", 0):
+    if parsed.lora_rank:
         raise UserError(
-            f"settings: lora_rank ({rank}): gradients are measured of the weights, which adapters "
-            "leave as they are; leave lora_rank out"
+            f"settings: lora_rank ({parsed.lora_rank}): gradients are measured of the weights, "
+            "which adapters leave as they are; leave lora_rank out"
         )
     most = parsed.steps * parsed.updates
     if not 2 <= batches <= most:

@@ -6,7 +6,7 @@ from subnetworks.core.engines import ON_CPU
 from subnetworks.training.algorithms import MODULES
 from subnetworks.training.data.rewards import written
 from subnetworks.training.runtime.job import START, Command, Job, environment
-from subnetworks.training.runtime.verl_options import engine, model, optimiser, resume, write
+from subnetworks.training.runtime.verl_options import engine, lora, model, optimiser, resume, write
 from subnetworks.training.settings import OnlineSettings
 
 
@@ -50,6 +50,7 @@ def options(job: Job) -> dict[str, object]:
         "data.max_prompt_length": settings.max_prompt_length,
         "data.max_response_length": settings.max_response_length,
         **model("actor_rollout_ref.model", job),
+        **lora("actor_rollout_ref.model", settings),
         f"{actor}.strategy": "fsdp2",
         f"{actor}.use_torch_compile": False,
         f"{actor}.fsdp_config.use_torch_compile": False,

@@ -217,10 +217,7 @@ class Trainer(PPOTrainerSync):
         metrics["actor/entropy"] = batch["entropy"].values().mean().item()
         if self.use_reference_policy:
             with marked_timer("ref", timing):
-                output = self.asked(self.ref_policy_wg.compute_ref_log_prob, batch)
-                batch["ref_log_prob"] = response_from_nested(
-                    output["log_probs"], batch["response_mask"]
-                )
+                batch["ref_log_prob"] = self.of_init(batch)
         if self.use_critic:
             with marked_timer("values", timing):
                 output = self.asked(self.critic_wg.infer_batch, batch)
@@ -247,6 +244,16 @@ class Trainer(PPOTrainerSync):
         call = batch.select(*names)
         tu.assign_non_tensor(call, **settings | how)
         return result(method(call))
+
+    def of_init(self, batch: TensorDict, **how: Any) -> torch.Tensor:
+        """The answers' log-probabilities under the init: a reference policy of its own, or what is
+        left of the policy without its adapters."""
+        if self.config.actor_rollout_ref.model.lora_rank:
+            method, how = self.actor_rollout_wg.compute_log_prob, how | {"no_lora_adapter": True}
+        else:
+            method = self.ref_policy_wg.compute_ref_log_prob
+        output = self.asked(method, batch, **how)
+        return response_from_nested(output["log_probs"], batch["response_mask"])
 
     def trained(
         self, method: Any, batch: TensorDict, section: Any, prefix: str, metrics: Metrics

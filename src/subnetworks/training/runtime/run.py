@@ -213,11 +213,7 @@ def _train(
                 "resume"
             )
         trajectory.complete(deltas, every, parsed.steps, base)
-        lora = (
-            (parsed.lora_rank, parsed.lora_alpha)
-            if isinstance(parsed, OfflineSettings) and parsed.lora_rank
-            else None
-        )
+        lora = (parsed.lora_rank, parsed.lora_alpha) if parsed.lora_rank else None
         finish.write_checkpoint(
             last, init, output, mask, parsed.save_dtype, parsed.chat_template, lora
         )
@@ -245,7 +241,7 @@ def check(
         raise UserError(no_template(init))
     checks.check(data, settings)
     config = json.loads((init / "config.json").read_text(encoding="utf-8"))
-    if mask and isinstance(settings, OfflineSettings) and settings.lora_rank:
+    if mask and settings.lora_rank:
         raise UserError(
             f"settings: lora_rank ({settings.lora_rank}) and a mask exclude each other: adapters "
             "change every entry of a layer; leave one out"

@@ -15,7 +15,7 @@ from subnetworks.core.errors import UserError
 from subnetworks.core.files import write_text
 from subnetworks.core.validation import shown
 from subnetworks.training.runtime.job import Job
-from subnetworks.training.settings import OfflineSettings
+from subnetworks.training.settings import Settings
 
 Options = Mapping[str, object]
 FILE = "verl.yaml"
@@ -41,14 +41,20 @@ def model(section: str, job: Job) -> dict[str, object]:
     }
 
 
-def lora(section: str, settings: OfflineSettings) -> dict[str, object]:
-    """verl's section of a model with the run's adapters, if it has any."""
+def lora(section: str, settings: Settings) -> dict[str, object]:
+    """verl's section of a model with the run's adapters, if it has any.
+
+    A sampler is sent them merged into the weights, not as adapters of its own.
+    """
     if not settings.lora_rank:
         return {}
     return {
         f"{section}.lora_rank": settings.lora_rank,
         f"{section}.lora_alpha": settings.lora_alpha,
         f"{section}.target_modules": "all-linear",
+        f"{section}.lora.merge": True,
+        # Off-policy trainers seed their process themselves.
+        **({f"+{section}.lora.seed": settings.seed} if settings.kind == "online" else {}),
     }
 
 
