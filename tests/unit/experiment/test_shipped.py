@@ -139,7 +139,9 @@ def test_adapters_are_compared_with_the_full_run_that_they_differ_from_by_rank_a
             apart = experiment.updates[row.apart]
             assert (apart["before"], apart["after"]) == (row.of, row.update)
     trained = {(row.algorithm, row.lora_rank) for row in rows}
-    assert trained == {(name, rank) for name in ("DPO", "RFT") for rank in (None, 4, 16, 64)}
+    assert trained == {
+        (name, rank) for name in ("DPO", "RFT", "GRPO") for rank in (None, 4, 16, 64)
+    }
 
 
 def test_long_training_differs_from_the_usual_by_its_steps_and_what_its_row_says() -> None:
