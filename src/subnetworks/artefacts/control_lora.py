@@ -6,10 +6,12 @@ sparse as well, once it is merged and rounded, and does it lie where the full ru
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
+from subnetworks.artefacts import table_1_update_sparsity, table_2_update_rank
 from subnetworks.artefacts.base import (
     Benchmark,
     Names,
@@ -19,9 +21,11 @@ from subnetworks.artefacts.base import (
     Table,
     Update,
 )
-from subnetworks.artefacts.control_masks import accuracy
+from subnetworks.artefacts.claims import TWO_SIDED_95, Claim, all_hold, graded, is_supervised
+from subnetworks.artefacts.control_masks import accuracy, worse
 from subnetworks.artefacts.control_ranks import inner_matrices, share_of_full
 from subnetworks.artefacts.lazy import polars
+from subnetworks.artefacts.published import Published, Quotes
 from subnetworks.artefacts.shared import (
     SPARSITY_COLUMNS,
     SPARSITY_SCHEMA,
@@ -34,6 +38,8 @@ from subnetworks.artefacts.sheet import Column, text
 from subnetworks.core.results import Context, by_hand, label_of
 from subnetworks.core.validation import wrong
 
+CLEAR = 10.0
+"""Points that full training must exceed every adapter by; if it does some, it is unclear."""
 TITLE = "LoRA beside full training"
 CAPTION = (
     "**LoRA beside full training.** The same algorithm, init, data and steps, all weights trained "
@@ -151,6 +157,90 @@ def _row(context: Context, entry: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
+def quoted(paper: Published) -> Quotes:
+    """What the paper prints of sparsity and rank."""
+    return {**table_1_update_sparsity.quoted(paper), **table_2_update_rank.quoted(paper)}
+
+
+_MEASURES = (
+    (
+        "RL leaves more weights unchanged than LoRA by the same algorithm",
+        "sparsity_without_embeddings_pct",
+        "unchanged without embeddings",
+        "RL {rl_low}–{rl_high} % of all weights; LoRA not measured",
+    ),
+    (
+        "By exact rank, RL's update is of higher rank than LoRA's",
+        "rank_pct",
+        "of full rank once merged and rounded",
+        "RL {rank_low}–{rank_high} %; LoRA not measured",
+    ),
+    (
+        "… and by the directions that hold 99 % of its energy",
+        "energy_rank_99_pct",
+        "of full rank",
+        "not stated",
+    ),
+)
+
+
+def claims(ours: polars.DataFrame) -> Iterator[Claim]:
+    """Whether RL's own update differs from that of the adapters that are scored beside it, and if
+    these learn as much."""
+    groups = list(_reinforced(ours.to_dicts()))
+    if not groups:
+        return
+    for words, key, kind, paper in _MEASURES:
+        excesses = [full[key] - row[key] for full, adapters in groups for row in adapters]
+        here = "; ".join(
+            f"{full['algorithm']} {full[key]:.1f} %, LoRA of {_of_ranks(adapters, key)}"
+            for full, adapters in groups
+        )
+        yield Claim(
+            f"{words} (a control of ours)",
+            graded(excesses, CLEAR),
+            f"{here} {kind} (by more than {CLEAR:g} points)",
+            paper,
+            margin=min(excesses),
+        )
+    rows = [row for _, adapters in groups for row in adapters]
+    yield Claim(
+        "LoRA scores as well as RL of all weights (a control of ours)",
+        all_hold([not worse(row) for row in rows]),
+        "; ".join(
+            f"{full['algorithm']} of {_of_ranks(adapters, 'difference_pct', '+.1f', ' points')}"
+            for full, adapters in groups
+        )
+        + f" (not below by more than {TWO_SIDED_95:g} standard errors)",
+        "not stated",
+        margin=min(
+            row["difference_pct"] + TWO_SIDED_95 * (row["difference_stderr_pct"] or 0)
+            for row in rows
+        ),
+    )
+
+
+def _reinforced(
+    rows: list[dict[str, Any]],
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """The full run of each algorithm of RL, and its adapters that are scored, if any are."""
+    for full in rows:
+        adapters = [
+            row
+            for row in rows
+            if row["lora_rank"]
+            and row["algorithm"] == full["algorithm"]
+            and row["difference_pct"] is not None
+        ]
+        if adapters and not full["lora_rank"] and not is_supervised(full):
+            yield full, adapters
+
+
+def _of_ranks(rows: list[dict[str, Any]], key: str, how: str = ".1f", unit: str = " %") -> str:
+    words = ", ".join(f"rank {row['lora_rank']} {row[key]:{how}}{unit}" for row in rows)
+    return words.replace("-", "−")
+
+
 def said(frame: polars.DataFrame) -> list[str]:
     """How each algorithm's adapters differ from its full run, at every learning rate."""
     lines = []
@@ -194,4 +284,4 @@ def _listed(rows: polars.DataFrame, key: str, chance: str = "") -> str:
     return "; ".join(words)
 
 
-ARTEFACT = Table(__name__, specification=Shown)
+ARTEFACT = Table(__name__, specification=Shown, place=21)

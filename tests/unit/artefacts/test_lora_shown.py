@@ -12,6 +12,7 @@ from fabricate import write_json as write  # noqa: E402
 
 from subnetworks import artefacts  # noqa: E402
 from subnetworks.artefacts import Table  # noqa: E402
+from subnetworks.artefacts.published import FOLDER, Published  # noqa: E402
 from subnetworks.core.errors import UserError  # noqa: E402
 from subnetworks.core.results import Context  # noqa: E402
 
@@ -130,3 +131,40 @@ def test_scores_need_a_benchmark(shown: Context) -> None:
     spec = {"runs": shown.spec["runs"]}
     with pytest.raises(UserError, match="benchmark"):
         artefacts.load("control_lora", Table).build(Context(shown.results, shown.published, spec))
+
+
+def verdicts(frame: polars.DataFrame) -> list[tuple[str, float]]:
+    claims = artefacts.load("control_lora", Table).claims(frame)
+    return [(claim.appears, round(claim.margin or 0, 1)) for claim in claims]
+
+
+def test_what_is_claimed_rests_on_the_adapters_that_are_scored(shown: Context) -> None:
+    table = artefacts.load("control_lora", Table)
+    frame = table.build(shown)
+    # Only that of rank 4 is: it leaves 60 % unchanged where full training leaves 25 %, has 62.5 %
+    # of full rank once rounded, and half its questions right where full training has three of four.
+    noisy = frame.with_columns(difference_stderr_pct=polars.lit(15.0))
+    sparse, exact, energy, scores = table.claims(noisy)
+    assert [one.appears for one in (sparse, exact, energy, scores)] == ["no", "yes", "yes", "yes"]
+    assert sparse.here == (
+        "DPO 25.0 %, LoRA of rank 4 60.0 % unchanged without embeddings (by more than 10 points)"
+    )
+    assert scores.here.startswith("DPO of rank 4 −25.0 points")
+    assert sparse.margin == pytest.approx(-35) and scores.margin == pytest.approx(-25 + 1.96 * 15)
+    # Less noise, and it scores worse.
+    assert verdicts(frame.with_columns(difference_stderr_pct=polars.lit(5.0)))[3][0] == "no"
+    # Of a second one that is as full, each claim of rank is unclear.
+    full = frame[2:].with_columns(difference_pct=polars.lit(0.0))
+    both = polars.concat([noisy[:2], full])
+    assert verdicts(both)[:3] == [("no", -35.0), ("unclear", 0.0), ("unclear", 0.0)]
+    # Nothing is claimed of what imitates, or is not scored, or has nothing beside it.
+    assert not verdicts(frame.with_columns(algorithm=polars.lit("RFT")))
+    assert not verdicts(frame.with_columns(difference_pct=polars.lit(None, polars.Float64)))
+    assert not verdicts(frame[1:])
+
+
+def test_the_papers_numbers_stand_beside_each_claim(shown: Context) -> None:
+    table = artefacts.load("control_lora", Table)
+    quotes = table.quoted(Published(FOLDER))
+    printed = [claim.paper.format(**quotes) for claim in table.claims(table.build(shown))]
+    assert printed[0].startswith("RL 68.5–96.0 %") and printed[1].startswith("RL 99.2–99.8 %")
