@@ -110,10 +110,13 @@ def _trained(experiment: Experiment, name: str, machine: Machine) -> Estimate:
         return Estimate("train", name, unknown=(_no_size(experiment, entry["init"]),))
     steps = sizes.steps(experiment, name)
     unknown = [] if steps else [("rows of the data sets", entry["data"])]
-    online = beside = reference = False
+    online = beside = False
+    of_init = 0  # passes of the init
     if isinstance(run, OnlineSettings):
         online, beside = True, run.trains_another
-        reference = run.keeps_another or run.kl != "none"
+        of_init = run.keeps_another + (run.kl != "none")
+    # Adapters taken away, the policy is the init.
+    reference = of_init > 0 and not run.lora_rank
     longest = run.longest_sequence
     recomputed = machine.gradient_checkpointing
     if recomputed is None:
@@ -121,7 +124,7 @@ def _trained(experiment: Experiment, name: str, machine: Machine) -> Estimate:
     hours = None
     if steps:
         passes = (FORWARD + BACKWARD + FORWARD * recomputed) * (1 + beside)
-        passes += FORWARD * (online + beside + reference)
+        passes += FORWARD * (online + beside + of_init)
         tokens = float(steps * run.sequences_a_step * longest)
         operations = size.weights * tokens * passes
         answers = 0.0

@@ -38,6 +38,9 @@ EXPERIMENT: dict[str, Any] = {
         "kl": {**RUN, **LENGTHS, "algorithm": "grpo", "data": "both", "kl": "loss", "kl_coef": 0.1},
         "ppo": {**RUN, **LENGTHS, "algorithm": "ppo", "data": "problems"},
         "prime": {**RUN, **LENGTHS, "algorithm": "prime", "data": "problems"},
+        "prime_kl": {"like": "prime", "kl": "loss", "kl_coef": 0.1},
+        "lora_kl": {"like": "kl", "lora_rank": 16},
+        "lora_prime": {"like": "prime", "lora_rank": 16},
         "open": {**RUN, "algorithm": "sft", "data": "texts", "steps": None, "epochs": 1},
     },
     "benchmarks": {
@@ -93,6 +96,9 @@ def test_time_is_operations_at_the_machines_speed(experiment: Experiment) -> Non
         ("kl", 6 + 2 + 2),
         ("ppo", 2 * 6 + 2 * 2),
         ("prime", 2 * 6 + 3 * 2),
+        ("prime_kl", 2 * 6 + 4 * 2),
+        ("lora_kl", 6 + 2 + 2),
+        ("lora_prime", 2 * 6 + 3 * 2),
     ):
         expected = 36 + 1e9 * passes * tokens / 2e12 + 1e9 * 2 * sampled / 0.5e12
         assert seconds(by[f"train {run}"]) == pytest.approx(expected), run
@@ -156,7 +162,10 @@ def test_memory_and_disk(experiment: Experiment) -> None:
     assert by["train sft"].device_gb == pytest.approx(16 + kept / 1e9)
     bare = by["train grpo"].device_gb
     assert bare is not None
-    for run, more in (("kl", 4), ("ppo", 16), ("prime", 20)):
+    for run, more in (("kl", 4), ("ppo", 16), ("prime", 20), ("prime_kl", 20)):
+        assert by[f"train {run}"].device_gb == pytest.approx(bare + more), run
+    # With adapters the policy without them is the init.
+    for run, more in (("lora_kl", 0), ("lora_prime", 16)):
         assert by[f"train {run}"].device_gb == pytest.approx(bare + more), run
     assert by["train sft"].kept_gb == pytest.approx(2)
     assert by["train grpo"].kept_gb == pytest.approx(2 + 2 * 2)  # of steps 40 and 80
