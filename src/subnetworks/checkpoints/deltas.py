@@ -461,7 +461,7 @@ def open_delta(path: Path, base: str | None = None) -> Checkpoint:
         if found != facts["base"]:
             raise UserError(
                 f"{path}: applies to a base with digest {facts['base']}, but {source} has {found}; "
-                f"name the right one: delta:{path}@BASE"
+                f"name the right one, where a base is asked for or as delta:{path}@BASE"
             )
         try:
             tensors = {

@@ -28,13 +28,13 @@ def make(
 
     Examples:
 
-        python -m subnetworks make base --output results/mini/checkpoints/base
+    python -m subnetworks make base --output results/mini/checkpoints/base
 
-        python -m subnetworks make problems --output results/mini/data/problems
-        --settings '{"rows": 4096, "seed": 2}'
+    python -m subnetworks make problems --output results/mini/data/problems
+    --settings '{"rows": 4096, "seed": 2}'
 
-        python -m subnetworks make preferences --output results/mini/data/preferences
-        --policy results/mini/checkpoints/sft
+    python -m subnetworks make preferences --output results/mini/data/preferences
+    --policy results/mini/checkpoints/sft
     """
     values = json_object(settings, "--settings")
 

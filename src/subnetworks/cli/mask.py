@@ -17,8 +17,9 @@ def mask(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="The masks to make it of; for magnitude and principal a checkpoint, for early a "
-            "step of a trajectory."
+            help="The masks to make it of; a checkpoint (magnitude, principal, predicted); a "
+            "trajectory's step (early); a file of gradients (fisher, gradient_signal), and behind "
+            "it their checkpoint (product)."
         ),
     ],
     output: Annotated[Path, typer.Option(help="The mask to write (.safetensors).")],
@@ -45,7 +46,12 @@ def mask(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A further key of what is made."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A further key of what is made, as JSON: the run's settings (predicted), of which "
+            "scores (product).",
+        ),
     ] = None,
 ) -> None:
     """Derive a mask.
@@ -72,6 +78,12 @@ def mask(
 
     python -m subnetworks mask early runs/grpo/trajectory/step_000015.safetensors
     --output early.safetensors
+
+    python -m subnetworks mask predicted checkpoints/sft --density 0.05
+    --set settings='{"learning_rate":1e-6,"steps":100}' --output predicted.safetensors
+
+    python -m subnetworks mask product gradients.safetensors checkpoints/sft --density 0.05
+    --set of='["gradient_signal","predicted"]' --output product.safetensors
     """
     from subnetworks import checkpoints
     from subnetworks.core.outputs import claim

@@ -32,7 +32,10 @@ def tolerances(text: str) -> tuple[str, ...]:
 
 
 Checkpoint = Annotated[
-    str, typer.Argument(help="Folder, .safetensors file, or hub:owner/name@revision.")
+    str,
+    typer.Argument(
+        help="Folder or file of weights, hub:owner/name@revision, or adapter:PATH@BASE."
+    ),
 ]
 After = Annotated[str, typer.Argument(help="The same, after the update.")]
 Json = Annotated[
@@ -114,8 +117,8 @@ def measure(
 ) -> None:
     """Count what an update changed: in all, by layer, by matrix and by tensor, under every rule.
 
-    Without --json, --table or --mask it prints a short summary. Memory stays below 400 MiB whatever
-    the size of the checkpoints, and 14 KiB more a tensor where they are tens of thousands.
+    It prints a short summary; --json, --table and --mask keep the rest. Memory stays below 400 MiB
+    whatever the size of the checkpoints, and 14 KiB more a tensor where they are tens of thousands.
 
     Examples:
 

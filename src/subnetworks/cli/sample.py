@@ -22,9 +22,9 @@ def sample(
 
     Examples:
 
-        python -m subnetworks sample --problems results/mini/data/problems
-        --policy results/mini/checkpoints/sft --output results/mini/data/right_answers
-        --settings '{"samples": 4, "max_response_length": 16}'
+    python -m subnetworks sample --problems results/mini/data/problems
+    --policy results/mini/checkpoints/sft --output results/mini/data/right_answers
+    --settings '{"samples": 4, "max_response_length": 16}'
     """
     from subnetworks.training.data.rejection import sample as run
 

@@ -32,12 +32,12 @@ def train(
 
     Examples:
 
-        python -m subnetworks train
-        --settings '{"algorithm":"grpo","steps":60,"batch_size":16,"learning_rate":4e-6}'
-        --init results/mini/checkpoints/sft --data results/mini/data/problems
-        --mask results/mini/masks/grpo.safetensors
-        --output results/mini/checkpoints/grpo_subnetwork
-        --run-folder results/mini/runs/grpo_subnetwork
+    python -m subnetworks train
+    --settings '{"algorithm":"grpo","steps":60,"batch_size":16,"learning_rate":4e-6}'
+    --init results/mini/checkpoints/sft --data results/mini/data/problems
+    --mask results/mini/masks/grpo.safetensors
+    --output results/mini/checkpoints/grpo_subnetwork
+    --run-folder results/mini/runs/grpo_subnetwork
     """
     from subnetworks.training.runtime.run import train as run
 

@@ -247,8 +247,12 @@ def _hours(
     return seconds / 3600
 
 
+_SIZE = "size of the checkpoints"
+_KNOWN_BY = {_SIZE: " (`snakemake lock` asks the Hub; or say it in their entries: size)"}
+
+
 def _no_size(experiment: Experiment, name: str) -> Reason:
-    return "size of the checkpoints", experiment.start_of(name)
+    return _SIZE, experiment.start_of(name)
 
 
 def _gb(number: float) -> float:
@@ -322,7 +326,8 @@ def _remarks(rows: Sequence[Estimate], machine: Machine) -> Iterator[str]:
     for what, of in dict.fromkeys(reason for one in rows for reason in one.unknown):
         reasons.setdefault(what, []).append(of)
     for what, names in reasons.items():
-        yield f"not known, so that no sum has it: {what} {', '.join(names)}"
+        remedy = _KNOWN_BY.get(what, "")
+        yield f"not known, so that no sum has it: {what} {', '.join(names)}{remedy}"
     need = max((one.device_gb or 0.0 for one in rows), default=0.0)
     there = machine.memory_gb
     if machine.kind == "cpu" and there is not None and need * machine.devices > there:

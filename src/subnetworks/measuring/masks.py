@@ -63,7 +63,10 @@ class Mask:
             raise UserError(f"{file}: no such file; a mask is written by: measure … --mask {file}")
         _, arrays, metadata = read_tensors(file)
         if metadata.get("format") != FORMAT:
-            raise UserError(f"{file}: not a mask (no metadata format={FORMAT!r})")
+            raise UserError(
+                f"{file}: not a mask (no metadata format={FORMAT!r}); "
+                "`measure BEFORE AFTER --mask FILE` writes one"
+            )
         try:
             mask = cls(file, dict(metadata), arrays)
             sizes = {name: packed_size(shape) for name, shape in mask._shapes.items()}

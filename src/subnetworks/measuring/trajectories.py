@@ -79,7 +79,10 @@ def saved(folder: str | os.PathLike[str]) -> tuple[str, list[tuple[int, str]]]:
         rows = json.loads(file.read_text(encoding="utf-8"))["steps"]
         steps = [(int(row["step"]), str(file.parent / row["file"])) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: not the manifest of a trajectory; train the run again") from error
+        raise UserError(
+            f"{file}: not the manifest of a trajectory; name the folder trajectory/ of a run with "
+            "trajectory_every"
+        ) from error
     if not steps:
         raise UserError(f"{folder}: an empty trajectory; give the run trajectory_every")
     bases = [metadata(Path(source)).get("base") for _, source in steps]

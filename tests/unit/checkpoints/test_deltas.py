@@ -202,6 +202,7 @@ def test_a_wrong_base_is_refused_with_both_digests(tmp_path):
         checkpoints.open(path)
     assert wanted in str(caught.value)
     assert found in str(caught.value)
+    assert f"delta:{path}@BASE" in str(caught.value)
 
 
 @pytest.mark.parametrize("where", ["values", "header", "cut"])

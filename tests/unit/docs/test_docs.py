@@ -78,6 +78,11 @@ def test_a_command_that_does_not_exist_is_found() -> None:
     ]
 
 
+def test_the_page_of_the_command_line_lists_every_verb() -> None:
+    page = (ROOT / "docs" / "command-line.md").read_text()
+    assert sorted(re.findall(r"\[`([a-z-]+)`\]\(#\1\)", page)) == sorted(verbs())
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_to_files(page: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())

@@ -262,6 +262,9 @@ def test_the_table_sums_and_says_what_is_missing(experiment: Experiment) -> None
         "20 GB exceed the accelerator's memory_gb (4)",
     ]
     assert estimates.text([], "small", "laptop", MACHINE) == ""
+    unknown = Estimate("fetch_checkpoint", "e", unknown=(("size of the checkpoints", "e"),))
+    last = estimates.text([unknown], "small", "laptop", MACHINE).splitlines()[-1]
+    assert "size of the checkpoints e (`snakemake lock` asks the Hub" in last
 
 
 def test_the_controls_are_told_apart(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from subnetworks import checkpoints
 from subnetworks.core.errors import UserError
 from subnetworks.measuring import mask_sources, masks
 from subnetworks.measuring.mask_making import Request, check
@@ -164,11 +165,13 @@ def test_what_is_no_mask_is_refused(tmp_path: Path) -> None:
     from checkpoints_made import bf16, save
 
     save(tmp_path / "weights.safetensors", {"w": bf16(np.ones(3))})
-    with pytest.raises(UserError, match="not a mask"):
+    with pytest.raises(UserError, match=r"not a mask .*measure BEFORE AFTER --mask"):
         Mask.open(tmp_path / "weights.safetensors")
     with pytest.raises(UserError, match="no such file"):
         Mask.open(tmp_path / "absent.safetensors")
     whole = write(tmp_path / "m.safetensors", arrays(0)).path.read_bytes()
+    with pytest.raises(UserError, match=r"a mask, .*; name that of the weights"):
+        checkpoints.open(tmp_path / "m.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(whole[:-1])
     with pytest.raises(UserError, match="cut short"):
         Mask.open(tmp_path / "cut.safetensors")

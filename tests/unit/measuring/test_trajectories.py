@@ -104,7 +104,7 @@ def test_the_command_line(run, tmp_path):
 
 
 def test_what_is_no_trajectory_is_refused(tmp_path):
-    with pytest.raises(UserError, match="not the manifest of a trajectory"):
+    with pytest.raises(UserError, match="not the manifest of a trajectory; name the folder"):
         trajectories.saved(tmp_path)
     (tmp_path / "manifest.json").write_text('{"steps": []}')
     with pytest.raises(UserError, match="give the run trajectory_every"):

@@ -34,10 +34,9 @@ def _read_file(path: Path, prefix: str = "") -> Contents:
     file, tensors, metadata = read_tensors(path, prefix, unknown)
     if str(metadata.get("format")).startswith("subnetworks-"):
         file.close()
-        raise UserError(
-            f"{path}: a {metadata['format'].split('-')[1]}, not a part of a checkpoint; name one "
-            "file, not its folder"
-        )
+        kind = metadata["format"].split("-")[1]
+        remedy = "name that of the weights" if kind == "mask" else "name one file, not its folder"
+        raise UserError(f"{path}: a {kind}, not a part of a checkpoint; {remedy}")
     reasons = {name: f"{UNKNOWN} ({ascii(dtype)[:40]})" for name, (dtype, _) in unknown.items()}
     shapes = {name: shape for name, (_, shape) in unknown.items()}
     return Contents(tensors, reasons, shapes, files=[path], open=[file])
