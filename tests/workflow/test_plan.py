@@ -66,6 +66,15 @@ def test_a_single_figure_plans_only_what_it_needs(copy: Path) -> None:
     assert not {"evaluate", "overlap", "rank", "table_1_update_sparsity"} & jobs.keys()
 
 
+def test_a_table_that_the_experiment_does_not_ask_for_is_said_to_lack_results(copy: Path) -> None:
+    lacks = "without results of ours: experiments/paper.yaml does not ask for it"
+    for table, expected in (("table_4_overlap", True), ("table_1_update_sparsity", False)):
+        arguments = ("-n", "--cores", "1", table, "--config", "experiment=paper")
+        done = run_snakemake(*arguments, folder=copy)
+        assert planned(done)[table] == 1
+        assert (f"Writing {table} {lacks}" in done.stdout + done.stderr) == expected
+
+
 def sections(copy: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The miniature and its controls."""
     whole = yaml.safe_load((copy / "experiments" / "mini.yaml").read_text())

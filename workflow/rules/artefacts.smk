@@ -34,6 +34,14 @@ def constant(value):
     return lambda wildcards: value
 
 
+def writing(wish):
+    """What a job says that it does, as when nothing of the experiment is in what it makes."""
+    name = f"Writing {wish.artefact.name}"
+    if wish.spec:
+        return name
+    return f"{name} without results of ours: experiments/{EXPERIMENT.name}.yaml does not ask for it"
+
+
 for name, wish in ASKED.items():
 
     rule:
@@ -57,6 +65,8 @@ for name, wish in ASKED.items():
             seeds=constant(wish.over),
             results=subpath(output.csv, ancestor=2),
             folder=subpath(output.csv, parent=True),
+        message:
+            writing(wish)
         shell:
             "in_stage figures python -m subnetworks {params.verb} {params.name} --spec {params.spec:q}"
             " --seeds {params.seeds:q}"
