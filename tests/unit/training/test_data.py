@@ -105,6 +105,14 @@ class Words:
         return {"input_ids": [text.split() for text in texts]}
 
 
+def test_a_file_in_the_place_of_a_data_set_is_named_with_the_remedy(tmp_path):
+    (tmp_path / "pairs.jsonl").touch()
+    with pytest.raises(
+        UserError, match=r"pairs\.jsonl: a file, .* fetch-data \S*pairs\.jsonl --out"
+    ):
+        data.check(tmp_path / "pairs.jsonl", settings("dpo"))
+
+
 def test_a_prompt_that_does_not_fit_is_named(tmp_path):
     long = {**PROBLEM, "prompt": [{"role": "user", "content": "one two three"}]}
     write(tmp_path, [PROBLEM, long])
@@ -143,6 +151,8 @@ def test_more_than_the_context_is_refused_before_training(tmp_path, algorithm, r
         told = settings(algorithm, max_length=length, **more)
         run.check(told, parse_accelerator({}), tmp_path / "init", tmp_path, None)
 
+    with pytest.raises(UserError, match="absent: no such folder"):
+        run.check(settings(algorithm), parse_accelerator({}), tmp_path / "absent", tmp_path, None)
     with pytest.raises(UserError, match=r"init: its tokenizer has no chat template; set the run's"):
         check(64)
     check(64, chat_template="plain")

@@ -93,6 +93,11 @@ def _opened(file: Path) -> Any:
     import pyarrow
     import pyarrow.parquet
 
+    if file.parent.is_file():
+        raise UserError(
+            f"{file.parent}: a file, not the folder of a data set; `subnetworks fetch-data "
+            f"{file.parent} --output FOLDER --settings '{{\"gives\": …}}'` makes one of it"
+        )
     if not file.exists():
         raise UserError(f"{file}: no such file; make the data set first")
     try:

@@ -36,6 +36,8 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """
     from subnetworks import checkpoints
 
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name one with a checkpoint")
     files = sorted(folder.glob("*.safetensors"))
     if not files or not (folder / "config.json").exists():
         raise UserError(
