@@ -77,7 +77,7 @@ class MadeCheckpoint(mini.BaseSettings):
 class HubCheckpoint(SettingsModel):
     """A checkpoint of the Hub."""
 
-    hub: Repository
+    hub: Repository = Field(description="The repository, owner/name.")
     revision: Revision = Field(
         "main", description="Branch, tag or commit; the lock holds on to the commit it names."
     )
@@ -157,7 +157,7 @@ class SampledData(RejectionSettings):
 class HubData(HubSettings):
     """A data set of the Hub."""
 
-    hub: Repository
+    hub: Repository = Field(description="The repository, owner/name.")
     revision: Revision = Field(
         "main", description="Branch, tag or commit; the lock holds on to the commit it names."
     )
@@ -215,14 +215,16 @@ MASKS: dict[str, type[MaskSettings]] = {
 class Overlap(SettingsModel):
     """Two masks to compare."""
 
-    masks: Annotated[list[Name], Field(min_length=2, max_length=2)]
+    masks: Annotated[list[Name], Field(min_length=2, max_length=2)] = Field(
+        description="Names of runs, updates or masks."
+    )
 
 
 class Agreement(SettingsModel):
     """A full run, the run within its subnetwork, and checkpoints to compare the agreement with."""
 
-    full: Name
-    subnetwork: Name
+    full: Name = Field(description="The run that trained all weights.")
+    subnetwork: Name = Field(description="The run within its mask.")
     baselines: dict[Name, Name] = Field(
         {}, description="Checkpoints to compare with, by what they are called."
     )
@@ -264,7 +266,9 @@ class Benchmark(BenchmarkSettings):
 class Evaluation(SettingsModel):
     """What a checkpoint is scored on."""
 
-    benchmarks: Annotated[list[Name], Field(min_length=1)]
+    benchmarks: Annotated[list[Name], Field(min_length=1)] = Field(
+        description="Names of benchmarks."
+    )
 
 
 def _in_experiment(name: str, kind: type[Settings]) -> type[Settings]:
