@@ -89,7 +89,8 @@ class Over:
         """What is said below a table."""
         n = len(self.frames)
         words = (
-            f"Means over {n} seeds; in brackets the 95 % interval over trainings, by Student's t"
+            f"Means over {n} seeds; in brackets the 95 % interval over trainings (which may reach "
+            "beyond 0 or 100 %), by Student's t"
         )
         if self.in_pairs:
             return (
