@@ -1,6 +1,5 @@
 """The verb `train`."""
 
-import importlib.util
 from pathlib import Path
 from typing import Annotated
 
@@ -40,9 +39,6 @@ def train(
     --output results/mini/checkpoints/grpo_subnetwork
     --run-folder results/mini/runs/grpo_subnetwork
     """
-    # It is imported by the trainer alone, a process of its own.
-    if not importlib.util.find_spec("verl"):
-        raise ModuleNotFoundError(name="verl")
     from subnetworks.training.runtime.run import train as run
 
     run(

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 pytest.importorskip("pyarrow")
@@ -162,3 +164,17 @@ def test_more_than_the_context_is_refused_before_training(tmp_path, algorithm, r
         check(64, validate_every=1)
     with pytest.raises(UserError, match=r"max_length \(65\) exceeds the context .* \(64 tokens\)"):
         check(65)
+
+
+def test_training_without_its_packages_is_refused_before_it_starts(tmp_path, monkeypatch):
+    run = pytest.importorskip("subnetworks.training.runtime.run")
+    monkeypatch.setattr(run, "check", lambda *_: {})
+    monkeypatch.setitem(sys.modules, "verl", None)
+    (tmp_path / "init").mkdir()
+    (tmp_path / "data").mkdir()
+    folders = {name: tmp_path / name for name in ("init", "data", "output", "run_folder")}
+    told = {"algorithm": "dpo", "steps": 1, "learning_rate": 1e-6}
+    with pytest.raises(ModuleNotFoundError) as caught:
+        run.train(told, **folders)
+    assert caught.value.name == "verl"
+    assert not (tmp_path / "run_folder" / "state").exists()

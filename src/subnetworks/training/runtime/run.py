@@ -1,5 +1,6 @@
 """One run from its settings to its checkpoint."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -154,6 +155,8 @@ def _train(
     keep_state: bool,
 ) -> None:
     """The run itself, by the only process that works in its folder; the arguments were checked."""
+    if not importlib.util.find_spec("verl"):  # which the trainer imports, a process of its own
+        raise ModuleNotFoundError(name="verl")
     folder = run_folder / "state"
     known = facts(parsed, machine, init, data) | {"mask": sha256(mask) if mask else None}
     state.prepare(folder, known)
