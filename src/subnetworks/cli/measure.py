@@ -41,7 +41,9 @@ After = Annotated[str, typer.Argument(help="The same, after the update.")]
 Json = Annotated[
     Path | None, typer.Option("--json", help="Write the summary here (- for standard output).")
 ]
-TensorTable = Annotated[Path | None, typer.Option(help="Write one row per tensor here (.parquet).")]
+TensorTable = Annotated[
+    Path | None, typer.Option(help="Write one row per tensor here (.parquet, .csv).")
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="Cores to use (default: all).")]
 ISCLOSE = typer.Option(help="Tolerances of isclose in bf16 (the paper's rule), with commas.")
 ABSOLUTE = typer.Option(help="Tolerances of |Δ| in fp32.")

@@ -80,7 +80,7 @@ def predict(
     relative: Annotated[str, RELATIVE] = "1e-3",
     json_: Json = None,
     table: Annotated[
-        Path | None, typer.Option(help="Write one row per tensor and step here (.parquet).")
+        Path | None, typer.Option(help="Write one row per tensor and step here (.parquet, .csv).")
     ] = None,
 ) -> None:
     """Predict how sparse an update will be if gradients are noise, before the run is made.

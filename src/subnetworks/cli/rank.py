@@ -36,7 +36,7 @@ def rank(
     after: After,
     json_: Json = None,
     table: Annotated[
-        Path | None, typer.Option(help="Write one row per matrix here (.parquet).")
+        Path | None, typer.Option(help="Write one row per matrix here (.parquet, .csv).")
     ] = None,
     angles: Annotated[
         int, typer.Option(min=0, help="Also the principal angles of this many directions.")

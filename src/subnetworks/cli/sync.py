@@ -40,7 +40,7 @@ def sync(
     ] = None,
     json_: Json = None,
     table: Annotated[
-        Path | None, typer.Option(help="Write one row per step here (.parquet).")
+        Path | None, typer.Option(help="Write one row per step here (.parquet, .csv).")
     ] = None,
 ) -> None:
     """Measure delta weight synchronisation: how many bf16 weights change per step, and its bytes.

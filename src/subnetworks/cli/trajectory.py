@@ -12,7 +12,7 @@ def trajectory(
     folder: Annotated[Path, typer.Argument(help="A run's trajectory: its deltas and manifest.")],
     json_: Json = None,
     table: Annotated[
-        Path | None, typer.Option(help="Write one row per step here (.parquet).")
+        Path | None, typer.Option(help="Write one row per step here (.parquet, .csv).")
     ] = None,
 ) -> None:
     """Follow a run: weights never updated, updated then cancelled, and changed at the end.

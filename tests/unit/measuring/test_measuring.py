@@ -1,5 +1,6 @@
 """What `measure` says: JSON and tables, odd formats, name maps, digests, the command line."""
 
+import csv
 import json
 import os
 import subprocess
@@ -315,6 +316,18 @@ def test_a_device_that_is_not_there_is_named(
     for device in ("cuda", "gpu"):
         assert status("measure", *pair[:2], "--device", device) == 2
         assert f"--device {device}: not to be used here" in capsys.readouterr().err
+
+
+def test_a_table_is_csv_where_its_name_says_so(
+    pair: tuple[Path, Path, Tensors, Tensors], tmp_path: Path
+) -> None:
+    for suffix in ("csv", "parquet"):
+        assert status("measure", *pair[:2], "--table", tmp_path / f"u.{suffix}") == 0
+    with (tmp_path / "u.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    expected = parquet.read_table(tmp_path / "u.parquet").to_pylist()
+    for key in ("name", "shape", "n", "equal", "isclose_bf16_1e-5"):
+        assert [row[key] for row in found] == [str(row[key]) for row in expected]
 
 
 def test_the_command_line_writes_what_it_is_asked_for(

@@ -193,11 +193,17 @@ def summarise(measurement: Measurement) -> Row:
 
 
 def write_table(rows: list[Row], path: Path) -> None:
-    """Write rows of one kind as Parquet (zstd), atomically; integers stay integers."""
+    """Write rows of one kind, atomically: as CSV where the name says so, else as Parquet (zstd);
+    integers stay integers."""
     import pyarrow
+    import pyarrow.csv
     import pyarrow.parquet
 
     from subnetworks.core.files import atomic_path
 
+    table = pyarrow.Table.from_pylist(rows)
     with atomic_path(path) as temporary:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), temporary, compression="zstd")
+        if path.suffix == ".csv":
+            pyarrow.csv.write_csv(table, temporary)
+        else:
+            pyarrow.parquet.write_table(table, temporary, compression="zstd")
