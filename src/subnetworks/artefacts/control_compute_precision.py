@@ -6,11 +6,13 @@ how sparse an update is, may depend on it; and an end may tell which trainer mad
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from subnetworks.artefacts.base import Benchmark, Names, Specification, Table, Update
+from subnetworks.artefacts.claims import Controlled, left
 from subnetworks.artefacts.control_masks import accuracy
 from subnetworks.artefacts.lazy import polars
 from subnetworks.artefacts.shared import frame, percent
@@ -244,6 +246,29 @@ def said(frame: polars.DataFrame) -> list[str]:
                 f"{', '.join(stuck)}: a bf16 end alone tells that small movements were lost."
             )
     return lines
+
+
+def controlled(ours: polars.DataFrame) -> Iterator[Controlled]:
+    """How much of the loss gained is kept within the bf16 end's mask, by other trainers."""
+    kept = ours.filter(mask=_MASKS["bf16"]).drop_nulls("kept_pct")
+    for (algorithm,), group in kept.group_by("algorithm", maintain_order=True):
+        first, *others = group.to_dicts()
+        if not others:
+            continue
+        least = min(row["kept_pct"] for row in others)
+
+        def shown(*rows: dict[str, Any]) -> str:
+            return ", ".join(f"{row['trainer']} {row['kept_pct']:.1f}" for row in rows)
+
+        yield Controlled(
+            f"Masked training reaches full training's loss ({algorithm})",
+            "what the trainer computes in, and what it keeps in float32",
+            f"of the loss gained, {shown(first)} % is kept",
+            f"{shown(*others)} %",
+            left(first["kept_pct"], least),
+            "a mask of the bf16 end leaves out movements below bf16's step: where the forward pass "
+            "sees these, too, full training gains by them",
+        )
 
 
 ARTEFACT = Table(__name__, specification=Shown)

@@ -117,6 +117,17 @@ def test_an_end_without_small_movements_is_said_to_be_one(results: Path) -> None
     assert any("keeping 90.9 % of its gain" in line for line in said)
 
 
+def test_what_is_kept_of_the_loss_is_compared_by_trainer(results: Path) -> None:
+    run(results, "better", [0.7, 0.6, 0.6, 0.5, 0.2, 0.2, 0.1, 0.1], 0.4)
+    other = {**MASKED, "trainer": "B", "subnetwork": "better"}
+    assert list(CONTROL.controlled(built(results, FULL, MASKED))) == []
+    (found,) = CONTROL.controlled(built(results, FULL, {**other, "trainer": "first"}, MASKED))
+    assert found.before == "of the loss gained, first 100.0 % is kept"
+    assert (found.after, found.shown) == ("A 90.9 %", "stays")
+    (found,) = CONTROL.controlled(built(results, FULL, MASKED, other))
+    assert (found.after, found.shown) == ("B 100.0 %", "stays")
+
+
 def test_over_seeds_the_difference_is_paired(results: Path, tmp_path: Path) -> None:
     """The interval is that of the seeds' own differences."""
     frames = [built(results, MASKED)]
