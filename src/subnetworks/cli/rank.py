@@ -51,7 +51,9 @@ def rank(
     common_rows: Annotated[bool, COMMON_ROWS] = False,
     allow_partial: Annotated[bool, ALLOW_PARTIAL] = False,
     cast: Annotated[str | None, typer.Option(help="Compare in this dtype, as in measure.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, or a torch device such as cuda.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="cpu (LAPACK), torch (the same by torch), or cuda, cuda:1, ….")
+    ] = "cpu",
     threads: Threads = None,
 ) -> None:
     """Ranks of an update: exact under torch's rule, stable, effective, and of 99 % of the energy.

@@ -314,8 +314,9 @@ def test_a_device_that_is_not_there_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for device in ("cuda", "gpu"):
-        assert status("measure", *pair[:2], "--device", device) == 2
-        assert f"--device {device}: not to be used here" in capsys.readouterr().err
+        for verb in ("measure", "rank"):
+            assert status(verb, *pair[:2], "--device", device) == 2
+            assert f"--device {device}: not to be used here" in capsys.readouterr().err
 
 
 def test_a_table_is_csv_where_its_name_says_so(

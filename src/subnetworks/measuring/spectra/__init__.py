@@ -26,6 +26,7 @@ from subnetworks.measuring.spectra.linear import LapackGram, TorchGram, empty_gr
 from subnetworks.measuring.spectra.ranks import TOLERANCES, Ranks, ranks_of
 from subnetworks.measuring.spectra.rotation import Rotation, rotation
 from subnetworks.measuring.updates.coverage import Excluded, Kind
+from subnetworks.measuring.updates.measuring import check_device
 from subnetworks.measuring.updates.pairing import Match, Pair, match
 
 __all__ = ["Ranks", "Rotation", "Spectrum", "gram_of", "ranks", "ranks_of", "rotation", "table"]
@@ -183,13 +184,14 @@ def ranks(
         before, after, names, cast, common_rows, allow_partial: see `updates.measure`.
         spectrum: see `ranks.ranks_of`.
         angles: if positive, also the principal angles of that many singular directions.
-        device: `cpu`, or a torch device.
+        device: `cpu`, `torch` (torch on the CPU), or a torch device.
         workers: matrices at a time, on a CPU. Each takes about 24 bytes an entry of the Gram matrix
             and, if the matrix is wide, 4 an entry of its own.
 
     Raises:
-        UserError: too little to compare, or NaN or infinities in every matrix.
+        UserError: too little to compare, NaN or infinities in every matrix, or no such device here.
     """
+    check_device(device)
     with checkpoints.open(before) as first, checkpoints.open(after) as second:
         for side in (first, second):
             verify(side)

@@ -166,5 +166,8 @@ class TorchGram:
 
 
 def empty_gram(size: int, device: str = "cpu") -> LapackGram | TorchGram:
-    """A Gram matrix to add to; `device` is `cpu` (LAPACK), or a torch device such as `cuda`."""
-    return LapackGram(size) if device == "cpu" else TorchGram(size, device)
+    """A Gram matrix to add to; `device` is `cpu` (LAPACK), `torch` (the same by torch), or a torch
+    device such as `cuda`."""
+    if device == "cpu":
+        return LapackGram(size)
+    return TorchGram(size, "cpu" if device == "torch" else device)

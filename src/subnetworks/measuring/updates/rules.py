@@ -59,7 +59,7 @@ class Selection:
             if self.tolerance is not None:
                 raise UserError(f"rule {self.rule!r} takes no tolerance")
         elif self.tolerance is None:
-            raise UserError(f"rule {self.rule!r} needs a tolerance")
+            raise UserError(f"rule {self.rule!r} needs a tolerance, such as --tolerance 1e-5")
         else:
             parse(self.tolerance)
 
