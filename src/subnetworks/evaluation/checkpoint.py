@@ -36,14 +36,14 @@ def inspect(path: Path, chat: bool) -> Checkpoint:
         UserError: no config, weights, tokenizer or chat template, or code of its own; a file that
             is not what the manifest says.
     """
-    if not path.is_dir():
+    if not path.exists():
         raise UserError(f"{path}: no such folder; a checkpoint is a Hugging Face folder")
-    config = _json(path / "config.json")
     if not any(path.glob("*.safetensors")):
         raise UserError(
-            f"{path}: no *.safetensors in it; if it is a checkpoint in another format, write it as "
-            f"such: subnetworks convert {path} --output DIR"
+            f"{path}: not a folder with *.safetensors; if it is a checkpoint in another format, "
+            f"write it as such: subnetworks convert {path} --output DIR"
         )
+    config = _json(path / "config.json")
     if "auto_map" in config and not trusts(path):
         raise UserError(
             f"{path}/config.json: auto_map: its own code is not run unless it is trusted: "

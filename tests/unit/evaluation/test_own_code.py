@@ -22,3 +22,11 @@ def test_code_of_its_own_is_run_only_where_it_is_trusted(tmp_path: Path) -> None
         inspect(tmp_path, chat=False)
     write_manifest(tmp_path, name="own", kind="path", trust_remote_code=True)
     assert inspect(tmp_path, chat=False).path == tmp_path
+
+
+def test_what_vllm_does_not_load_is_to_be_converted(tmp_path: Path) -> None:
+    (tmp_path / "delta.safetensors").touch()
+    (tmp_path / "actor").mkdir()
+    for name in ("delta.safetensors", "actor"):
+        with pytest.raises(UserError, match=rf"subnetworks convert .*{name} --output"):
+            inspect(tmp_path / name, chat=False)
