@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import typer.testing
 
@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from subnetworks import artefacts, cli, experiment  # noqa: E402
 from subnetworks.artefacts.published import Published  # noqa: E402
+from subnetworks.core.validation import SettingsModel  # noqa: E402
 from subnetworks.experiment import savings, schemas  # noqa: E402
 
 PUBLISHED = ROOT / "workflow" / "published"
@@ -39,8 +40,24 @@ def targets(control: bool) -> str:
     paper = Published(PUBLISHED)
     for found in chosen:
         lines += ["", f"### {found.name} {{ #{found.name} }}", "", found.captioned(paper), ""]
-        lines.append(f"Defined in `{found.source.relative_to(ROOT)}`.")
+        lines.append(
+            f"An experiment asks for it under `{found.kind}:` with {_keys(found.specification)}. "
+            f"Defined in `{found.source.relative_to(ROOT)}`."
+        )
     return "\n".join(lines)
+
+
+def _keys(model: type[SettingsModel]) -> str:
+    """The keys that a model takes, and behind a key of rows what these take, in a few words."""
+    needed: list[str] = []
+    optional: list[str] = []
+    for key, field in model.model_fields.items():
+        rows = [part for part in get_args(field.annotation) if isinstance(part, type)]
+        inner = [_keys(row) for row in rows if issubclass(row, SettingsModel)]
+        words = f"`{key}`" + "".join(f" (rows of {keys})" for keys in inner)
+        (needed if field.is_required() else optional).append(words)
+    may = f"optional {', '.join(optional)}" if optional else ""
+    return "; ".join(filter(None, [", ".join(needed), may])) or "no keys"
 
 
 def published() -> str:

@@ -108,6 +108,8 @@ def test_generated_parts_have_every_target_verb_and_number() -> None:
         assert f"subnetworks {verb} [OPTIONS]" in parts["command line"]
     for name, artefact in artefacts.every().items():
         assert f"### {name} " in parts["controls" if artefact.is_control else "targets"]
+    rows = "`families` (rows of `family`, `sft`, `rl`; optional `algorithm`, `published`)"
+    assert f"under `figures:` with {rows}." in parts["targets"]
     for file in (ROOT / "workflow" / "published").glob("*.csv"):
         assert f"(#{file.stem})" in parts["published"]
     assert "| 81.4 |" in parts["published"]
