@@ -105,6 +105,7 @@ class Row(Specification):
     kind: Literal["full", "predicted", "afterwards", "ignorant"]
     """Whether the mask is known before training, only after it, or has nothing to do with it."""
     algorithm: str | None = None
+    online: bool | None = None
     overlap: Overlap | None = None
     """The final mask, then this one."""
     ranking: Ranked | None = None
@@ -150,7 +151,9 @@ def _row(context: Context, entry: dict[str, Any]) -> dict[str, Any]:
         value = context.ranking(entry["ranking"])["average_precision"]
         row["average_precision_pct"] = percent(value)
     if trained:
-        row |= accuracy(context, trained, entry["of"]) | _losses(context, trained, entry["of"])
+        row |= accuracy(context, trained, entry["of"])
+        if not entry.get("online"):
+            row |= _losses(context, trained, entry["of"])
     if "update" in entry:
         row["agreement_pct"] = percent(context.update(entry["update"])["sparsity"])
     return row
@@ -158,14 +161,10 @@ def _row(context: Context, entry: dict[str, Any]) -> dict[str, Any]:
 
 def _losses(context: Context, run: str, full: str) -> dict[str, float]:
     """A run's mean loss over the second half of its steps and, unless it is `full` itself, that
-    less full training's on the same steps; nothing of online algorithms, whose loss says nothing.
+    less full training's on the same steps. (Of online algorithms the loss says nothing.)
     """
-    log = context.log(full)
-    if "reward" in log.columns and log["reward"].null_count() < log.height:
-        return {}
-    log = log.select("step", full="loss").join(
-        context.log(run).select("step", run="loss"), on="step", validate="1:1"
-    )
+    log = context.log(full).select("step", full="loss")
+    log = log.join(context.log(run).select("step", run="loss"), on="step", validate="1:1")
     late = log.tail(max(1, log.height // 2))
     row = {"loss": float(late["run"].mean())}  # type: ignore[arg-type]
     if run == full:

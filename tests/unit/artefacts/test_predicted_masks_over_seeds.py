@@ -23,10 +23,10 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def trained(folder: Path, run: str, loss: float | None, wrong: set[int]) -> None:
-    """A run of four steps whose loss ends at `loss` (None: it is of rewards) and its answers."""
-    losses = [0.7, 0.6, loss, loss] if loss is not None else [0.0] * 4
-    lines = [f"{i},{at},{'' if loss is not None else 0.5}" for i, at in enumerate(losses, 1)]
+def trained(folder: Path, run: str, loss: float, wrong: set[int]) -> None:
+    """A run of four steps whose loss ends at `loss`, with rewards (DPO logs its own), and its
+    answers."""
+    lines = [f"{i},{at},0.5" for i, at in enumerate([0.7, 0.6, loss, loss], 1)]
     write(folder / "runs" / run / "log.csv", "\n".join(["step,loss,reward", *lines]) + "\n")
     right = [float(i not in wrong) for i in range(QUESTIONS)]
     score = {"score": sum(right) / QUESTIONS, "stderr": 0.01, "n": QUESTIONS}
@@ -54,12 +54,12 @@ def made(folder: Path, online: bool = False) -> list[dict[str, Any]]:
     specs = []
     for seed, full in enumerate(FULL):
         rows = [{"label": "everything", "kind": "full", "trained": f"full{seed}"}]
-        trained(folder, f"full{seed}", None if online else full, set(range(80)))
+        trained(folder, f"full{seed}", full, set(range(80)))
         for name, apart in APART.items():
             run = f"{name}{seed}"
-            trained(folder, run, None if online else full + apart[seed], WRONG[name])
+            trained(folder, run, full + apart[seed], WRONG[name])
             rows.append({"label": name, "kind": "predicted", "trained": run})
-        rows = [{**row, "of": f"full{seed}", "algorithm": "DPO"} for row in rows]
+        rows = [{**row, "of": f"full{seed}", "algorithm": "DPO", "online": online} for row in rows]
         specs.append({"benchmark": "math500", "masks": rows})
     return specs
 
@@ -119,17 +119,17 @@ def beside_ignorant(folder: Path, online: bool = False) -> list[dict[str, Any]]:
     for name, density in {"as_many": 200, "nearly": 201, "fewer": 100}.items():
         overlap(folder, name, density)
     for seed, (full, spec) in enumerate(zip(FULL, specs, strict=True)):
-        common = {"of": f"full{seed}", "algorithm": "DPO", "kind": "ignorant"}
+        common = {"of": f"full{seed}", "algorithm": "DPO", "kind": "ignorant", "online": online}
         for row in spec["masks"][1:]:
             row["overlap"] = "as_many"
         for name, apart in IGNORANT.items():
             run = f"{name}{seed}"
             # As many wrong answers as `square`, but for one more.
             wrong = set(range(159 if name == "random" else 161))
-            trained(folder, run, None if online else full + apart[seed], wrong)
+            trained(folder, run, full + apart[seed], wrong)
             row = {"label": name, "trained": run, "overlap": "nearly"}
             spec["masks"].append({**common, **row})
-        trained(folder, f"sparse{seed}", None if online else full, set())
+        trained(folder, f"sparse{seed}", full, set())
         row = {"label": "sparse", "trained": f"sparse{seed}", "overlap": "fewer"}
         spec["masks"].append({**common, **row})
     return specs
