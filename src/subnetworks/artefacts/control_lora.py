@@ -21,7 +21,7 @@ from subnetworks.artefacts.base import (
     Table,
     Update,
 )
-from subnetworks.artefacts.claims import TWO_SIDED_95, Claim, all_hold, graded, is_supervised
+from subnetworks.artefacts.claims import TWO_SIDED_95, Claim, all_hold, is_supervised
 from subnetworks.artefacts.control_masks import accuracy, worse
 from subnetworks.artefacts.control_ranks import inner_matrices, share_of_full
 from subnetworks.artefacts.lazy import polars
@@ -198,10 +198,10 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
         )
         yield Claim(
             f"{words} (a control of ours)",
-            graded(excesses, CLEAR),
+            all_hold([excess > CLEAR for excess in excesses]),
             f"{here} {kind} (by more than {CLEAR:g} points)",
             paper,
-            margin=min(excesses),
+            margin=min(excesses) - CLEAR,
         )
     rows = [row for _, adapters in groups for row in adapters]
     yield Claim(

@@ -150,13 +150,17 @@ def test_what_is_claimed_rests_on_the_adapters_that_are_scored(shown: Context) -
         "DPO 25.0 %, LoRA of rank 4 60.0 % unchanged without embeddings (by more than 10 points)"
     )
     assert scores.here.startswith("DPO of rank 4 −25.0 points")
-    assert sparse.margin == pytest.approx(-35) and scores.margin == pytest.approx(-25 + 1.96 * 15)
+    assert sparse.margin == pytest.approx(-45) and scores.margin == pytest.approx(-25 + 1.96 * 15)
+    # A difference within the 10 points is none.
+    ranked = polars.when(polars.col("lora_rank").is_null()).then(100.0).otherwise(99.9)
+    _, exact, *_ = table.claims(noisy.with_columns(rank_pct=ranked))
+    assert exact.appears == "no" and exact.margin == pytest.approx(-9.9)
     # Less noise, and it scores worse.
     assert verdicts(frame.with_columns(difference_stderr_pct=polars.lit(5.0)))[3][0] == "no"
     # Of a second one that is as full, each claim of rank is unclear.
     full = frame[2:].with_columns(difference_pct=polars.lit(0.0))
     both = polars.concat([noisy[:2], full])
-    assert verdicts(both)[:3] == [("no", -35.0), ("unclear", 0.0), ("unclear", 0.0)]
+    assert verdicts(both)[:3] == [("no", -45.0), ("unclear", -10.0), ("unclear", -10.0)]
     # Nothing is claimed of what imitates, or is not scored, or has nothing beside it.
     assert not verdicts(frame.with_columns(algorithm=polars.lit("RFT")))
     assert not verdicts(frame.with_columns(difference_pct=polars.lit(None, polars.Float64)))
