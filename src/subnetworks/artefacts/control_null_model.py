@@ -20,7 +20,7 @@ from subnetworks.artefacts.base import (
     Specification,
     rows_of,
 )
-from subnetworks.artefacts.lazy import polars
+from subnetworks.artefacts.lazy import matplotlib, polars
 from subnetworks.artefacts.shared import (
     by_label,
     difference,
@@ -77,8 +77,12 @@ SCHEMA = {
 }
 """Errors are predicted minus measured, in points; overlaps are the mean of o1 and o2. With signal:
 predicted from the gradients of the first batches, too."""
-
-
+LINES = (
+    ("measured", "measured_pct", "-"),
+    ("noise alone", "predicted_pct", ":"),
+    ("with signal", "with_signal_pct", (0, (4, 2))),
+)
+"""Over training: what a line is of, its column and its dashes."""
 Signal = Annotated[str, Names("runs", (f"predictions/{{}}/{FIRST_BATCHES}.json",))]
 
 
@@ -101,15 +105,17 @@ def rows(context: Context) -> polars.DataFrame:
     found: list[dict[str, Any]] = []
     for entry in context.rows("runs"):
         predicted, measured = context.prediction(entry["run"]), context.update(entry["run"])
-        signal = context.prediction(entry["signal"], FIRST_BATCHES) if "signal" in entry else None
+        signal = context.prediction(entry["signal"], FIRST_BATCHES) if "signal" in entry else {}
+        noise, known = _by_step(predicted), _by_step(signal)
         inner = [one["without_embeddings"].get("sparsity") for one in (predicted, measured)]
         common = {
             **opening_of_run(entry),
             "is_masked": predicted["mask"] is not None,
             "n": measured["n"],
         }
-        last = {"step": predicted["steps"][-1]["step"], "is_end": True}
-        last |= _compared(predicted, signal, last["step"], measured["sparsity"])
+        end = max(noise)
+        last: dict[str, Any] = {"step": end, "is_end": True}
+        last |= _compared(noise[end], known.get(end), measured["sparsity"])
         last["predicted_without_embeddings_pct"] = percent(inner[0])
         last["measured_without_embeddings_pct"] = percent(inner[1])
         last["error_without_embeddings"] = percent(difference(*inner))
@@ -119,28 +125,24 @@ def rows(context: Context) -> polars.DataFrame:
             last["measured_overlap_pct"] = percent((overlap["o1"] + overlap["o2"]) / 2)
             last["overlap_with_signal_pct"] = percent(signal["two_runs"]["o1"] if signal else None)
         if "followed" in entry:
-            expected = {row["step"] for row in predicted["steps"]} - {last["step"]}
             found += [
                 common
-                | {"step": row["step"], "is_end": False}
-                | _compared(predicted, signal, row["step"], row["sparsity"])
+                | {"step": step, "is_end": False}
+                | _compared(noise[step], known.get(step), row["sparsity"])
                 for row in context.trajectory(entry["followed"])["steps"]
-                if row["step"] in expected
+                if (step := row["step"]) in noise and step != end
             ]
         found.append(common | last)
     return frame(found, SCHEMA)
 
 
-def _compared(
-    predicted: Mapping[str, Any], signal: Mapping[str, Any] | None, step: int, measured: float
-) -> dict[str, Any]:
-    """Sparsities after a step, in per cent, and errors in points."""
-    noise, known = (
-        next((row["sparsity"] for row in one["steps"] if row["step"] == step), None)
-        if one
-        else None
-        for one in (predicted, signal)
-    )
+def _by_step(prediction: Mapping[str, Any]) -> dict[int, float]:
+    """The expected sparsity, a share of 1, after each step that it is of."""
+    return {row["step"]: row["sparsity"] for row in prediction.get("steps", [])}
+
+
+def _compared(noise: float, known: float | None, measured: float) -> dict[str, Any]:
+    """Sparsities in per cent, of noise alone, with the signal and measured; errors in points."""
     return {
         "predicted_pct": percent(noise),
         "measured_pct": percent(measured),
@@ -162,6 +164,9 @@ def draw(context: Context) -> tuple[Drawing, polars.DataFrame]:
     _over_steps(over, drawn)
     handles, labels = against[0].get_legend_handles_labels()
     named = dict(zip(labels, handles, strict=True))
+    for label, key, dash in LINES:
+        if drawn[key].count():
+            named[label] = matplotlib.lines.Line2D([], [], color=style.FAINT, linestyle=dash)
     figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=6)
     return figure, drawn
 
@@ -181,7 +186,7 @@ def _against(axes: Axes, drawn: polars.DataFrame, key: str) -> None:
             label=None if row["is_masked"] else row["algorithm"],
             clip_on=False,
         )
-    axes.set_title("Noise alone" if key == "predicted_pct" else "With the first gradients' signal")
+    axes.set_title("Noise alone" if key == "predicted_pct" else "First gradients' signal")
     axes.set_xlabel("left unchanged, predicted (%)")
     axes.set_ylabel("left unchanged, measured (%)")
     axes.set_xlim(0, 100)
@@ -189,21 +194,15 @@ def _against(axes: Axes, drawn: polars.DataFrame, key: str) -> None:
 
 
 def _over_steps(axes: Axes, drawn: polars.DataFrame) -> None:
-    dashed = False
     for _, run in by_label(drawn):
         if len(run) < 2:
             continue
         look = style.algorithm(run["algorithm"][0])
         steps = [0, *run["step"]]
-        for key, dash in (
-            ("measured_pct", "-"),
-            ("predicted_pct", ":"),
-            ("with_signal_pct", (0, (4, 2))),
-        ):
+        for _, key, dash in LINES:
             if run[key].count():
                 axes.plot(steps, [100, *run[key]], color=look.colour, linestyle=dash)
-        dashed = dashed or bool(run["with_signal_pct"].count())
-    axes.set_title("Over training (dotted: noise" + (", dashed: signal)" if dashed else " alone)"))
+    axes.set_title("Over training")
     axes.set_xlabel("training step")
     axes.set_ylabel("left unchanged (%)")
     axes.set_xlim(left=0)

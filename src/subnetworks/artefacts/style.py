@@ -92,6 +92,7 @@ _ALGORITHMS = {
     "KTO": Look("#D55E00", "++++", "X"),
     "SIMPO": Look("#882255", "oo", "<"),
     "ORPO": Look("#999933", "||||", ">"),
+    "RAFT++": Look("#332288", "OO", "p"),
 }
 _OTHER = Look("#666666", "**", "*")
 
