@@ -255,20 +255,19 @@ def controlled(ours: polars.DataFrame) -> Iterator[Controlled]:
         first, *others = group.to_dicts()
         if not others:
             continue
-        least = min(row["kept_pct"] for row in others)
-
-        def shown(*rows: dict[str, Any]) -> str:
-            return ", ".join(f"{row['trainer']} {row['kept_pct']:.1f}" for row in rows)
-
         yield Controlled(
             f"Masked training reaches full training's loss ({algorithm})",
             "what the trainer computes in, and what it keeps in float32",
-            f"of the loss gained, {shown(first)} % is kept",
-            f"{shown(*others)} %",
-            left(first["kept_pct"], least),
+            f"of the loss gained, {_kept(first)} % is kept",
+            f"{', '.join(map(_kept, others))} %",
+            left(first["kept_pct"], min(row["kept_pct"] for row in others)),
             "a mask of the bf16 end leaves out movements below bf16's step: where the forward pass "
             "sees these, too, full training gains by them",
         )
+
+
+def _kept(row: dict[str, Any]) -> str:
+    return f"{row['trainer']} {row['kept_pct']:.1f}"
 
 
 ARTEFACT = Table(__name__, specification=Shown)
