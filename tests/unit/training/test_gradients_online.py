@@ -11,7 +11,8 @@ pytest.importorskip("verl")
 pytest.importorskip("vllm")
 
 import numpy  # noqa: E402
-from tiny import make_init, make_problems, trained_by  # noqa: E402
+from online_tiny import make  # noqa: E402
+from tiny import trained_by  # noqa: E402
 
 from subnetworks.measuring.gradients import Gradients  # noqa: E402
 from subnetworks.training.runtime import gradients  # noqa: E402
@@ -37,10 +38,7 @@ PRIME = {**SETTINGS, "algorithm": "prime", "reward_learning_rate": 0.1, "kl": "l
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("gradients")
-    make_init(folder / "init", hidden_size=64)  # vLLM wants heads of 32
-    make_problems(folder / "data")
-    return folder
+    return make(tmp_path_factory.mktemp("gradients"))
 
 
 @pytest.fixture

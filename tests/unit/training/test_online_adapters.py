@@ -1,9 +1,6 @@
 """On-policy runs of adapters (LoRA): what is sampled, compared with, saved and resumed."""
 
-import csv
 import hashlib
-import json
-import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -12,14 +9,14 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("verl")
 pytest.importorskip("vllm")
 
+from online_tiny import log, make, run, run_again, weights  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
-from tiny import make_init, make_problems, saved_weights, trained_by  # noqa: E402
+from tiny import trained_by  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 from verl.workers.engine.fsdp import FSDPEngineWithLMHead  # noqa: E402
 
 from subnetworks.core.errors import UserError  # noqa: E402
 from subnetworks.training.engine.masked import MaskedEngineMixin  # noqa: E402
-from subnetworks.training.runtime.run import train  # noqa: E402
 
 STEPS, RANK, ALPHA = 4, 2, 8
 GRPO = {
@@ -42,6 +39,7 @@ BESIDE = {
     "ppo": ("critic", {"kl": "reward", "critic_learning_rate": 1e-3}),
     "prime": ("reward_model", {"reward_learning_rate": 1e-3}),
 }
+EMULATED = {"bfloat16": "emulated"}
 LAYER = "base_model.model.{}.lora_{}.default.weight"
 
 
@@ -51,40 +49,12 @@ class Engine(MaskedEngineMixin, FSDPEngineWithLMHead):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("adapters")
-    make_init(folder / "init", hidden_size=64)  # vLLM wants heads of 32
-    make_problems(folder / "data")
-    return folder
+    return make(tmp_path_factory.mktemp("adapters"))
 
 
 @pytest.fixture(scope="module")
 def init(folder):
     return load_file(folder / "init/model.safetensors")
-
-
-def run(folder, name, settings, mask=None):
-    train(
-        settings,
-        init=folder / "init",
-        data=folder / "data",
-        output=folder / f"{name}_end",
-        run_folder=folder / name,
-        mask=mask,
-        accelerator={"bfloat16": "emulated"},
-        keep_state=True,
-    )
-
-
-def log(folder, name):
-    with (folder / name / "log.csv").open(newline="") as handle:
-        return [
-            {key: value for key, value in row.items() if "seconds" not in key}
-            for row in csv.DictReader(handle)
-        ]
-
-
-def weights(folder, name, step=STEPS, model="actor"):
-    return saved_weights(folder / name / "state" / f"global_step_{step}" / model)
 
 
 def digest(folder, name):
@@ -106,12 +76,12 @@ def merged(init, saved):
 def grpo(folder):
     with pytest.MonkeyPatch.context() as patch:
         trained_by(patch, "online_sent", {"SENT": str(folder)})
-        run(folder, "grpo", GRPO)
+        run(folder, "grpo", GRPO, **EMULATED)
     return folder
 
 
 def test_the_end_is_the_init_with_an_update_of_the_adapters_rank(grpo, init):
-    saved, end = weights(grpo, "grpo"), load_file(grpo / "grpo_end/model.safetensors")
+    saved, end = weights(grpo, "grpo", STEPS), load_file(grpo / "grpo_end/model.safetensors")
     wanted = merged(init, saved)
     adapted = 0
     for name, before in init.items():
@@ -153,11 +123,7 @@ def test_training_starts_at_the_init_and_is_compared_with_it(grpo):
 
 
 def test_a_resumed_run_ends_in_the_same_bits(grpo):
-    shutil.copytree(grpo / "grpo", grpo / "resumed")
-    shutil.rmtree(grpo / "resumed/state" / f"global_step_{STEPS}")
-    run(grpo, "resumed", GRPO)
-    meta = json.loads((grpo / "resumed/log.csv.meta.json").read_text())
-    assert meta["resumed_from_step"] == 2
+    assert run_again(grpo, "grpo", GRPO, **EMULATED) == 2
     assert digest(grpo, "resumed") == digest(grpo, "grpo")
     assert log(grpo, "resumed") == log(grpo, "grpo")
 
@@ -190,7 +156,7 @@ def test_adapters_are_drawn_from_the_runs_seed_alone(folder):
 @pytest.mark.parametrize("algorithm", BESIDE)
 def test_a_model_beside_the_policy_has_no_adapters(algorithm, folder, init):
     model, more = BESIDE[algorithm]
-    run(folder, algorithm, {**GRPO, "steps": 2, "algorithm": algorithm, **more})
+    run(folder, algorithm, {**GRPO, "steps": 2, "algorithm": algorithm, **more}, **EMULATED)
     policy, second = (weights(folder, algorithm, 2, name) for name in ("actor", model))
     wanted, end = merged(init, policy), load_file(folder / f"{algorithm}_end/model.safetensors")
     assert not any(".lora_" in name for name in second)
@@ -205,5 +171,5 @@ def test_a_model_beside_the_policy_has_no_adapters(algorithm, folder, init):
 
 def test_a_mask_is_refused_before_anything_starts(folder):
     with pytest.raises(UserError, match=r"lora_rank \(2\) and a mask exclude each other"):
-        run(folder, "masked", GRPO, mask=folder / "mask.safetensors")
+        run(folder, "masked", GRPO, folder / "mask.safetensors", **EMULATED)
     assert not (folder / "masked").exists()

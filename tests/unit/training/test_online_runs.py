@@ -4,9 +4,7 @@ What GRPO does within a mask on one device is seen in the miniature; here are th
 second model, and GRPO on two devices, whose workers are Ray's.
 """
 
-import csv
 import json
-import shutil
 
 import pytest
 
@@ -15,13 +13,12 @@ pytest.importorskip("verl")
 pytest.importorskip("vllm")
 
 import numpy  # noqa: E402
+from online_tiny import log, make, run, run_again, weights  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
-from tiny import make_init, make_problems, saved_weights  # noqa: E402
 
 from subnetworks.core.processor import has_bfloat16  # noqa: E402
 from subnetworks.measuring import masks  # noqa: E402
 from subnetworks.training.runtime import finish  # noqa: E402
-from subnetworks.training.runtime.run import train  # noqa: E402
 
 STEPS = 4
 SETTINGS = {
@@ -62,9 +59,7 @@ RAFT = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("online")
-    make_init(folder / "init", hidden_size=64)  # vLLM wants heads of 32
-    make_problems(folder / "data")
+    folder = make(tmp_path_factory.mktemp("online"))
     generator = numpy.random.default_rng(0)
     shapes = finish.shapes(folder / "init")
     arrays = {name: generator.random(shape) < 0.3 for name, shape in shapes.items()}
@@ -72,36 +67,14 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run(folder, name, settings, **accelerator):
-    train(
-        settings,
-        init=folder / "init",
-        data=folder / "data",
-        output=folder / f"{name}_end",
-        run_folder=folder / name,
-        mask=folder / "mask.safetensors",
-        accelerator=accelerator,
-        keep_state=True,
-    )
-
-
-def weights(folder, name, model, step=STEPS):
-    """The fp32 weights of a model after the last step."""
-    return saved_weights(folder / name / "state" / f"global_step_{step}" / model)
-
-
-def log(folder, name):
-    with (folder / name / "log.csv").open(newline="") as handle:
-        return [
-            {key: value for key, value in row.items() if "seconds" not in key}
-            for row in csv.DictReader(handle)
-        ]
+def run_masked(folder, name, settings, **accelerator):
+    run(folder, name, settings, folder / "mask.safetensors", **accelerator)
 
 
 def assert_masked(folder, name, beside, whole):
     """The policy kept to the mask; the model beside it did too, or was trained whole."""
     mask = masks.Mask.open(folder / "mask.safetensors")
-    policy, second = weights(folder, name, "actor"), weights(folder, name, beside)
+    policy, second = (weights(folder, name, STEPS, model) for model in ("actor", beside))
     for tensor, before in load_file(folder / "init/model.safetensors").items():
         outside = ~torch.from_numpy(mask.array(tensor))
         bits = before.float().view(torch.int32)
@@ -116,7 +89,7 @@ def assert_masked(folder, name, beside, whole):
 
 @pytest.fixture(scope="module")
 def prime(folder):
-    run(folder, "prime", PRIME)
+    run_masked(folder, "prime", PRIME)
     return folder
 
 
@@ -146,20 +119,16 @@ def test_neither_measuring_nor_saving_is_in_a_steps_seconds(prime):
 
 def test_a_resumed_run_repeats_the_uninterrupted_one_to_the_bit(prime):
     """Answers, rewards, both models and the log: all follow the seed and the saved step."""
-    shutil.copytree(prime / "prime", prime / "resumed")
-    shutil.rmtree(prime / "resumed/state" / f"global_step_{STEPS}")
-    run(prime, "resumed", PRIME)
-    meta = json.loads((prime / "resumed/log.csv.meta.json").read_text())
-    assert meta["resumed_from_step"] == 2
+    assert run_again(prime, "prime", PRIME, prime / "mask.safetensors") == 2
     assert log(prime, "resumed") == log(prime, "prime")
     for model in ("actor", "reward_model"):
-        once, again = (weights(prime, name, model) for name in ("prime", "resumed"))
+        once, again = (weights(prime, name, STEPS, model) for name in ("prime", "resumed"))
         for name in once:
             assert torch.equal(once[name], again[name]), (model, name)
 
 
 def test_ppo_trains_the_policy_and_if_asked_its_critic_within_the_mask(folder):
-    run(folder, "ppo", PPO, bfloat16="emulated")
+    run_masked(folder, "ppo", PPO, bfloat16="emulated")
     assert_masked(folder, "ppo", "critic", whole=False)
     meta = json.loads((folder / "ppo/log.csv.meta.json").read_text())
     assert meta["arithmetic"] == {"weights": "bfloat16", "products": "float32"}
@@ -170,8 +139,8 @@ def test_ppo_trains_the_policy_and_if_asked_its_critic_within_the_mask(folder):
 
 def test_without_master_weights_only_the_policy_is_bf16(folder):
     settings = {**PPO, "steps": 2, "master_weights": "stochastic_rounding", "mask_critic": False}
-    run(folder, "bf16", settings, bfloat16="emulated")
-    policy, critic = (weights(folder, "bf16", model, step=2) for model in ("actor", "critic"))
+    run_masked(folder, "bf16", settings, bfloat16="emulated")
+    policy, critic = (weights(folder, "bf16", 2, model) for model in ("actor", "critic"))
     assert {value.dtype for value in policy.values()} == {torch.bfloat16}
     assert {value.dtype for value in critic.values()} == {torch.float32}
     mask = masks.Mask.open(folder / "mask.safetensors")
@@ -188,12 +157,12 @@ def test_without_master_weights_only_the_policy_is_bf16(folder):
 def test_raft_makes_its_updates_within_the_mask(folder):
     # A sampler in native bf16 where the processor has none would take minutes, or die.
     native = has_bfloat16()
-    run(folder, "raft", RAFT, bfloat16="native" if native else "emulated")
+    run_masked(folder, "raft", RAFT, bfloat16="native" if native else "emulated")
     meta = json.loads((folder / "raft/log.csv.meta.json").read_text())
     products = "bfloat16" if native else "float32"
     assert meta["arithmetic"] == {"weights": "bfloat16", "products": products}
     mask = masks.Mask.open(folder / "mask.safetensors")
-    policy = weights(folder, "raft", "actor")
+    policy = weights(folder, "raft", STEPS)
     moved = 0
     for tensor, before in load_file(folder / "init/model.safetensors").items():
         outside = ~torch.from_numpy(mask.array(tensor))
@@ -214,11 +183,11 @@ def test_raft_makes_its_updates_within_the_mask(folder):
 
 
 def test_grpo_on_two_devices_trains_both_shards_within_the_mask(folder):
-    run(folder, "two", GRPO, devices=2)
+    run_masked(folder, "two", GRPO, devices=2)
     assert len(list((folder / "two/state/global_step_2/actor").glob("model_world_size_2_*"))) == 2
     assert [row["step"] for row in log(folder, "two")] == ["1", "2"]
     mask = masks.Mask.open(folder / "mask.safetensors")
-    policy = weights(folder, "two", "actor", step=2)
+    policy = weights(folder, "two", 2)
     end = load_file(folder / "two_end/model.safetensors")
     for tensor, before in load_file(folder / "init/model.safetensors").items():
         inside = torch.from_numpy(mask.array(tensor))
@@ -232,7 +201,7 @@ def test_grpo_on_two_devices_trains_both_shards_within_the_mask(folder):
 def test_grpo_is_paid_by_the_grader_by_format_and_by_length(folder):
     pytest.importorskip("math_verify")
     paid = {"math": 1.0, "format": 0.5, "length": -0.25}
-    run(folder, "paid", {**GRPO, "save_every": 1, "reward": paid})
+    run_masked(folder, "paid", {**GRPO, "save_every": 1, "reward": paid})
     for row in log(folder, "paid"):
         assert float(row["accuracy"]) == 0 <= float(row["cut"]) <= 1
         # The tiny model boxes nothing, so only the length counts: all of it where it was cut off.
