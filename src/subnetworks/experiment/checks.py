@@ -3,7 +3,7 @@
 import ast
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -157,8 +157,7 @@ def _check_run(
         longest, keys = run.max_length, "max_length"
     if isinstance(run, OnlineSettings):
         longest, keys = run.longest_sequence, "max_prompt_length and max_response_length"
-        for part in [run.reward] if isinstance(run.reward, str) else run.reward:
-            _check_reward(experiment, (*place, "reward"), part, modules)
+        _check_reward(experiment, (*place, "reward"), run.reward, modules)
     context = _context(experiment, entry["init"])
     if context and longest > context:
         raise experiment.error(
@@ -289,12 +288,18 @@ def _check_made_rows(experiment: Experiment, place: tuple[str, str], benchmark: 
 def _check_reward(
     experiment: Experiment,
     place: tuple[str, ...],
-    reward: str,
+    reward: str | Mapping[str, float],
     modules: Modules,
 ) -> None:
-    """The function of a reward is there; its module is read, and never run."""
-    if reward in REWARDS:
-        return
+    """The functions of a reward are there; their modules are read, and never run."""
+    for part in [reward] if isinstance(reward, str) else reward:
+        if part not in REWARDS:
+            _check_function(experiment, place, part, modules)
+
+
+def _check_function(
+    experiment: Experiment, place: tuple[str, ...], reward: str, modules: Modules
+) -> None:
     module, _, function = reward.partition(":")
     folders = [str(folder) for folder in modules.folders]
     package, *inside = module.split(".")

@@ -5,7 +5,7 @@ the workflow reads these models as it plans.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -231,37 +231,34 @@ class OfflineSettings(Settings):
         return self.max_length
 
 
-_ALONE = ("math", "boxed", "gsm8k", "random")
-REWARDS = (*_ALONE, "format", "length")
+REWARDS = ("math", "boxed", "gsm8k", "random", "format", "length")
 
 
-def _reward_name(name: Any, allowed: Sequence[str]) -> str:
+def _reward_name(name: Any) -> str:
     """A reward is known by its name, or written package.module:function."""
     module, colon, function = name.partition(":") if isinstance(name, str) else ("", "", "")
-    known = isinstance(name, str) and name in allowed
+    known = isinstance(name, str) and name in REWARDS
     if known or (colon and all(map(str.isidentifier, [function, *module.split(".")]))):
         return str(name)
     raise wrong(
-        f"{shown(name)} is not allowed{hint(name, allowed)}; allowed: {', '.join(allowed)}, "
+        f"{shown(name)} is not allowed{hint(name, REWARDS)}; allowed: {', '.join(REWARDS)}, "
         "package.module:function"
     )
 
 
 def _reward(value: Any) -> Any:
     if not isinstance(value, Mapping):
-        return _reward_name(value, REWARDS)
+        return _reward_name(value)
     if not value:
         raise wrong("no part is named")
     for name, weight in value.items():
-        _reward_name(name, REWARDS)
+        _reward_name(name)
         if isinstance(weight, bool) or not isinstance(weight, int | float):
             raise wrong(f"{name}: expected a number, got {shown(weight)}")
     return {name: float(weight) for name, weight in value.items()}
 
 
 Reward = Annotated[str | dict[str, float], BeforeValidator(_reward)]
-OneReward = Annotated[str, BeforeValidator(lambda value: _reward_name(value, _ALONE))]
-"""What says of one answer whether it is right."""
 
 
 class OnlineSettings(Settings):

@@ -16,7 +16,7 @@ import pyarrow.parquet
 from subnetworks.core.errors import UserError
 from subnetworks.core.validation import parse
 from subnetworks.training.data import rewards
-from subnetworks.training.data.rejection import verified
+from subnetworks.training.data.rejection import rewarded
 from subnetworks.training.data.sources import RejectionSettings
 
 
@@ -37,9 +37,7 @@ ANSWERS = [
 
 
 def kept(**settings):
-    rows, right = verified(
-        PROBLEMS, ANSWERS, rewards.load("boxed"), RejectionSettings(samples=3, **settings)
-    )
+    rows, right = rewarded(PROBLEMS, ANSWERS, RejectionSettings(samples=3, **settings))
     return [row["messages"][-1]["content"] for row in rows], rows, right
 
 
@@ -52,26 +50,43 @@ def test_each_right_answer_is_kept_once():
 
 
 def test_prompts_are_in_the_order_of_their_first_right_answers():
-    rows, _ = verified(
+    rows, _ = rewarded(
         PROBLEMS,
         [*["\\boxed{3}"] * 3, *["\\boxed{4}"] * 3, *["\\boxed{2}"] * 3],
-        rewards.load("boxed"),
         RejectionSettings(samples=3),
     )
     assert [row["messages"][0]["content"] for row in rows] == ["2+2=", "1+1="]
 
 
 def test_a_right_and_a_wrong_answer_to_one_problem_are_a_pair():
-    rows, right = verified(
+    rows, right = rewarded(
         PROBLEMS,
         ANSWERS,
-        rewards.load("boxed"),
         RejectionSettings(samples=3, gives="preferences"),
-        [*[False] * 8, True],
+        [*[rewards.Ending()] * 8, rewards.Ending(cut=True)],
     )
     assert [(row["chosen"], row["rejected"]) for row in rows] == [("\\boxed{2}", "\\boxed{3}")]
     assert rows[0]["prompt"][0]["content"] == "1+1="
     assert right == 4
+
+
+def test_the_highest_reward_goes_with_the_lowest_and_so_on():
+    """Of right answers the shorter is better here, of wrong ones too; each is in one pair."""
+    answers = ["\\boxed{2}", "so \\boxed{2}", "\\boxed{3}", "so \\boxed{3}", "hm"]
+    shares = [0.2, 0.4, 0.2, 0.4, 0.4]
+    settings = RejectionSettings(
+        samples=5, gives="preferences", reward={"boxed": 1, "length": -0.5}
+    )
+    ends = [rewards.Ending(share=share) for share in shares]
+    rows, right = rewarded(PROBLEMS[:1], answers, settings, ends)
+    pairs = [(row["chosen"], row["rejected"]) for row in rows]
+    assert pairs == [(answers[0], answers[3]), (answers[1], answers[4])]
+    assert right == 2
+
+
+def test_answers_that_are_all_rewarded_alike_are_no_pairs():
+    settings = RejectionSettings(samples=3, gives="preferences", reward={"length": -1})
+    assert rewarded(PROBLEMS, ANSWERS, settings)[0] == []
 
 
 @pytest.mark.parametrize("gives", ["conversations", "preferences"])
@@ -81,17 +96,15 @@ def test_the_tools_that_a_problem_offers_are_kept_with_its_answers(gives):
     problems = [problem("1+1=", "2") | {"tools": tools} for tools in offers]
     answers = [*("\\boxed{2}", "\\boxed{3}"), *("\\boxed{4}", "so \\boxed{2}")]
     settings = RejectionSettings(samples=2, gives=gives)
-    rows, _ = verified(problems, answers, rewards.load("boxed"), settings)
+    rows, _ = rewarded(problems, answers, settings)
     assert [row["tools"] for row in rows] == list(offers)
     if gives == "preferences":
         assert [row["rejected"] for row in rows] == ["\\boxed{3}", "\\boxed{4}"]
 
 
 def test_an_answer_that_was_cut_off_is_dropped():
-    cut = [True, False, False, *[False] * 6]
-    rows, right = verified(
-        PROBLEMS, ANSWERS, rewards.load("boxed"), RejectionSettings(samples=3), cut
-    )
+    ends = [rewards.Ending(cut=True), *[rewards.Ending()] * 8]
+    rows, right = rewarded(PROBLEMS, ANSWERS, RejectionSettings(samples=3), ends)
     assert [row["messages"][-1]["content"] for row in rows] == [
         "so \\boxed{2}",
         "\\boxed{2}",
@@ -153,6 +166,7 @@ def test_a_policy_is_sampled_alike_from_the_same_seed(folder, tmp_path):
     for name in ("first", "second"):
         done = sample(folder, tmp_path / name, "own_reward:spoken")
         assert done.returncode == 0, done.stderr[-3000:]
+        assert "sampling: answer 12/12" in done.stderr
         contents.append((tmp_path / name / "train.parquet").read_bytes())
     assert contents[0] == contents[1]
     rows = pyarrow.parquet.read_table(tmp_path / "first" / "train.parquet").to_pylist()
@@ -170,7 +184,7 @@ def test_nothing_right_is_an_error_and_leaves_nothing(folder, tmp_path):
 
 
 def test_where_any_answer_pays_none_is_rejected():
-    reward = rewards.load("subnetworks.training.data.rewards:whatever")
-    rows, right = verified(PROBLEMS, ANSWERS, reward, RejectionSettings(samples=3))
+    reward = "subnetworks.training.data.rewards:whatever"
+    rows, right = rewarded(PROBLEMS, ANSWERS, RejectionSettings(samples=3, reward=reward))
     assert right == len(ANSWERS)
     assert {row["messages"][-1]["content"] for row in rows} == set(ANSWERS)

@@ -1,8 +1,9 @@
-"""A policy's own answers: the right ones to imitate (RFT), or pairs of a right and a wrong one."""
+"""A policy's own answers: the right ones to imitate (RFT), or pairs of a better and a worse one."""
 
 import os
-import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from subnetworks.core import datasets, outputs
 from subnetworks.core.engines import ON_CPU, QUIET, leave_out_compiler
 from subnetworks.core.errors import UserError
 from subnetworks.core.precision import of_serving
+from subnetworks.core.progress import Progress
 from subnetworks.core.provenance import recorded
 from subnetworks.core.validation import parse
 from subnetworks.training.data import rewards
@@ -32,7 +34,7 @@ def sample(
     output: Path,
     accelerator: Mapping[str, Any] | None = None,
 ) -> None:
-    """Sample answers to problems from a policy; write the right ones, or pairs with wrong ones.
+    """Sample answers to problems from a policy; write the right ones, or pairs by their rewards.
 
     Writes `output`/train.parquet with `messages` (prompt and answer), or with `prompt`, `chosen`
     and `rejected`, and its manifest; the folder appears as a whole.
@@ -53,7 +55,7 @@ def sample(
         verify(folder)
     finish.shapes(policy)
     rows = check_problems(problems)[: settings.problems]
-    reward = rewards.load(settings.reward)
+    rewards.score(settings.reward, [], [], settings.seed, 0)  # there are such rewards
     tokenizer = load_tokenizer(policy, settings.chat_template)
     check_ends(tokenizer, policy)
     read = read_problems(problems / "train.parquet", tokenizer, settings.max_prompt_length)
@@ -64,22 +66,24 @@ def sample(
         "problems": state.digest(problems),
     }
     with recorded(output / "manifest.json", seed=settings.seed, **facts) as meta:
-        answers, cut = generate(prompts, policy, tokenizer, settings, machine)
-        kept, right = verified(rows, answers, reward, settings, cut)
+        answers, ends = generate(prompts, policy, tokenizer, settings, machine)
+        kept, right = rewarded(rows, answers, settings, ends)
+        cut = sum(end.cut for end in ends)
         meta["products"] = of_serving(machine.kind, machine.bfloat16)
-        meta |= {"sampled": len(answers), "cut": sum(cut), "right": right, "kept": len(kept)}
+        meta |= {"sampled": len(answers), "cut": cut, "right": right, "kept": len(kept)}
         if not kept:
-            paired = settings.gives == "preferences" and right
+            where = f"to the {len(rows)} problems in {problems}"
+            dropped = f"({cut} were cut off at max_response_length)"
             raise UserError(
-                f"{policy}: not one of {len(answers)} answers to the {len(rows)} problems in "
-                f"{problems} is right by the reward {settings.reward!r} ({sum(cut)} were cut off "
-                "at max_response_length): nothing to imitate; sample more, or from a better policy"
-                if not paired
-                else f"{policy}: not one of the {len(rows)} problems in {problems} has a right and "
-                f"a wrong answer by the reward {settings.reward!r}: nothing to compare; sample more"
+                f"{policy}: of {len(answers)} answers {where} no two to one problem differ in the "
+                f"reward {settings.reward!r} {dropped}: nothing to compare; sample more"
+                if settings.gives == "preferences"
+                else f"{policy}: not one of {len(answers)} answers {where} is right by the reward "
+                f"{settings.reward!r} {dropped}: nothing to imitate; sample more, or from a better "
+                "policy"
             )
         print(
-            f"{len(answers)} answers sampled, {sum(cut)} cut off at max_response_length and "
+            f"{len(answers)} answers sampled, {cut} cut off at max_response_length and "
             f"dropped, {right} right, {len(kept)} different "
             f"{'pairs' if settings.gives == 'preferences' else 'ones'} kept"
         )
@@ -93,48 +97,51 @@ def sample(
             )
 
 
-def verified(
+def rewarded(
     problems: Sequence[Row],
     answers: Sequence[str],
-    reward: rewards.Reward,
     settings: RejectionSettings,
-    cut: Sequence[bool] = (),
+    ends: Sequence[rewards.Ending] | None = None,
 ) -> tuple[list[Row], int]:
     """The rows that are kept, and how many answers were right.
 
     Each answer to a prompt is taken once, in the order in which they were sampled: the right ones
-    as conversations, or the first right one with the first wrong one, and so on, as pairs. Prompts
-    come in the order of their first right answers.
+    as conversations; or as pairs the one with the highest reward with the one with the lowest, and
+    so on, for as long as these differ. Prompts come in the order of the first answers that are
+    kept of them.
 
     Args:
         problems: rows with `prompt` and `reward_model.ground_truth`.
         answers: `settings.samples` for each problem, one problem's side by side.
-        cut: whether each was cut off; those are not asked about. By default none was.
+        ends: how each ended; what was cut off is dropped. By default none was.
     """
-    judged: dict[str, dict[str, bool]] = {}
+    asking = [problems[index // settings.samples] for index in range(len(answers))]
+    truths = [str(problem["reward_model"]["ground_truth"]) for problem in asking]
+    endings = list(ends or [rewards.Ending()] * len(answers))
+    paid, verdicts = rewards.score(settings.reward, answers, truths, settings.seed, 0, endings)
+    paired = settings.gives == "preferences"
+    judged: dict[str, dict[str, float]] = {}
     answered: dict[str, Row] = {}
     right = 0
-    for index, answer in enumerate(answers):
-        if cut and cut[index]:
+    for index, (problem, answer, end) in enumerate(zip(asking, answers, endings, strict=True)):
+        if end.cut:
             continue
-        problem = problems[index // settings.samples]
-        truth = str(problem["reward_model"]["ground_truth"])
-        is_right = rewards.checked(reward, answer, truth) == 1
+        right += verdicts[index] == 1
         prompt = asked(problem)
-        judged.setdefault(prompt, {}).setdefault(answer, is_right)
-        if is_right:
-            right += 1
+        value = paid[index] if paired else float(verdicts[index] == 1)
+        judged.setdefault(prompt, {}).setdefault(answer, value)
+        if paired or value:
             tools = {"tools": problem["tools"]} if "tools" in problem else {}
             answered.setdefault(prompt, {"prompt": problem["prompt"], **tools})
-    make = _pairs if settings.gives == "preferences" else _conversations
+    make = _pairs if paired else _conversations
     return [
         row
         for key, problem in answered.items()
-        for row in list(make(problem, judged[key]))[: settings.answers_per_problem]
+        for row in islice(make(problem, judged[key]), settings.answers_per_problem)
     ], right
 
 
-def _conversations(problem: Row, verdicts: Mapping[str, bool]) -> Iterator[Row]:
+def _conversations(problem: Row, verdicts: Mapping[str, float]) -> Iterator[Row]:
     rest = dict(problem)
     prompt = rest.pop("prompt")
     for answer, is_right in verdicts.items():
@@ -142,10 +149,11 @@ def _conversations(problem: Row, verdicts: Mapping[str, bool]) -> Iterator[Row]:
             yield {"messages": [*prompt, {"role": "assistant", "content": answer}], **rest}
 
 
-def _pairs(problem: Row, verdicts: Mapping[str, bool]) -> Iterator[Row]:
-    right = [answer for answer, is_right in verdicts.items() if is_right]
-    wrong = [answer for answer, is_right in verdicts.items() if not is_right]
-    for chosen, rejected in zip(right, wrong, strict=False):
+def _pairs(problem: Row, paid: Mapping[str, float]) -> Iterator[Row]:
+    best, worst = (sorted(paid, key=paid.__getitem__, reverse=back) for back in (True, False))
+    for chosen, rejected in zip(best, worst, strict=True):
+        if paid[chosen] <= paid[rejected]:
+            return
         yield {**problem, "chosen": chosen, "rejected": rejected}
 
 
@@ -155,8 +163,8 @@ def generate(
     tokenizer: Any,
     settings: RejectionSettings,
     machine: Accelerator,
-) -> tuple[list[str], list[bool]]:
-    """`settings.samples` answers to each prompt, one prompt's side by side, and which were cut off.
+) -> tuple[list[str], list[rewards.Ending]]:
+    """`settings.samples` answers to each prompt, one prompt's side by side, and how each ended.
 
     By vLLM; special tokens are left out. On a CPU the same seed gives the same answers: the
     engine is in this process, and has all prompts before its first step. (A seed for every draw
@@ -193,13 +201,50 @@ def generate(
             stop_token_ids=sorted(end_tokens(tokenizer, policy)),
             detokenize=False,
         ),
-        use_tqdm=sys.stderr.isatty(),
+        use_tqdm=_bar,
     )
     answers = [answer for output in outputs for answer in output.outputs]
     texts = tokenizer.batch_decode(
         [list(answer.token_ids) for answer in answers], skip_special_tokens=True
     )
-    return texts, [answer.finish_reason == "length" for answer in answers]
+    longest = settings.max_response_length
+    return texts, [
+        rewards.Ending(answer.finish_reason == "length", len(answer.token_ids) / longest)
+        for answer in answers
+    ]
+
+
+class _Bar:
+    """What vLLM asks of tqdm, shown as all long jobs show theirs."""
+
+    postfix = ""
+
+    def __init__(self, total: int) -> None:
+        self.n = 0
+        self._begin = time.perf_counter()
+        self._shown = Progress("sampling", total, "answer")
+
+    @property
+    def format_dict(self) -> dict[str, float]:
+        """Seconds since the first request."""
+        return {"elapsed": max(time.perf_counter() - self._begin, 1e-9)}
+
+    def update(self, count: int) -> None:
+        """So many answers more."""
+        self.n += count
+        self._shown.update(self.n)
+
+    def refresh(self) -> None:
+        """Nothing: it is always fresh."""
+
+    def close(self) -> None:
+        """All answers are there."""
+        self._shown.__exit__()
+
+
+def _bar(prompts: Sequence[Any] | None = None, *, total: int = 0, **_: Any) -> Any:
+    """vLLM's bar; prompts, which it also counts, are taken at once."""
+    return _Bar(total) if prompts is None else prompts
 
 
 _QUIET = QUIET | {"VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": "1"}

@@ -18,7 +18,7 @@ from subnetworks.core.validation import (
     shown,
     wrong,
 )
-from subnetworks.training.settings import OneReward
+from subnetworks.training.settings import Reward
 
 Gives = Literal["conversations", "problems", "preferences"]
 if TYPE_CHECKING:
@@ -202,13 +202,14 @@ class MixtureSettings(MixtureRows):
 class RejectionSettings(SettingsModel):
     """What is sampled of a policy's answers, and what is kept of them.
 
-    An answer is right if its reward is 1. One that was cut off is dropped.
+    An answer is right if the first part of the reward that knows the truth is 1. One that was cut
+    off is dropped.
     """
 
     gives: Literal["conversations", "preferences"] = Field(
         "conversations",
-        description="The right answers, to imitate, or pairs of a right and a wrong answer to one "
-        "problem.",
+        description="The right answers, to imitate, or pairs of answers to one problem that are "
+        "rewarded differently: the highest with the lowest, and so on.",
     )
 
     seed: Count = Field(0, description="Of sampling.")
@@ -223,6 +224,8 @@ class RejectionSettings(SettingsModel):
     chat_template: Named | None = Field(
         None, description="A template by name instead of the policy's own."
     )
-    reward: OneReward = Field(
-        "boxed", description="math, boxed, gsm8k or package.module:function: 1 is right."
+    reward: Reward = Field(
+        "boxed",
+        description="math, boxed, gsm8k or package.module:function, where 1 is right; or a "
+        "weighted sum, as in runs.",
     )
