@@ -7,7 +7,8 @@ with the mask that the run ends with, and with full training.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -74,6 +75,7 @@ NOTES = (
     "must hold at 0.05, with Holm's correction for the number of masks in the table.",
 )
 MARGIN = 2.0
+_SCORES = "evaluation/{}/scores.json"
 _AS_DENSE = 0.02  # densities that differ by less, as a share, are alike
 SCHEMA = {
     "source": str,
@@ -110,10 +112,7 @@ class Row(Specification):
     """The final mask, then this one."""
     ranking: Ranked | None = None
     """Such an overlap; the scores that its second mask is made of are judged."""
-    trained: (
-        Annotated[str, Names("checkpoints", ("evaluation/{}/scores.json", "runs/{}/log.csv"))]
-        | None
-    ) = None
+    trained: Annotated[str, Names("checkpoints", (_SCORES, "runs/{}/log.csv"))] | None = None
     """The run within it."""
     update: Update | None = None
     """From the end of full training to its end."""
@@ -123,9 +122,16 @@ class Shown(Specification):
     """What is shown."""
 
     masks: list[Row] = Field(min_length=1)
-    benchmark: Benchmark
+    benchmark: Benchmark | None = None
+    """What runs are scored on; if none is named, their losses alone are compared."""
     margin: float = Field(default=MARGIN, gt=0)
     """Points of accuracy that do not matter: within them, training is as good."""
+
+    def named(self) -> Iterator[tuple[str, Names, str]]:
+        """See `Specification.named`: without a benchmark no scores are read."""
+        for key, mark, name in super().named():
+            reads = tuple(file for file in mark.reads if self.benchmark or file != _SCORES)
+            yield key, replace(mark, reads=reads), name
 
 
 def build(context: Context) -> polars.DataFrame:
@@ -151,7 +157,8 @@ def _row(context: Context, entry: dict[str, Any]) -> dict[str, Any]:
         value = context.ranking(entry["ranking"])["average_precision"]
         row["average_precision_pct"] = percent(value)
     if trained:
-        row |= accuracy(context, trained, entry["of"])
+        if context.spec.get("benchmark"):
+            row |= accuracy(context, trained, entry["of"])
         if not entry.get("online"):
             row |= _losses(context, trained, entry["of"])
     if "update" in entry:
@@ -253,7 +260,7 @@ def _accuracy(
         entries = context.rows("masks")
         run = entries[number].get("trained")
         against = entries[number]["of"] if other is None else entries[other].get("trained")
-        if run is None or against is None:
+        if run is None or against is None or not context.spec.get("benchmark"):
             return None
         later, earlier = (
             context.samples(name, context.spec["benchmark"]) for name in (run, against)
@@ -306,6 +313,9 @@ def said(frame: polars.DataFrame) -> list[str]:
                 else f"{algorithm}: no mask that is known before the first update trains as well "
                 "as all weights."
             )
+        elif kept := [row for row in rows if row["loss_kept_pct"] is not None]:
+            words = ", ".join(f"{row['label']} {row['loss_kept_pct']:.0f} %" for row in kept)
+            lines.append(f"{algorithm}: of the loss that full training gains, within {words}.")
     return lines
 
 

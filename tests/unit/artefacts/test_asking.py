@@ -77,6 +77,17 @@ def test_what_is_read_is_what_is_named() -> None:
     ]
 
 
+def test_masks_before_training_read_no_scores_without_a_benchmark() -> None:
+    row = {"of": "grpo", "label": "all", "kind": "full", "trained": "grpo", "algorithm": "GRPO"}
+    spec: dict[str, Any] = {"masks": [row]}
+    log, scores = "runs/grpo/log.csv", "evaluation/grpo/scores.json"
+    name = "control_predicted_masks"
+    assert ask(tables={name: spec})[name].reads == [log]
+    spec["benchmark"] = "math500"
+    wish = ask(tables={name: spec}, benchmarks={"math500": {"make": "math500"}})
+    assert set(wish[name].reads) == {log, scores}
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "spec", "words"),
     [

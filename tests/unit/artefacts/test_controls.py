@@ -400,6 +400,11 @@ def test_masks_before_training_are_compared_with_the_final_one(tmp_path: Path) -
         "(area under the curve 80.0 %).",
         "DPO: not below full training beyond the noise within null.",
     ]
+    benchmark = spec.pop("benchmark")
+    rows, said = shown(tmp_path, "control_predicted_masks", spec)
+    assert [row["accuracy_pct"] for row in rows] == [None] * 5
+    assert said[1] == "DPO: of the loss that full training gains, within null 100 %, square 75 %."
+    spec["benchmark"] = benchmark
     spec["masks"] = [full_and for full_and in entries if full_and["label"] != "null"]
     _, said = shown(tmp_path, "control_predicted_masks", spec)
     assert said[1] == (
