@@ -177,7 +177,7 @@ def test_progress_off_a_terminal_is_plain_lines(tmp_path, capfd):
     lines = capfd.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert "grpo: step 2/2" in lines[0]
-    assert "2.00 s/step" in lines[0]
+    assert "reward 0.250, loss 0.500, 2.00 s/step" in lines[0]
 
 
 def test_the_trainer_does_not_outlive_its_watchdog(tmp_path):

@@ -32,12 +32,11 @@ _SAVE_SECONDS = 25.0
 
 
 def describe(last: Row | None) -> str:
-    """The newest step in a few words: its reward or loss, and its seconds."""
+    """The newest step in a few words: its reward and loss, and its seconds."""
     if last is None:
         return "starting"
-    name = "loss" if last["reward"] is None else "reward"
-    value = last[name]
-    parts = [] if value is None else [f"{name} {value:.3f}"]
+    shown = {name: last[name] for name in ("reward", "loss")}
+    parts = [f"{name} {value:z.3f}" for name, value in shown.items() if value is not None]
     if last["seconds"] is not None:
         parts.append(f"{last['seconds']:.2f} s/step")
     return ", ".join(parts)
