@@ -206,10 +206,10 @@ def controlled(ours: polars.DataFrame) -> Iterator[Controlled]:
         yield Controlled(
             "Masked training ends where full training ends",
             "another seed of full training instead of the init",
-            f"agreement {beyond_init:+.1f} points beyond the init's ("
+            f"agreement {beyond_init:+z.1f} points beyond the init's ("
             + shown(seeded, "subnetwork", "1e-5")
             + f" against {shown(seeded, 'init', '1e-5')} %)",
-            f"{beyond_seed:+.1f} points ({shown(seeded, 'another seed', '1e-5')} %)",
+            f"{beyond_seed:+z.1f} points ({shown(seeded, 'another seed', '1e-5')} %)",
             left(beyond_init, beyond_seed),
             "two full runs of different seeds agree by themselves on many weights; the mask's "
             "doing is only what is beyond them",
@@ -219,8 +219,8 @@ def controlled(ours: polars.DataFrame) -> Iterator[Controlled]:
             "… and wholly at a tolerance of 1e-4",
             "another seed of full training",
             f"{shown(seeded, 'subnetwork', '1e-4')} % agree at 1e-4",
-            f"another seed: {shown(seeded, 'another seed', '1e-4')} %; beyond it {coarse:+.1f} "
-            f"points, at 1e-5 {fine:+.1f}",
+            f"another seed: {shown(seeded, 'another seed', '1e-4')} %; beyond it {coarse:+z.1f} "
+            f"points, at 1e-5 {fine:+z.1f}",
             left(fine, coarse),
             "so coarse a tolerance finds runs equal that have nothing to do with each other's mask",
         )

@@ -230,7 +230,7 @@ def said(frame: polars.DataFrame) -> list[str]:
             if row["loss_difference"] is not None and row["kept_pct"] is not None:
                 lines.append(
                     f"{algorithm}, {row['trainer']}: within the {row['mask']} the loss ends "
-                    f"{row['loss_difference']:+.5f} from full training's, keeping "
+                    f"{row['loss_difference']:+z.5f} from full training's, keeping "
                     f"{row['kept_pct']:.1f} % of its gain.".replace("-", "−")
                 )
         ends = [row for row in rows if row["below_half_pct"] is not None]

@@ -165,7 +165,7 @@ def said(frame: polars.DataFrame) -> list[str]:
         if own and others:
             lead = own["accuracy_pct"] - others[0]["accuracy_pct"]
             lines.append(
-                f"{algorithm}: the own mask leads a random one of the same density by {lead:+.1f} "
+                f"{algorithm}: the own mask leads a random one of the same density by {lead:+z.1f} "
                 f"points, and agrees with full training in {own['agreement_pct']:.1f} % of all "
                 f"weights, the random one in {others[0]['agreement_pct']:.1f} %."
             )
@@ -189,7 +189,7 @@ def worse(row: dict[str, Any]) -> bool:
 
 def _listed(rows: list[dict[str, Any]]) -> str:
     return ", ".join(
-        f"{row['label']} ({row['difference_pct']:+.1f} ± "
+        f"{row['label']} ({row['difference_pct']:+z.1f} ± "
         f"{row['difference_stderr_pct'] or 0:.1f})".replace("(-", "(−")
         for row in rows
     )

@@ -120,7 +120,7 @@ def said(frame: polars.DataFrame) -> list[str]:
         expected = row["principal_by_magnitude_pct"] - row["principal_chance_pct"]
         lines.append(
             f"{row['label']} changes principal weights {_compared(off)} chance has it "
-            f"({off:+.1f} points; {expected:+.1f} are to be expected by their magnitude alone)."
+            f"({off:+z.1f} points; {expected:+z.1f} are to be expected by their magnitude alone)."
         )
     drifts = span([row["drift_pct"] for row in known], 3)
     lines.append(f"Singular values drift by {drifts} % (median over matrices).")

@@ -84,9 +84,9 @@ def said(frame: polars.DataFrame) -> list[str]:
     """What a step of bf16 and the largest tolerances add to exact equality."""
     return [
         f"{row['label']}: {row['equal_pct']:.1f} % exactly unchanged, "
-        f"{row['isclose_1e-5_pct'] - row['equal_pct']:+.1f} points by the paper's tolerance, "
-        f"{row['steps_1_pct'] - row['equal_pct']:+.1f} by one bf16 step, "
-        f"{row['relative_1e-2_pct'] - row['equal_pct']:+.1f} by a hundredth of the weight."
+        f"{row['isclose_1e-5_pct'] - row['equal_pct']:+z.1f} points by the paper's tolerance, "
+        f"{row['steps_1_pct'] - row['equal_pct']:+z.1f} by one bf16 step, "
+        f"{row['relative_1e-2_pct'] - row['equal_pct']:+z.1f} by a hundredth of the weight."
         for row in frame.to_dicts()
     ]
 

@@ -140,8 +140,8 @@ def said(frame: polars.DataFrame) -> list[str]:
         least = rows.row(int(excess.arg_min() or 0), named=True)
         lines.append(
             f"A subnetwork holds {rows['share_pct'].min():.0f} to {rows['share_pct'].max():.0f} % "
-            f"{words}; beyond chance matched by magnitude, from {excess.min():+.1f} points "
-            f"({least['label']} in {least['mask_label']}) to {excess.max():+.1f} "
+            f"{words}; beyond chance matched by magnitude, from {excess.min():+z.1f} points "
+            f"({least['label']} in {least['mask_label']}) to {excess.max():+z.1f} "
             f"({most['label']} in {most['mask_label']})."
         )
     return lines

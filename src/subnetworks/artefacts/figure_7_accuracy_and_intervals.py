@@ -178,7 +178,7 @@ def claims(drawn: polars.DataFrame) -> Iterator[Claim]:
     yield Claim(
         "Accuracy in training rises, beyond the noise",
         all_hold([run["gain"] > TWO_SIDED_95 * run["error"] for run in rises]),
-        listed(rises, "label", lambda run: f"{run['gain']:+.1f} ± {run['error']:.1f} points")
+        listed(rises, "label", lambda run: f"{run['gain']:+z.1f} ± {run['error']:.1f} points")
         + " from the first quarter to the last",
         "drawn (PRIME), no values",
         margin=min(run["gain"] for run in rises),

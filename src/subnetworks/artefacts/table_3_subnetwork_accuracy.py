@@ -336,7 +336,7 @@ def quoted(paper: Published) -> Quotes:
             paper.value("table3_subnetwork_accuracy", column, **where)
             for column in ("full", "subnetwork")
         )
-        return f"{within - full:+.1f}"
+        return f"{within - full:+z.1f}"
 
     return {
         "dpo": gained(algorithm="DPO", benchmark="average"),
@@ -357,7 +357,7 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
 
     def shown(row: dict[str, Any], key: str) -> str:
         error = row[f"{key}_stderr"]
-        return f"{row[key]:+.1f}" + ("" if error is None else f" ± {error:.1f}")
+        return f"{row[key]:+z.1f}" + ("" if error is None else f" ± {error:.1f}")
 
     def noise(row: dict[str, Any], key: str) -> float:
         return TWO_SIDED_95 * (row[f"{key}_stderr"] or 0)
@@ -368,7 +368,7 @@ def claims(ours: polars.DataFrame) -> Iterator[Claim]:
             (polars.col("group") == "all")
             & (polars.col("gain") > TWO_SIDED_95 * polars.col("gain_stderr"))
         ).to_dicts()
-        where = listed(raised, "algorithm", lambda r: f"on {r['benchmark']} {r['gain']:+.1f}")
+        where = listed(raised, "algorithm", lambda r: f"on {r['benchmark']} {r['gain']:+z.1f}")
         yield Claim(
             "RL scores above its start, beyond the noise",
             all_hold([row["gain"] > noise(row, "gain") for row in gained]),

@@ -93,4 +93,4 @@ def _tell(row: dict[str, Any]) -> None:
         shown = "".join(f"{percent(values[key]):>9}" for key in ("o1", "o2", "jaccard"))
         typer.echo(f"  {label:24}{shown}")
     if row["z"] is not None:
-        typer.echo(f"  {row['z']:+.1f} standard deviations from chance per tensor")
+        typer.echo(f"  {row['z']:+z.1f} standard deviations from chance per tensor")
