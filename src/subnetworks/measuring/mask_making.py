@@ -263,6 +263,10 @@ def check(name: str, settings: type[MaskSettings], request: Request) -> None:
     """
     if settings.made_of and len(request.sources) != 1:
         raise UserError(f"{name}: needs one {settings.made_of}, got {len(request.sources)}")
+    if settings.made_of not in ("", "checkpoint") and Path(request.sources[0]).is_dir():
+        raise UserError(
+            f"{name}: {request.sources[0]} is a folder; name the file of one {settings.made_of}"
+        )
     for key in request.options:
         if key not in settings.options:
             if not (users := mask_sources.with_option(key)):

@@ -174,6 +174,7 @@ def test_the_command_line_makes_them(model, tmp_path):
         (["principal", "MODEL", "--density", "0.1", "--rank", "0"], "at least 1"),
         (["principal", "MODEL", "MODEL", "--density", "0.1", "--rank", "2"], "needs one checkp"),
         (["early", "MODEL"], "not a delta"),
+        (["early", "FOLDER"], "is a folder; name the file of one step of a trajectory"),
         (["random", "LIKE", "LIKE"], "needs one mask"),
         (["complement", "LIKE", "--density", "0.1"], "--density is for fisher, "),
         (["magnitude", "OTHER", "--like", "LIKE"], "absent or of another shape"),
@@ -184,6 +185,7 @@ def test_what_makes_no_sense_is_refused(model, tmp_path, arguments, words):
     other = tmp_path / "other.safetensors"
     save(other, dict(list(tensors.items())[1:]))
     places = {"MODEL": str(file), "LIKE": str(like.path), "OTHER": str(other)}
+    places["FOLDER"] = str(tmp_path)
     line = [places.get(word, word) for word in arguments]
     with pytest.raises(UserError, match=re.escape(words)):
         run("mask", *line, "--output", tmp_path / "out")

@@ -308,6 +308,7 @@ def test_a_file_that_is_not_what_its_name_says(
         read(str(tmp_path / name), tmp_path, gives="problems")
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
+    assert str(refused.value).count(name) == 1
 
 
 def test_a_folder_and_what_is_not_there_are_refused(tmp_path: Path) -> None:

@@ -154,9 +154,9 @@ def _matching(
         used = list(dict.fromkeys([*names.values(), *settings.fields, *answer]))
         wanted = list(dict.fromkeys([*used, *settings.where]))
         if absent := [name for name in wanted if name not in file.columns]:
+            where = source if source == str(path) else f"{source}: {path.name}"
             raise UserError(
-                f"{source}: {path.name} has no column {absent[0]!r}; it has: "
-                f"{', '.join(file.columns)}"
+                f"{where} has no column {absent[0]!r}; it has: {', '.join(file.columns)}"
             )
         for line in file.rows(wanted):
             content = line.content
