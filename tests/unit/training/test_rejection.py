@@ -113,6 +113,18 @@ def test_an_answer_that_was_cut_off_is_dropped():
     assert right == 3
 
 
+def test_a_reward_of_ones_own_is_not_asked_about_what_was_cut_off(tmp_path, monkeypatch):
+    (tmp_path / "strict_reward.py").write_text(
+        "def whole(answer, truth):\n    assert answer != 'cut'\n    return 1\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = RejectionSettings(samples=2, reward="strict_reward:whole")
+    ends = [rewards.Ending(cut=True), rewards.Ending()]
+    rows, right = rewarded(PROBLEMS[:1], ["cut", "whole"], settings, ends)
+    assert [row["messages"][-1]["content"] for row in rows] == ["whole"]
+    assert right == 1
+
+
 def test_at_most_so_many_of_a_problem():
     assert kept(answers_per_problem=1)[0] == ["\\boxed{2}"]
 
@@ -123,6 +135,8 @@ def test_at_most_so_many_of_a_problem():
         ({"samples": 0}, ["samples", "at least 1"]),
         ({"temperature": 0}, ["temperature", "above 0"]),
         ({"sample": 3}, ["sample", "did you mean 'samples'"]),
+        ({"reward": "format"}, ["reward: 'format' does not say which answers are right"]),
+        ({"reward": {"boxed": 1}}, ["does not say which", "set gives to preferences"]),
     ],
 )
 def test_wrong_settings_are_named(values, words):

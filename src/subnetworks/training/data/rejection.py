@@ -1,11 +1,11 @@
 """A policy's own answers: the right ones to imitate (RFT), or pairs of a better and a worse one."""
 
+import math
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from subnetworks.checkpoints.manifest import trusts, verify
 from subnetworks.core import datasets, outputs
@@ -113,22 +113,30 @@ def rewarded(
     Args:
         problems: rows with `prompt` and `reward_model.ground_truth`.
         answers: `settings.samples` for each problem, one problem's side by side.
-        ends: how each ended; what was cut off is dropped. By default none was.
+        ends: how each ended; what was cut off is dropped, and not asked about. By
+            default none was.
     """
-    asking = [problems[index // settings.samples] for index in range(len(answers))]
-    truths = [str(problem["reward_model"]["ground_truth"]) for problem in asking]
-    endings = list(ends or [rewards.Ending()] * len(answers))
-    paid, verdicts = rewards.score(settings.reward, answers, truths, settings.seed, 0, endings)
+    whole = [
+        (problems[index // settings.samples], answer, end)
+        for index, (answer, end) in enumerate(
+            zip(answers, ends or [rewards.Ending()] * len(answers), strict=True)
+        )
+        if not end.cut
+    ]
+    paid, verdicts = rewards.score(
+        settings.reward,
+        [answer for _, answer, _ in whole],
+        [str(problem["reward_model"]["ground_truth"]) for problem, _, _ in whole],
+        settings.seed,
+        step=0,
+        endings=[end for _, _, end in whole],
+    )
     paired = settings.gives == "preferences"
     judged: dict[str, dict[str, float]] = {}
     answered: dict[str, Row] = {}
-    right = 0
-    for index, (problem, answer, end) in enumerate(zip(asking, answers, endings, strict=True)):
-        if end.cut:
-            continue
-        right += verdicts[index] == 1
+    for (problem, answer, _), pays, verdict in zip(whole, paid, verdicts, strict=True):
         prompt = asked(problem)
-        value = paid[index] if paired else float(verdicts[index] == 1)
+        value = pays if paired else float(verdict == 1)
         judged.setdefault(prompt, {}).setdefault(answer, value)
         if paired or value:
             tools = {"tools": problem["tools"]} if "tools" in problem else {}
@@ -138,7 +146,7 @@ def rewarded(
         row
         for key, problem in answered.items()
         for row in islice(make(problem, judged[key]), settings.answers_per_problem)
-    ], right
+    ], sum(verdict == 1 for verdict in verdicts)
 
 
 def _conversations(problem: Row, verdicts: Mapping[str, float]) -> Iterator[Row]:
@@ -217,17 +225,13 @@ def generate(
 class _Bar:
     """What vLLM asks of tqdm, shown as all long jobs show theirs."""
 
+    # vLLM makes a text of speeds of the one for the other; they are not shown.
+    format_dict: ClassVar[dict[str, float]] = {"elapsed": math.inf}
     postfix = ""
 
     def __init__(self, total: int) -> None:
         self.n = 0
-        self._begin = time.perf_counter()
         self._shown = Progress("sampling", total, "answer")
-
-    @property
-    def format_dict(self) -> dict[str, float]:
-        """Seconds since the first request."""
-        return {"elapsed": max(time.perf_counter() - self._begin, 1e-9)}
 
     def update(self, count: int) -> None:
         """So many answers more."""

@@ -70,8 +70,7 @@ VERDICTS: dict[str, Reward] = {"boxed": boxed, "math": math_reward, "gsm8k": gsm
 
 
 def load(name: str) -> Reward:
-    """The reward called `name`: one of `VERDICTS`, or `package.module:function`; of `random`,
-    which knows no right answer, the one that says how often the answers are right: `boxed`.
+    """The reward called `name`: one of `VERDICTS`, or `package.module:function`.
 
     Raises:
         UserError: there is no such reward, module or function, or math-verify is missing.
@@ -80,8 +79,6 @@ def load(name: str) -> Reward:
         verifier.require()
     if name in VERDICTS:
         return VERDICTS[name]
-    if name == "random":
-        return boxed
     if ":" not in name:
         raise UserError(
             f"settings: reward {name!r} does not say what is right; "

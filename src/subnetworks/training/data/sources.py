@@ -226,6 +226,18 @@ class RejectionSettings(SettingsModel):
     )
     reward: Reward = Field(
         "boxed",
-        description="math, boxed, gsm8k or package.module:function, where 1 is right; or a "
-        "weighted sum, as in runs.",
+        description="math, boxed, gsm8k or package.module:function, where 1 is right; of "
+        "preferences also the others of runs, and weighted sums.",
     )
+
+    @model_validator(mode="after")
+    def _says_what_is_right(self) -> Self:
+        alone = isinstance(self.reward, str) and self.reward not in ("format", "length")
+        if self.gives == "conversations" and not alone:
+            raise wrong(
+                f"reward: {shown(self.reward)} does not say which answers are right to imitate; "
+                "allowed: math, boxed, gsm8k, random, package.module:function (or set gives to "
+                "preferences)",
+                "reward",
+            )
+        return self
