@@ -98,3 +98,21 @@ def test_unknown_kernels_are_refused(kind: Choose) -> None:
     kind("fortran")
     with pytest.raises(UserError, match="SUBNETWORKS_KERNELS=fortran"):
         kernels.prepare()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 7), (40, 6, 1500), (2, 128, 33)])
+def test_a_product_is_summed_in_order(kind: Choose, shape: tuple[int, int, int]) -> None:
+    rows, inner, columns = shape
+    rng = np.random.default_rng(5)
+    left = rng.standard_normal((rows, inner), np.float32)
+    right = rng.standard_normal((inner, columns), np.float32)
+    expected = np.zeros((rows, columns), np.float32)
+    for k in range(inner):
+        # 64 bits of mantissa hold a product of two float32, and its sum with a third nearly always.
+        wide = np.multiply.outer(left[:, k].astype(np.longdouble), right[k])
+        expected = (wide + expected).astype(np.float32)
+    for name in ("compiled", "numpy"):
+        kind(name)
+        found = np.full_like(expected, np.nan)
+        kernels.multiply(left, right, found)
+        assert np.array_equal(found, expected), name

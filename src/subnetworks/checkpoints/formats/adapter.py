@@ -1,9 +1,9 @@
 """LoRA adapters as peft saves them: a base and, for some of its matrices, W + s·B·A.
 
-The numbers are those of peft's `merge_and_unload`: B·A in float32, times s (alpha / r, or
-alpha / √r with rank-stabilised LoRA), added to W in float32, rounded once to W's dtype; of an
-embedding s·B·A is rounded to that dtype before it is added, too. Modules that were trained and
-saved whole replace the base's, in the base's dtype.
+The numbers are those of peft's `merge_and_unload` on a CPU: B·A in float32 (summed in order, see
+`kernels.multiply`), times s (alpha / r, or alpha / √r with rank-stabilised LoRA), added to W in
+float32, rounded once to W's dtype; of an embedding s·B·A is rounded to that dtype before it is
+added, too. Modules that were trained and saved whole replace the base's, in the base's dtype.
 
 Other adapters (DoRA, LoHa, IA3, …), and options that change more than these matrices, are refused.
 """
@@ -24,6 +24,7 @@ from subnetworks.checkpoints.formats import folders
 from subnetworks.checkpoints.formats.contents import Contents
 from subnetworks.checkpoints.numbers import decode, encode, round_to
 from subnetworks.checkpoints.storage import Tensor
+from subnetworks.core import kernels
 from subnetworks.core.errors import UserError
 
 PLAIN = True
@@ -45,9 +46,8 @@ _DTYPES = ("BF16", "F16", "F32")
 # These models keep most matrices transposed (transformers' Conv1D).
 _TRANSPOSED_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 _TRANSPOSED = re.compile(r"\.(?:c_attn|c_proj|c_fc|q_attn)$")
-# Entries of W computed at a time, and rows at least: of one row alone, BLAS sums in another order.
+# Entries of W computed at a time.
 _PIECE = 1 << 17
-_ROWS = 16
 # Pairs of matrices held in float32: as many as threads read at once.
 _HELD = 16
 
@@ -333,9 +333,8 @@ def _as_saved(tensor: Tensor, base: Tensor | None, name: str) -> Tensor:
 
 
 def _added(weight: Tensor, lora: _Factors, held: _Held, path: Path) -> Tensor:
-    rows, columns = weight.shape
-    # Always the same pieces, whatever is read, so that each entry is summed in the same way.
-    step = max(_ROWS, _PIECE // columns)
+    columns = weight.shape[1]
+    step = max(1, _PIECE // columns)
     scale = np.float32(lora.scale)
 
     def read(buffer: Any, offset: int) -> None:
@@ -344,11 +343,13 @@ def _added(weight: Tensor, lora: _Factors, held: _Held, path: Path) -> Tensor:
         start = offset // weight.itemsize
         stop = start + out.size
         left, right = held.of(lora)
-        for begin in range(start // columns // step * step, -(-stop // columns), step):
-            end = min(begin + step, rows)
-            first = max(0, min(begin, end - _ROWS))
+        last = -(-stop // columns)
+        for begin in range(start // columns, last, step):
+            end = min(begin + step, last)
+            product = np.empty((end - begin, columns), np.float32)
             with np.errstate(over="ignore", invalid="ignore"):
-                change = ((left[first:end] @ right) * scale)[begin - first :].reshape(-1)
+                kernels.multiply(left[begin:end], right, product)
+                change = (product * scale).reshape(-1)
             low, high = max(begin * columns, start), min(end * columns, stop)
             part = out[low - start : high - start]
             change = change[low - begin * columns : high - begin * columns]

@@ -104,6 +104,17 @@ def count_bf16(
     count_any(bits, (first, second), (first, second), 0x7FFF, rule, mask, counts)
 
 
+def multiply(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
+    """As `kernels.multiply`.
+
+    A product of two float32 is exact in float64. That their sum is rounded to float64 before it is
+    to float32 matters in one of 2²⁹ cases.
+    """
+    out[:] = 0
+    for column, row in zip(left.T, right.astype(np.float64), strict=True):
+        out[:] = column[:, np.newaxis] * row + out
+
+
 def fingerprint(words: np.ndarray) -> int:
     """As `kernels.fingerprint`."""
     from subnetworks.core.kernels.keys import KEYS

@@ -69,6 +69,8 @@ _WORDS = BLOCK // LANES
 _MANY = 40
 # Exponents counted in whole blocks, from the largest down, and how few entries are not worth it.
 _NEAR, _FEW = 24, 40
+# Columns of a product at a time, so that they stay in the first-level cache.
+_COLUMNS = 1024
 # Infinity, and the smallest magnitude that is not finite.
 _INFINITE = 0x7F80
 _HASH_SEED = 0x9E3779B97F4A7C15
@@ -94,6 +96,16 @@ def _bits_of(_typing, _value):
         return builder.bitcast(arguments[0], ir.IntType(32))
 
     return types.uint32(types.float32), generate
+
+
+@intrinsic
+def _fma(_typing, _left, _right, _total):
+    """left · right + total, rounded once."""
+
+    def generate(_context, builder, _signature, arguments):
+        return builder.fma(*arguments)
+
+    return types.float32(types.float32, types.float32, types.float32), generate
 
 
 @_jit
@@ -751,6 +763,37 @@ def count_masks_by_exponent(first_, second_, values_, n, table_):
         table[3 * EXPONENTS + exponent] += one & two
 
 
+@_jit
+def _add_outer(factors, right, first, start, stop, out):
+    """Add to `out` the products of four rows of `right` from `first` on, one after another."""
+    a, b, c, d = factors
+    for j in range(start, stop):
+        total = _fma(a, right[first, j], out[j])
+        total = _fma(b, right[first + 1, j], total)
+        total = _fma(c, right[first + 2, j], total)
+        out[j] = _fma(d, right[first + 3, j], total)
+
+
+def multiply(left_, right_, rows, inner, columns, out_):
+    """`left` (rows, inner) times `right` (inner, columns), each sum from the first to the last."""
+    left = carray(left_, (rows, inner))
+    right = carray(right_, (inner, columns))
+    out = carray(out_, (rows, columns))
+    fours = inner // 4 * 4
+    for start in range(0, columns, _COLUMNS):
+        stop = min(start + _COLUMNS, columns)
+        for i in range(rows):
+            row = out[i]
+            for j in range(start, stop):
+                row[j] = np.float32(0)
+            for k in range(0, fours, 4):
+                factors = left[i, k], left[i, k + 1], left[i, k + 2], left[i, k + 3]
+                _add_outer(factors, right, k, start, stop, row)
+            for k in range(fours, inner):
+                for j in range(start, stop):
+                    row[j] = _fma(left[i, k], right[k, j], row[j])
+
+
 def _pointers(*names):
     return [types.CPointer(getattr(types, name)) for name in names]
 
@@ -776,4 +819,5 @@ EXPORTS = {
     count_masks: types.void(_u64, _u64, _i, _i64),
     stream_masks: _i(_i, _i, _i, _i, _i, _i, _u8, _i, _u8, _i, _i64),
     count_masks_by_exponent: types.void(_u8, _u8, _u32, _i, _i64),
+    multiply: types.void(_f32, _f32, _i, _i, _i, _f32),
 }  # fmt: skip
