@@ -340,7 +340,7 @@ def stand_in(patch, cached):
     patch.setattr(rejection, "check_ends", lambda *_: None)
     patch.setattr(rejection, "read_problems", lambda *_: [([1], None)])
     patch.setattr(rejection.state, "digest", lambda folder: "x")
-    patch.setattr(rejection, "generate", lambda *_: (["\\boxed{1}"], [False]))
+    patch.setattr(rejection, "generate", lambda *_: (["\\boxed{1}"], [rejection.rewards.Ending()]))
     patch.setattr(rejection.rewards, "checked", lambda *_: 1)
 
     def train(parsed, machine, init, data, mask, output, folder, shapes, lock, results, keep):
