@@ -1,12 +1,15 @@
 """Translate the kernels to machine code with Numba, once for each kind of processor."""
 
 import re
+import sys
+from collections.abc import Iterable
 from typing import Any
 
 import llvmlite.binding as llvm
 import numba
 
 from subnetworks.core.kernels import codes, processor, source
+from subnetworks.core.progress import Progress
 
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "boundscheck": False}
 _DECLARED = re.compile(r"^declare [^@]*@\"?([\w.]+)", re.MULTILINE)
@@ -24,7 +27,13 @@ def compile_object() -> tuple[bytes, dict[str, str]]:
     )
     symbols: dict[str, str] = {}
     whole = None
-    for function, signature in {**source.EXPORTS, **codes.EXPORTS}.items():
+    exports = list({**source.EXPORTS, **codes.EXPORTS}.items())
+    # It takes a slow processor most of a minute; who waits at a terminal is told what for.
+    turns: Iterable[int] = range(len(exports))
+    if sys.stderr.isatty():
+        turns = Progress("compiling for this processor, once", len(exports), "kernel")
+    for turn in turns:
+        function, signature = exports[turn]
         translate: Any = numba.cfunc(signature, **_OPTIONS)
         compiled = translate(function)
         code = compiled.inspect_llvm()
