@@ -279,6 +279,10 @@ for share in (0.05, 0.3, 0.98):
         counts, mask = rules.count(a, b, "BF16", selection, "fast")
         numbers = [counts.counts, counts.steps, counts.exponents.ravel(), mask]
         found.append([part.tolist() for part in numbers])
+left, right = (generator.standard_normal(shape, np.float32) for shape in ((5, 7), (7, 1100)))
+out = np.empty((5, 1100), np.float32)
+rules.kernels.multiply(left, right, out)
+found.append(out.tolist())
 json.dump(found, sys.stdout)
 """
 
