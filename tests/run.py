@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run the suite and sum it up in one line: `python tests/run.py [tests/PATH] [PYTEST ARGUMENTS]`.
 
-Every environment runs the unit tests it has the packages for and no earlier one had; then
+Every environment runs the unit tests it has the packages for and no earlier one had; beside them
 Snakemake's environment runs the workflow tests, the miniature from end to end among them. A test
 that no environment could run is counted as skipped and named with its reason. Standard library
 only.
@@ -12,9 +12,13 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parents[1]
 # In this order: what several can run is run where it starts fastest.
@@ -22,12 +26,18 @@ UNIT = ("measure", "figures", "download", "snakemake", "parity", "train-cpu", "e
 WORKFLOW = "snakemake"
 THROUGH_SNAKEMAKE = ("tests/workflow", "tests/system")
 NO_TESTS_COLLECTED = 5
+INTERRUPTED = threading.Event()
 
 
-def run_pytest(name: str, folder: str, arguments: list[str], outcomes: Path) -> int:
-    """pytest's exit status for the tests in `folder`, under the environment `name`."""
+def run_pytest(
+    name: str, folder: str, arguments: list[str], outcomes: Path, output: IO[str] | None
+) -> int:
+    """pytest's exit status for the tests in `folder`, under the environment `name`.
+
+    What it prints goes to `output`, if there is one.
+    """
     bin_folder = ROOT / ".venvs" / name / "bin"
-    print(f"\n── {folder} in the environment {name}", flush=True)
+    print(f"\n── {folder} in the environment {name}", file=output, flush=True)
     environment = {
         **os.environ,
         "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
@@ -37,9 +47,31 @@ def run_pytest(name: str, folder: str, arguments: list[str], outcomes: Path) -> 
         "SUBNETWORKS_TEST_OUTCOMES": str(outcomes),
     }
     # Skips are reported once, at the end: most of them ran in another environment.
-    command = [str(bin_folder / "python"), "-m", "pytest", "-q", "-rfE", folder, *arguments]
-    status = subprocess.run(command, cwd=ROOT, env=environment).returncode
-    return 0 if status == NO_TESTS_COLLECTED else status
+    command = [str(bin_folder / "python"), "-m", "pytest", "-q", "-rfE", folder]
+    command += ["--durations=10", "--durations-min=30", *arguments]
+    if output:
+        environment["OMP_NUM_THREADS"] = "1"
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+    return 0 if done.returncode == NO_TESTS_COLLECTED else done.returncode
+
+
+def run_folder(folder: str, arguments: list[str], outcomes: Path, beside: bool) -> list[str]:
+    """Run the tests in `folder` in all their environments; returns in which of them some failed.
+
+    Args:
+        beside: others run, too. What each environment prints is shown when it has ended.
+    """
+    failed: list[str] = []
+    for name in [WORKFLOW] if folder.startswith(THROUGH_SNAKEMAKE) else UNIT:
+        if INTERRUPTED.is_set():
+            break
+        with tempfile.TemporaryFile("w+") if beside else nullcontext() as output:
+            if run_pytest(name, folder, arguments, outcomes, output):
+                failed.append(f"{folder} in {name}")
+            if output:
+                output.seek(0)
+                print(output.read(), end="", flush=True)
+    return failed
 
 
 def summary(lines: list[str]) -> tuple[Counter[str], dict[str, str]]:
@@ -75,12 +107,19 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         outcomes = Path(folder) / "outcomes.jsonl"
         outcomes.touch()
-        failed = [
-            f"{tests} in {name}"
-            for tests in paths or ["tests/unit", "tests/workflow"]
-            for name in ([WORKFLOW] if tests.startswith(THROUGH_SNAKEMAKE) else UNIT)
-            if run_pytest(name, tests, options, outcomes) != 0
-        ]
+        if paths:
+            found = [run_folder(path, options, outcomes, beside=False) for path in paths]
+        else:
+            # The miniature waits for one process at times, and most unit tests are one.
+            with ThreadPoolExecutor() as threads:
+                unit = threads.submit(run_folder, "tests/unit", options, outcomes, beside=True)
+                try:
+                    found = [run_folder("tests/workflow", options, outcomes, beside=False)]
+                    found.append(unit.result())
+                except KeyboardInterrupt:
+                    INTERRUPTED.set()
+                    raise
+        failed = [part for parts in found for part in parts]
         counts, skipped = summary(outcomes.read_text().splitlines())
     print("\n── the whole suite")
     for test, reason in sorted(skipped.items()):

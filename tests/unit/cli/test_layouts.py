@@ -29,7 +29,7 @@ from subnetworks.cli import load
 from subnetworks.core import files, outputs, provenance
 from subnetworks.core.errors import UserError
 
-LAYOUTS = int(os.environ.get("SUBNETWORKS_LAYOUTS", "55"))
+LAYOUTS = int(os.environ.get("SUBNETWORKS_LAYOUTS", "40"))
 RUNNER, APP = CliRunner(), load()
 
 
