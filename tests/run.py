@@ -49,7 +49,7 @@ def run_pytest(
     # Skips are reported once, at the end: most of them ran in another environment.
     command = [str(bin_folder / "python"), "-m", "pytest", "-q", "-rfE", folder]
     command += ["--durations=10", "--durations-min=30", *arguments]
-    if output:
+    if output:  # Threads that wait for one another would take the core of what runs beside.
         environment["OMP_NUM_THREADS"] = "1"
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
     return 0 if done.returncode == NO_TESTS_COLLECTED else done.returncode

@@ -27,13 +27,14 @@ def compile_object() -> tuple[bytes, dict[str, str]]:
     )
     symbols: dict[str, str] = {}
     whole = None
-    exports = list({**source.EXPORTS, **codes.EXPORTS}.items())
+    exports = {**source.EXPORTS, **codes.EXPORTS}
     # It takes a slow processor most of a minute; who waits at a terminal is told what for.
-    turns: Iterable[int] = range(len(exports))
-    if sys.stderr.isatty():
-        turns = Progress("compiling for this processor, once", len(exports), "kernel")
-    for turn in turns:
-        function, signature = exports[turn]
+    turns: Iterable[int] = (
+        Progress("compiling for this processor, once", len(exports), "kernel")
+        if sys.stderr.isatty()
+        else range(len(exports))
+    )
+    for _, (function, signature) in zip(turns, exports.items(), strict=True):
         translate: Any = numba.cfunc(signature, **_OPTIONS)
         compiled = translate(function)
         code = compiled.inspect_llvm()
